@@ -1,0 +1,176 @@
+"""How far apart two images are: the distance of their embeddings."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from lasi_jax import images, least_squares
+from lasi_jax.batching import one_at_a_time
+from lasi_jax.embedding import DECAY, RIDGE, normalize
+from lasi_jax.regression import Regression, pull_back, regress
+from lasi_jax.tiling import from_tiles, tiling, to_tiles
+
+
+def _separation(coefficients: list[jax.Array], axis: int) -> jax.Array:
+    """|e_x - e_y|_2 from planes whose `axis` holds x and y; gradient 0 where they coincide."""
+    squared = 0.0
+    for plane in normalize(coefficients):
+        of_x, of_y = (lax.index_in_dim(plane, i, axis, keepdims=False) for i in (0, 1))
+        squared = squared + jnp.square(of_x - of_y)
+    same = squared == 0.0
+    return jnp.where(same, 0.0, jnp.sqrt(jnp.where(same, 1.0, squared)))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _map(options: Regression, pair: jax.Array, weights: jax.Array | None) -> jax.Array:
+    """The distance (*shape) of every element of a pair (2, *shape) in [-1, 1]."""
+    cut = tiling(pair.shape[1:], 2)
+
+    def forward(pair, weights):
+        separate = lambda _, coefficients, __: _separation(coefficients, cut.axes)
+        return from_tiles(regress(pair, weights, options, separate), cut)
+
+    return one_at_a_time(forward)(pair, weights)
+
+
+def _map_forward(options, pair, weights):
+    """Each element's distance depends on its own coefficients alone, so lambda is known here.
+
+    The backward pass only scales lambda by the cotangent of the element's
+    distance; it need not form and factor the system again.
+    """
+    cut = tiling(pair.shape[1:], 2)
+
+    def separate(factor, coefficients, _):
+        distance, pull = jax.vjp(lambda x: _separation(x, cut.axes), coefficients)
+        adjoint = least_squares.solve(factor, *pull(jnp.ones_like(distance)))
+        return distance, jnp.stack(coefficients, cut.axes), jnp.stack(adjoint, cut.axes)
+
+    def forward(pair, weights):
+        distance, *solved = regress(pair, weights, options, separate)
+        return from_tiles(distance, cut), solved
+
+    distance, solved = one_at_a_time(forward)(pair, weights)
+    return distance, (pair, weights, solved)
+
+
+def _map_backward(options, residuals, cotangent):
+    cut = tiling(cotangent.shape, 2)
+
+    def backward(pair, weights, solved, cotangent):
+        coefficients, adjoint = solved
+        scaled = adjoint * to_tiles(cotangent[None, None], cut)
+        return pull_back(pair, weights, options, coefficients, scaled)
+
+    return one_at_a_time(backward)(*residuals, cotangent)
+
+
+_map.defvjp(_map_forward, _map_backward)
+
+
+def _masked_map(x, y, neighborhood_size, value_range, mask, decay, ridge):
+    """The unmasked map and the weights."""
+    value_range = images.check_value_range(value_range)
+    x, y = images.check_pair(x, y, value_range)
+    options = images.check_options(x.shape, neighborhood_size, decay, ridge)
+    x, y = images.rescale(x, value_range), images.rescale(y, value_range)
+    dtype = jnp.promote_types(x.dtype, y.dtype)
+    weights = images.check_mask(mask, x.shape, dtype)
+    return _map(options, jnp.stack([x.astype(dtype), y.astype(dtype)]), weights), weights
+
+
+def distance_map(
+    x: Any,
+    y: Any,
+    *,
+    neighborhood_size: int = 10,
+    value_range: tuple[float, float] = (0.0, 1.0),
+    mask: Any = None,
+    decay: float = DECAY,
+    ridge: float = RIDGE,
+) -> jax.Array:
+    """The LASI distance of every element of two images: |e_x - e_y|_2.
+
+    Args:
+      x: an image as in `coefficients`.
+      y: an image of the same shape; its dtype may differ.
+      neighborhood_size: N, the number of elements that predict one.
+      value_range: the least and the greatest value of a float image.
+      mask: weights >= 0 of the images' shape (or 1 along repeated axes). An
+        element of weight 0 neither teaches (its term is absent from the sums of
+        both images) nor counts (its distance reads 0). Its value is still
+        seen by the elements it is a neighbour of.
+      decay: weight of an example per unit of distance.
+      ridge: added to the diagonal; on the scale of values in [-1, 1].
+
+    Returns:
+      x.shape, values from 0 to 2. The gradient is finite everywhere, and 0 at
+      elements where the two embeddings coincide.
+
+    Raises:
+      TypeError: dtypes other than floats and uint8, or no array at all.
+      ValueError: shapes that differ, fewer than two axes, an empty axis, N not
+        in 1..size-1, options out of range, or concrete values outside the
+        range or NaN.
+
+    Source: Severo, Theis and Ballé, ICLR 2024; see `coefficients`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> x = jnp.linspace(0, 1, 64).reshape(8, 8)
+      >>> distance_map(x, x.T).shape
+      (8, 8)
+    """
+    separation, weights = _masked_map(x, y, neighborhood_size, value_range, mask, decay, ridge)
+    return separation if weights is None else jnp.where(weights > 0.0, separation, 0.0)
+
+
+def distance(
+    x: Any,
+    y: Any,
+    *,
+    neighborhood_size: int = 10,
+    value_range: tuple[float, float] = (0.0, 1.0),
+    mask: Any = None,
+    decay: float = DECAY,
+    ridge: float = RIDGE,
+) -> jax.Array:
+    """The LASI distance of two images: the mean of `distance_map`.
+
+    With a mask m it is sum_t m_t d_t / sum_t m_t, and m also weights the sums
+    of the regression, as in `distance_map`.
+
+    Args:
+      x: an image as in `coefficients`.
+      y: an image of the same shape; its dtype may differ.
+      neighborhood_size: N, the number of elements that predict one.
+      value_range: the least and the greatest value of a float image.
+      mask: as in `distance_map`.
+      decay: weight of an example per unit of distance.
+      ridge: added to the diagonal; on the scale of values in [-1, 1].
+
+    Returns:
+      A scalar from 0 (identical) to 2. It is symmetric in x and y,
+      differentiable in both and in the mask, with finite gradients everywhere.
+
+    Raises:
+      As `distance_map`.
+
+    Source: Severo, Theis and Ballé, ICLR 2024; see `coefficients`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> x = jnp.linspace(0, 1, 64).reshape(8, 8)
+      >>> float(distance(x, x)), bool(distance(x, x.T) > 0)
+      (0.0, True)
+      >>> bool(jnp.isfinite(jax.grad(distance)(x, x)).all())
+      True
+    """
+    separation, weights = _masked_map(x, y, neighborhood_size, value_range, mask, decay, ridge)
+    if weights is None:
+        return jnp.mean(separation)
+    total = jnp.sum(weights)
+    return jnp.sum(weights * separation) / jnp.where(total > 0.0, total, 1.0)

@@ -1,0 +1,184 @@
+"""An image as one vector per element: how its neighbours predict it."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from lasi_jax import images, least_squares
+from lasi_jax.batching import one_at_a_time
+from lasi_jax.regression import Regression, neighbor_values, pull_back, regress
+from lasi_jax.tiling import from_tiles, tiling, to_tiles
+
+# Both from the released code: the ridge belongs to values in [-1, 1], and the
+# offset gives a direction to coefficients that are all zero.
+DECAY = 0.8
+RIDGE = 80.0 / 127.5
+OFFSET = 1e-6
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _solve(options: Regression, image: jax.Array, weights: jax.Array | None) -> jax.Array:
+    """Coefficients (n, *shape) of an image in [-1, 1]."""
+    cut = tiling(image.shape, 1)
+
+    def forward(image, weights):
+        tiles = regress(image[None], weights, options, lambda _, x, __: jnp.stack(x, cut.axes))
+        return from_tiles(tiles, cut)[:, 0]
+
+    return one_at_a_time(forward)(image, weights)
+
+
+def _solve_forward(options, image, weights):
+    return _solve(options, image, weights), (image, weights)
+
+
+def _solve_backward(options, residuals, cotangent):
+    cut = tiling(residuals[0].shape, 1)
+
+    def adjoint(factor, coefficients, tile):
+        right = [lax.index_in_dim(tile, k, cut.axes, keepdims=False) for k in range(tile.shape[cut.axes])]
+        solved = least_squares.solve(factor, right)
+        return jnp.stack(coefficients, cut.axes), jnp.stack(solved, cut.axes)
+
+    def backward(image, weights, cotangent):
+        tiles = to_tiles(cotangent[:, None], cut)
+        solved = regress(image[None], weights, options, adjoint, tiles)
+        image, weights = pull_back(image[None], weights, options, *solved)
+        return image[0], weights
+
+    return one_at_a_time(backward)(*residuals, cotangent)
+
+
+_solve.defvjp(_solve_forward, _solve_backward)
+
+
+def normalize(planes: list[jax.Array]) -> list[jax.Array]:
+    """(theta + 1e-6) / |theta + 1e-6|, with theta given as planes."""
+    shifted = [plane + OFFSET for plane in planes]
+    norm = jnp.sqrt(sum(plane * plane for plane in shifted))
+    return [plane / norm for plane in shifted]
+
+
+def coefficients(
+    image: Any,
+    *,
+    neighborhood_size: int = 10,
+    value_range: tuple[float, float] = (0.0, 1.0),
+    mask: Any = None,
+    decay: float = DECAY,
+    ridge: float = RIDGE,
+) -> jax.Array:
+    """The weighted least squares solution at every element of an image.
+
+    Element t is predicted from its N nearest earlier elements; with phi_j the
+    neighbourhood values of element j and x_j its value, both in [-1, 1],
+
+        theta_t = (sum_{j<t} w_jt phi_j phi_j^T + ridge I)^{-1} sum_{j<t} w_jt x_j phi_j
+        w_jt = mask_j decay^|j - t|_1
+
+    Args:
+      image: any rank from two (H W, H W C, D H W C, ...); floats in
+        `value_range`, or uint8. Every axis counts alike in the L1 distance, the
+        channel too. A leading batch axis is not special: `jax.vmap` over it.
+      neighborhood_size: N, the number of elements that predict one.
+      value_range: the least and the greatest value of a float image. uint8 is
+        always read as 0..255.
+      mask: weights >= 0 of the image's shape (or 1 along repeated axes). An
+        element of weight 0 teaches nothing: its term is absent from the sums.
+        It is still seen: its value remains in its neighbours' phi.
+      decay: weight of an example per unit of distance.
+      ridge: added to the diagonal; on the scale of values in [-1, 1].
+
+    Returns:
+      image.shape + (N,), in the image's precision (float32 for uint8 and half
+      precision, float64 where it is enabled for them).
+
+    Raises:
+      TypeError: dtypes other than floats and uint8, or no array at all.
+      ValueError: fewer than two axes, an empty axis, N not in 1..size-1,
+        options out of range, or concrete values outside the range or NaN.
+
+    Source: Severo, Theis and Ballé, ICLR 2024, section 3, as in the released
+    code (commit bcac40c), except that the ridge system is solved exactly
+    instead of by a float32 pseudo-inverse with a cut-off.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> coefficients(jnp.ones((8, 8, 3)), neighborhood_size=4).shape
+      (8, 8, 3, 4)
+    """
+    value_range = images.check_value_range(value_range)
+    image = images.check_image("image", image, value_range)
+    options = images.check_options(image.shape, neighborhood_size, decay, ridge)
+    scaled = images.rescale(image, value_range)
+    weights = images.check_mask(mask, image.shape, scaled.dtype)
+    return jnp.moveaxis(_solve(options, scaled, weights), 0, -1)
+
+
+def embedding(image: Any, **options: Any) -> jax.Array:
+    """The coefficients plus 1e-6, divided by their L2 norm at every element.
+
+    Args:
+      image: as in `coefficients`.
+      **options: the options of `coefficients`.
+
+    Returns:
+      image.shape + (N,), unit vectors along the last axis.
+
+    Raises:
+      As `coefficients`.
+
+    Source: Severo, Theis and Ballé, ICLR 2024, and the released code.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> e = embedding(jnp.ones((8, 8, 3)), neighborhood_size=4)
+      >>> bool(jnp.allclose(jnp.linalg.norm(e, axis=-1), 1, atol=1e-6))
+      True
+    """
+    theta = coefficients(image, **options)
+    planes = [theta[..., k] for k in range(theta.shape[-1])]
+    return jnp.stack(normalize(planes), -1)
+
+
+def prediction(
+    image: Any,
+    *,
+    neighborhood_size: int = 10,
+    value_range: tuple[float, float] = (0.0, 1.0),
+    **options: Any,
+) -> jax.Array:
+    """The linear prediction of every element from its neighbours: theta_t . phi_t.
+
+    Args:
+      image: as in `coefficients`.
+      neighborhood_size: as in `coefficients`.
+      value_range: as in `coefficients`.
+      **options: the other options of `coefficients`.
+
+    Returns:
+      image.shape, in the units of the image (0..255 for uint8).
+
+    Raises:
+      As `coefficients`.
+
+    Source: Severo, Theis and Ballé, ICLR 2024, equation of the linear predictor.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> stripes = jnp.tile(jnp.array([0.2, 0.8]), (16, 8))
+      >>> bool(abs(prediction(stripes)[-1, -1] - 0.8) < 0.02)
+      True
+    """
+    theta = coefficients(
+        image, neighborhood_size=neighborhood_size, value_range=value_range, **options
+    )
+    image = jnp.asarray(image)
+    low, high = images.range_of(image, value_range)
+    scaled = images.rescale(image, value_range)
+    phi = neighbor_values(scaled[None], neighborhood_size)[:, 0]
+    predicted = sum(theta[..., k] * phi[k] for k in range(neighborhood_size))
+    return (predicted + 1.0) * (0.5 * (high - low)) + low
