@@ -38,11 +38,9 @@ def _contract(matrix: np.ndarray, values: jax.Array, axis: int) -> jax.Array:
         return jnp.moveaxis(product, 0, axis)
     # XLA's product over three channels is ten times slower than the sums written out.
     parts = [lax.index_in_dim(values, i, axis) for i in range(length)]
-    sums = [
-        sum((float(w) * part for w, part in zip(row, parts, strict=True) if w), jnp.zeros_like(parts[0]))
-        for row in matrix
-    ]
-    return jnp.concatenate(sums, axis)
+    zero = jnp.zeros_like(parts[0])
+    weighted = ([float(w) * p for w, p in zip(row, parts, strict=True) if w] for row in matrix)
+    return jnp.concatenate([sum(terms, zero) for terms in weighted], axis)
 
 
 def _before(values: jax.Array, decay: float, reverse: bool) -> jax.Array:
@@ -66,14 +64,16 @@ def _before(values: jax.Array, decay: float, reverse: bool) -> jax.Array:
     inside = _before(chunks, decay, reverse)
     end = 0 if reverse else chunk - 1
     carry = _before(decay * inside[..., end] + chunks[..., end], decay**chunk, reverse)
-    sums = inside + carry[..., None] * _powers(decay, chunk, reverse, values.dtype)
+    sums = inside + carry[..., None] * _powers(decay, inside, -1, chunk, reverse)
     return sums.reshape(*values.shape[:-1], count * chunk)[..., :length]
 
 
-def _powers(decay: float, length: int, reverse: bool, dtype) -> jax.Array:
-    """decay^0 ... decay^(length-1), backwards if `reverse`."""
+def _powers(decay: float, like: jax.Array, axis: int, length: int, reverse: bool) -> jax.Array:
+    """decay^0 ... decay^(length-1) along `axis`, backwards if `reverse`, to multiply `like`."""
     powers = decay ** np.arange(float(length))
-    return jnp.asarray(powers[::-1] if reverse else powers, dtype)
+    shape = [1] * like.ndim
+    shape[axis] = length
+    return jnp.asarray(powers[::-1] if reverse else powers, like.dtype).reshape(shape)
 
 
 def _along_axis(values: jax.Array, axis: int, cut: Tiling, decay: float, reverse: bool):
@@ -91,8 +91,7 @@ def _along_axis(values: jax.Array, axis: int, cut: Tiling, decay: float, reverse
         # A first-order recursion leaves a chunk as decay times its edge.
         leaving = jnp.moveaxis(lax.index_in_dim(everywhere, edge, axis), count_axis, -1)
         arriving = jnp.moveaxis(_before(decay * leaving, decay**chunk, backwards), -1, count_axis)
-        shape = [chunk if a == axis else 1 for a in range(values.ndim)]
-        return arriving * _powers(decay, chunk, backwards, values.dtype).reshape(shape)
+        return arriving * _powers(decay, values, axis, chunk, backwards)
 
     ahead, behind = carry(chunk - 1, False), carry(0, True)
     return before + (behind if reverse else ahead), everywhere + ahead + behind
@@ -121,7 +120,7 @@ def causal_sums(
             before, everywhere = _along_axis(everywhere, axis, cut, decay, reverse)
             total = total + before
     rows = values.shape[-1]
-    powers = _powers(decay, rows, reverse, values.dtype)
-    above = decay * _before(everywhere, decay, reverse) + carry[..., None] * powers
+    above = decay * _before(everywhere, decay, reverse)
+    above = above + carry[..., None] * _powers(decay, values, -1, rows, reverse)
     end = 0 if reverse else rows - 1
     return decay * (above[..., end] + everywhere[..., end]), total + above

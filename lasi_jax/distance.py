@@ -14,14 +14,26 @@ from lasi_jax.regression import Regression, pull_back, regress
 from lasi_jax.tiling import from_tiles, tiling, to_tiles
 
 
+# Embeddings closer than this many units of rounding coincide. The direction of
+# their difference is noise, and without the rule it would enter the gradient.
+_ROUNDING = 4.0
+
+
 def _separation(coefficients: list[jax.Array], axis: int) -> jax.Array:
     """|e_x - e_y|_2 from planes whose `axis` holds x and y; gradient 0 where they coincide."""
     squared = 0.0
     for plane in normalize(coefficients):
         of_x, of_y = (lax.index_in_dim(plane, i, axis, keepdims=False) for i in (0, 1))
         squared = squared + jnp.square(of_x - of_y)
-    same = squared == 0.0
+    same = squared <= (_ROUNDING * float(jnp.finfo(coefficients[0].dtype).eps)) ** 2
     return jnp.where(same, 0.0, jnp.sqrt(jnp.where(same, 1.0, squared)))
+
+
+def _learnt_the_same(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Where all earlier elements of x and y are equal, and hence, exactly, the embeddings."""
+    differs = (x != y).reshape(-1)
+    first = jnp.where(jnp.any(differs), jnp.argmax(differs), differs.size)
+    return (jnp.arange(differs.size) <= first).reshape(x.shape)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -29,9 +41,12 @@ def _map(options: Regression, pair: jax.Array, weights: jax.Array | None) -> jax
     """The distance (*shape) of every element of a pair (2, *shape) in [-1, 1]."""
     cut = tiling(pair.shape[1:], 2)
 
+    def separate(_, coefficients, __):
+        return _separation(coefficients, cut.axes)
+
     def forward(pair, weights):
-        separate = lambda _, coefficients, __: _separation(coefficients, cut.axes)
-        return from_tiles(regress(pair, weights, options, separate), cut)
+        separation = regress(pair, weights, options, separate)
+        return from_tiles(separation, cut)
 
     return one_at_a_time(forward)(pair, weights)
 
@@ -79,7 +94,9 @@ def _masked_map(x, y, neighborhood_size, value_range, mask, decay, ridge):
     x, y = images.rescale(x, value_range), images.rescale(y, value_range)
     dtype = jnp.promote_types(x.dtype, y.dtype)
     weights = images.check_mask(mask, x.shape, dtype)
-    return _map(options, jnp.stack([x.astype(dtype), y.astype(dtype)]), weights), weights
+    x, y = x.astype(dtype), y.astype(dtype)
+    separation = _map(options, jnp.stack([x, y]), weights)
+    return jnp.where(_learnt_the_same(x, y), 0.0, separation), weights
 
 
 def distance_map(

@@ -1,0 +1,1 @@
+"""One question per file; the only place that reads files, trains and plots."""

@@ -1,0 +1,179 @@
+"""What does LASI cost, in time, memory and compilation?
+
+    python -m experiments.lasi_speed
+
+About three minutes on two CPU cores. Every ratio compares medians of calls that
+alternate in one run, so that a busy machine disturbs both sides alike. Run it
+when nothing else runs.
+"""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+
+import dm_pix
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from jax import lax
+
+import lasi_jax
+from lasi_jax.embedding import DECAY, OFFSET, RIDGE
+from lasi_jax.neighborhood import neighbor_index
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Options of the benchmark."""
+
+    repeats: int = 15
+    """Timed calls of each function; the median counts."""
+    neighborhood_size: int = 10
+    """N, the number of elements that predict one."""
+    large: bool = True
+    """Run the 2048 x 2048 pair too (about 20 seconds)."""
+    seed: int = 0
+    """Seed of the random images."""
+
+
+def quadratic_by_element(x: jax.Array, y: jax.Array, n: int) -> jax.Array:
+    """The distance as it is defined: at each element, a regression over all earlier ones."""
+    values, phi, weight = _examples(x, y, n)
+
+    def moments(t: jax.Array) -> jax.Array:
+        taught = phi * weight(t)[:, None]
+        return jnp.einsum("sjk,sjl->skl", taught, jnp.concatenate([phi, values[..., None]], -1))
+
+    return _distance(lax.map(lambda t: _ridge_solve(moments(t)), jnp.arange(x.size)))
+
+
+def quadratic_by_product(x: jax.Array, y: jax.Array, n: int) -> jax.Array:
+    """The same with all sums as one product, of a matrix of elements x elements weights."""
+    values, phi, weight = _examples(x, y, n)
+    features = jnp.concatenate([phi, values[..., None]], -1)
+    products = phi[..., :, None] * features[..., None, :]
+    weights = jax.vmap(weight)(jnp.arange(x.size))
+    return _distance(_ridge_solve(jnp.einsum("tj,sjkl->tskl", weights, products)))
+
+
+def _examples(x: jax.Array, y: jax.Array, n: int):
+    """Values (2, elements), their neighbours' (2, elements, n), and t -> weights (elements)."""
+    values = 2.0 * jnp.stack([x.reshape(-1), y.reshape(-1)]) - 1.0
+    index = neighbor_index(x.shape, n)
+    phi = jnp.where(index < 0, 0.0, values[:, jnp.maximum(index, 0)])
+    position = jnp.asarray(np.indices(x.shape).reshape(x.ndim, -1).T)
+
+    def weight(t: jax.Array) -> jax.Array:
+        distance = jnp.abs(position - position[t]).sum(-1)
+        return jnp.where(jnp.arange(x.size) < t, DECAY**distance, 0.0)
+
+    return values, phi, weight
+
+
+def _ridge_solve(moments: jax.Array) -> jax.Array:
+    """Coefficients from (..., n, n + 1); both images in one call, since two can hang jax 0.10."""
+    n = moments.shape[-2]
+    return jnp.linalg.solve(moments[..., :n] + RIDGE * jnp.eye(n), moments[..., n:])[..., 0]
+
+
+def _distance(theta: jax.Array) -> jax.Array:
+    """The mean distance of the embeddings of coefficients (elements, 2, n)."""
+    direction = (theta + OFFSET) / jnp.linalg.norm(theta + OFFSET, axis=-1, keepdims=True)
+    return jnp.linalg.norm(direction[:, 0] - direction[:, 1], axis=-1).mean()
+
+
+def alternate(repeats: int, *calls: Callable[[], jax.Array]) -> list[float]:
+    """The median seconds of each call, all called in turn after one warm-up each."""
+    for call in calls:
+        jax.block_until_ready(call())
+    seconds: list[list[float]] = [[] for _ in calls]
+    for _ in range(repeats):
+        for call, times in zip(calls, seconds, strict=True):
+            start = time.perf_counter()
+            jax.block_until_ready(call())
+            times.append(time.perf_counter() - start)
+    return [statistics.median(times) for times in seconds]
+
+
+def report(what: str, value: float, unit: str, bar: str, met: bool) -> None:
+    """One line of the table."""
+    print(f"{what:<58} {value:>9.2f} {unit:<4} {bar:<10} {'met' if met else 'MISSED'}", flush=True)
+
+
+def run(config: Config) -> dict[str, float]:
+    """Measure everything, print it line by line, and return the figures by name."""
+    n = config.neighborhood_size
+    key = jax.random.key(config.seed)
+    figures: dict[str, float] = {}
+
+    def pair(size: int) -> tuple[jax.Array, jax.Array]:
+        x, y = jax.random.uniform(jax.random.fold_in(key, size), (2, size, size, 3))
+        return x, y
+
+    def lasi(x: jax.Array, y: jax.Array) -> jax.Array:
+        return lasi_jax.distance(x, y, neighborhood_size=n)
+
+    forward, gradient, ssim = jax.jit(lasi), jax.jit(jax.grad(lasi)), jax.jit(dm_pix.ssim)
+    print(f"jax {jax.__version__}, {jax.default_backend()}, N = {n}, float32, medians\n")
+
+    for size in (64, 256):
+        x, y = pair(size)
+        times = alternate(config.repeats, lambda: forward(x, y), lambda: ssim(x, y))
+        print(f"{size} x {size} x 3: LASI {times[0] * 1e3:.1f} ms, SSIM {times[1] * 1e3:.1f} ms")
+        figures[f"ssim_{size}"] = ratio = times[0] / times[1]
+        report(f"  LASI / dm_pix.ssim at {size} x {size} x 3", ratio, "x", "<= 4", ratio <= 4)
+
+    small, large = pair(128), pair(512)
+    times = alternate(
+        max(5, config.repeats // 3), lambda: forward(*small), lambda: forward(*large)
+    )
+    print(f"128 x 128 x 3: {times[0] * 1e3:.1f} ms, 512 x 512 x 3: {times[1] * 1e3:.1f} ms")
+    figures["growth"] = ratio = times[1] / times[0]
+    report("  time for 16 x the elements", ratio, "x", "<= 18", ratio <= 18)
+
+    for size in (64, 256):
+        x, y = pair(size)
+        times = alternate(config.repeats, lambda: gradient(x, y), lambda: forward(x, y))
+        figures[f"gradient_{size}"] = ratio = times[0] / times[1]
+        report(f"gradient / forward at {size} x {size} x 3", ratio, "x", "<= 3", ratio <= 3)
+
+    shape = jax.ShapeDtypeStruct((1024, 1024, 3), jnp.float32)
+    compiled = gradient.lower(shape, shape).compile()
+    figures["gradient_gb"] = used = compiled.memory_analysis().temp_size_in_bytes / 1e9
+    report("temporary memory of the gradient at 1024 x 1024 x 3", used, "GB", "<= 2", used <= 2)
+
+    shape = jax.ShapeDtypeStruct((2048, 2048, 3), jnp.float32)
+    compiled = forward.lower(shape, shape).compile()
+    figures["forward_gb"] = used = compiled.memory_analysis().temp_size_in_bytes / 1e9
+    report("temporary memory of a pair at 2048 x 2048 x 3", used, "GB", "< 4", used < 4)
+    if config.large:
+        x, y = pair(2048)
+        start = time.perf_counter()
+        value = float(compiled(x, y))
+        print(f"  it ran in {time.perf_counter() - start:.1f} s and gave {value:.4f}")
+
+    x, y = pair(32)
+    slow, product = (
+        jax.jit(lambda x, y, f=f: f(x, y, n)) for f in (quadratic_by_element, quadratic_by_product)
+    )
+    times = alternate(3, lambda: forward(x, y), lambda: slow(x, y), lambda: product(x, y))
+    error = abs(float(forward(x, y)) - float(slow(x, y)))
+    print(f"32 x 32 x 3: LASI {times[0] * 1e3:.2f} ms, the values agree to {error:.0e}")
+    figures["quadratic"] = ratio = times[1] / times[0]
+    report("  quadratic sum, element by element / LASI", ratio, "x", ">= 200", ratio >= 200)
+    figures["quadratic_product"] = times[2] / times[0]
+    print(f"  quadratic sum, as one matrix product / LASI: {times[2] / times[0]:.1f} x")
+
+    shape = jax.ShapeDtypeStruct((512, 512, 3), jnp.float32)
+    for name, function in (("forward", lasi), ("gradient", jax.grad(lasi))):
+        start = time.perf_counter()
+        jax.jit(function).lower(shape, shape).compile()
+        figures[f"compile_{name}"] = seconds = time.perf_counter() - start
+        report(f"compile time, {name}, 512 x 512 x 3", seconds, "s", "< 10", seconds < 10)
+    return figures
+
+
+if __name__ == "__main__":
+    run(tyro.cli(Config, description=__doc__))

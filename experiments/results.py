@@ -1,0 +1,45 @@
+"""Output folders that appear whole or not at all, and never replace another."""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def free_folder(name: str) -> Path:
+    """results/<name>, or results/<name>-2, -3, ... where that exists."""
+    folder, count = Path("results") / name, 1
+    while folder.exists():
+        count += 1
+        folder = folder.with_name(f"{name}-{count}")
+    return folder
+
+
+def check_free(folder: Path) -> None:
+    """Refuse a folder that exists, before any work is done."""
+    if folder.exists():
+        raise ValueError(f"output must be a new folder, {folder} exists already")
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `folder` when the block ends without an error."""
+    check_free(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        check_free(folder)
+        os.rename(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Indented, strict JSON (no NaN, no infinity)."""
+    path.write_text(json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")

@@ -1,0 +1,76 @@
+"""Strict promotion, the reference values, and a brute-force LASI in NumPy float64."""
+
+import itertools
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "lasi_reference.npz"
+
+
+@pytest.fixture(autouse=True)
+def strict_promotion():
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield
+
+
+def _cases() -> dict[str, SimpleNamespace]:
+    with np.load(GOLDEN) as archive:
+        names = sorted({key.split("/")[0] for key in archive})
+        fields = ("x", "y", "neighbor_index", "params_x", "prediction_x", "distance")
+        return {
+            name: SimpleNamespace(
+                n=int(archive[f"{name}/neighborhood_size"]),
+                **{field: archive[f"{name}/{field}"] for field in fields},
+            )
+            for name in names
+        }
+
+
+@pytest.fixture(scope="session", params=_cases().items(), ids=lambda case: case[0])
+def golden(request):
+    return request.param[1]
+
+
+def neighbors(shape, n):
+    """Straight from the definition: sort all earlier elements by distance, then flat index."""
+    positions = list(itertools.product(*map(range, shape)))
+    index = np.full((len(positions), n), -1)
+    for t, here in enumerate(positions):
+        away = [sum(abs(a - b) for a, b in zip(here, there, strict=True)) for there in positions[:t]]
+        nearest = sorted(range(t), key=lambda j: (away[j], j))[:n]
+        index[t, : len(nearest)] = nearest
+    return index
+
+
+def coefficients(image, n, mask=None, decay=0.8, ridge=80 / 127.5):
+    """A weighted least squares at every element, over all earlier elements, in [-1, 1]."""
+    values = np.asarray(image, np.float64).reshape(-1)
+    weights = np.ones_like(values) if mask is None else np.asarray(mask, np.float64).reshape(-1)
+    index = neighbors(image.shape, n)
+    phi = np.where(index < 0, 0.0, values[index])
+    positions = np.array(list(itertools.product(*map(range, image.shape))))
+    theta = np.zeros((len(values), n))
+    for t in range(len(values)):
+        w = weights[:t] * decay ** np.abs(positions[:t] - positions[t]).sum(1)
+        system = (phi[:t] * w[:, None]).T @ phi[:t] + ridge * np.eye(n)
+        theta[t] = np.linalg.solve(system, (phi[:t] * w[:, None]).T @ values[:t])
+    return theta.reshape(*image.shape, n)
+
+
+def distance_map(x, y, n, mask=None):
+    directions = []
+    for image in (x, y):
+        shifted = coefficients(image, n, mask) + 1e-6
+        directions.append(shifted / np.linalg.norm(shifted, axis=-1, keepdims=True))
+    return np.linalg.norm(directions[0] - directions[1], axis=-1)
+
+
+@pytest.fixture(scope="session")
+def brute_force():
+    return SimpleNamespace(
+        neighbors=neighbors, coefficients=coefficients, distance_map=distance_map
+    )

@@ -1,0 +1,226 @@
+import subprocess
+import sys
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+import lasi_jax
+from lasi_jax.tiling import tiling
+
+
+def pair_of(shape, dtype=np.float64):
+    generator = np.random.default_rng(0)
+    return tuple(jnp.asarray(generator.uniform(0.05, 0.95, shape), dtype) for _ in range(2))
+
+
+def small(x, y, **options):
+    """A distance that compiles quickly."""
+    return lasi_jax.distance(x, y, neighborhood_size=3, **options)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-9), (np.float32, 2e-5)])
+def test_released_distance(golden, dtype, tolerance):
+    value = lasi_jax.distance(
+        jnp.asarray(golden.x, dtype),
+        jnp.asarray(golden.y, dtype),
+        neighborhood_size=golden.n,
+        value_range=(-1.0, 1.0),
+    )
+    assert value.dtype == dtype and value.shape == ()
+    np.testing.assert_allclose(value, golden.distance, atol=tolerance)
+
+
+@pytest.mark.parametrize("shape", [(7, 8), (6, 5, 3), (3, 4, 3, 2)], ids=str)
+@pytest.mark.parametrize("masked", [False, True])
+def test_equals_brute_force(brute_force, shape, masked):
+    x, y = pair_of(shape)
+    mask = np.random.default_rng(1).choice([0.0, 0.5, 1.0], shape) if masked else np.ones(shape)
+    expected = brute_force.distance_map(2 * np.asarray(x) - 1, 2 * np.asarray(y) - 1, 3, mask)
+    options = {"mask": jnp.asarray(mask) if masked else None}
+    separation = lasi_jax.distance_map(x, y, neighborhood_size=3, **options)
+    np.testing.assert_allclose(separation, np.where(mask > 0, expected, 0.0), atol=1e-10)
+    np.testing.assert_allclose(
+        small(x, y, **options), (mask * expected).sum() / mask.sum(), atol=1e-10
+    )
+
+
+def test_a_masked_element_neither_teaches_nor_counts():
+    x, y = pair_of((6, 6, 3))
+    last = (5, 5, 2)  # nobody's neighbour, nobody's example, so it only counts
+    mask = jnp.ones(x.shape).at[last].set(0.0)
+    chex.assert_trees_all_close(small(x, y, mask=mask), small(x, y.at[last].set(0.0), mask=mask))
+    assert abs(small(x, y) - small(x, y.at[last].set(0.0))) < 1e-12  # its own value is not used
+    middle = (2, 3, 1)
+    mask = jnp.ones(x.shape).at[middle].set(0.0)
+    assert lasi_jax.distance_map(x, y, neighborhood_size=3, mask=mask)[middle] == 0.0
+    assert abs(small(x, y, mask=mask) - small(x, y)) > 1e-6
+    chex.assert_trees_all_close(small(x, y, mask=jnp.ones(x.shape, bool)), small(x, y))
+
+
+def test_a_mask_may_repeat_along_the_channels():
+    x, y = pair_of((6, 6, 3))
+    mask = jnp.asarray(np.random.default_rng(2).uniform(size=(6, 6, 1)) < 0.5)
+    repeated = jnp.broadcast_to(mask, x.shape)
+    chex.assert_trees_all_close(small(x, y, mask=mask), small(x, y, mask=repeated))
+
+
+def test_symmetry_identity_and_range():
+    x, y = pair_of((9, 8, 3))
+    chex.assert_trees_all_close(small(x, y), small(y, x), atol=1e-12)
+    assert small(x, x) == 0.0
+    assert 0.0 < small(x, y) < 2.0
+    chex.assert_trees_all_close(
+        lasi_jax.distance_map(x, y, neighborhood_size=3).mean(), small(x, y), atol=1e-12
+    )
+
+
+def test_uint8_equals_float():
+    generator = np.random.default_rng(3)
+    x, y = (jnp.asarray(generator.integers(0, 256, (8, 8, 3)), jnp.uint8) for _ in range(2))
+    floats = [image.astype(jnp.float64) / 255.0 for image in (x, y)]
+    chex.assert_trees_all_close(small(x, y), small(*floats), atol=1e-12)
+    chex.assert_trees_all_close(small(x, floats[1]), small(*floats), atol=1e-12)
+
+
+def test_the_range_of_the_values_does_not_matter():
+    x, y = pair_of((8, 8))
+    wide = small(7.0 * x - 3.0, 7.0 * y - 3.0, value_range=(-3.0, 4.0))
+    chex.assert_trees_all_close(wide, small(x, y), atol=1e-10)
+
+
+def test_jit_eager_and_vmap_agree():
+    x, y = pair_of((3, 6, 6, 3))
+    eager = jnp.stack([small(a, b) for a, b in zip(x, y, strict=True)])
+    chex.assert_trees_all_close(jax.vmap(small)(x, y), eager, atol=1e-12)
+    chex.assert_trees_all_close(jax.jit(small)(x[0], y[0]), eager[0], atol=1e-12)
+    gradients = jnp.stack([jax.grad(small)(a, b) for a, b in zip(x, y, strict=True)])
+    chex.assert_trees_all_close(jax.vmap(jax.grad(small))(x, y), gradients, atol=1e-12)
+    against_one = jnp.stack([small(a, y[0]) for a in x])
+    chex.assert_trees_all_close(
+        jax.vmap(small, in_axes=(0, None))(x, y[0]), against_one, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("shape", [(7, 8), (5, 4, 3), (3, 3, 4, 2)], ids=str)
+def test_gradient_equals_finite_differences(shape):
+    x, y = pair_of(shape)
+    mask = jnp.asarray(np.random.default_rng(4).uniform(0.1, 1.0, shape))
+    check_grads(lambda x, y: small(x, y), (x, y), order=1, modes=["rev"])
+    check_grads(lambda x, y, m: small(x, y, mask=m), (x, y, mask), order=1, modes=["rev"])
+    check_grads(
+        lambda x, y: lasi_jax.distance_map(x, y, neighborhood_size=3),
+        (x, y),
+        order=1,
+        modes=["rev"],
+    )
+
+
+def test_hessian_vector_product_equals_finite_differences():
+    x, y = pair_of((5, 6))
+    direction = jnp.asarray(np.random.default_rng(5).normal(size=x.shape))
+    gradient = jax.grad(small)
+    _, product = jax.jvp(lambda x: gradient(x, y), (x,), (direction,))
+    step = 1e-6
+    expected = (gradient(x + step * direction, y) - gradient(x - step * direction, y)) / (2 * step)
+    chex.assert_trees_all_close(product, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [24, 25, 48])
+def test_identical_images_are_exactly_zero_apart_in_float32(size):
+    x, y = pair_of((size, size, 3), np.float32)
+    value, gradient = jax.value_and_grad(small)(x, x)
+    assert value == 0.0 and not gradient.any()
+    later = (size // 2, 0, 0)  # equal up to here: nothing before it can differ
+    changed = x.at[later].set(y[later])
+    separation = lasi_jax.distance_map(x, changed, neighborhood_size=3)
+    assert not separation[: size // 2].any() and separation[later[0], 1, 0] > 0.0
+
+
+@pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_gradient_is_finite_where_it_degenerates(level, dtype):
+    flat = jnp.full((8, 9, 3), level, dtype)
+    noise, _ = pair_of(flat.shape, dtype)
+    for x, y in ((flat, flat), (flat, noise), (noise, flat), (noise, noise)):
+        value, gradients = jax.value_and_grad(small, argnums=(0, 1))(x, y)
+        chex.assert_tree_all_finite((value, gradients))
+        if x is y:
+            assert value == 0.0
+            chex.assert_trees_all_close(gradients, jax.tree.map(jnp.zeros_like, gradients))
+
+
+def dots_of(jaxpr):
+    """Every dot_general of a jaxpr and of the jaxprs inside it."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation
+        for inner in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns")
+        ):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                yield from dots_of(inner)
+
+
+@pytest.mark.parametrize("function", [small, jax.grad(small)], ids=["forward", "gradient"])
+def test_every_product_asks_for_the_highest_precision(function):
+    x, y = pair_of((20, 20, 3), np.float32)
+    dots = list(dots_of(jax.make_jaxpr(function)(x, y).jaxpr))
+    assert len(dots) >= 3
+    highest = jax.lax.Precision.HIGHEST
+    assert all(dot.params["precision"] == (highest, highest) for dot in dots)
+
+
+def test_repeated_calls_do_not_retrace():
+    x, y = pair_of((6, 6))
+    counted = jax.jit(chex.assert_max_traces(small, n=1))
+    for shift in range(3):
+        counted(x, jnp.roll(y, shift))
+
+
+def test_work_grows_with_the_number_of_elements_and_memory_less():
+    def cost(size):
+        shape = jax.ShapeDtypeStruct((size, size, 3), jnp.float32)
+        return jax.jit(small).lower(shape, shape).compile()
+
+    small_cost, large_cost = cost(256), cost(512)
+    # A while loop's body counts once, so the work of one block stands for all blocks.
+    blocks = [tiling((size, size, 3), 2).blocks for size in (256, 512)]
+    flops = [
+        compiled.cost_analysis()["flops"] * count
+        for compiled, count in zip((small_cost, large_cost), blocks, strict=True)
+    ]
+    assert flops[1] < 5 * flops[0]
+    used = [c.memory_analysis().temp_size_in_bytes for c in (small_cost, large_cost)]
+    assert used[1] < 3 * used[0]
+
+
+def test_no_lapack_call_that_could_deadlock():
+    x, y = pair_of((8, 8, 3), np.float32)
+    text = jax.jit(jax.grad(small)).lower(x, y).as_text().lower()
+    assert not any(name in text for name in ("lapack", "potrf", "trsm", "getrf"))
+
+
+HANG_CHECK = """
+import os, sys
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+import jax, lasi_jax
+f = jax.jit(jax.value_and_grad(lambda x, y: lasi_jax.distance(x, y, neighborhood_size=4)))
+x, y = jax.random.uniform(jax.random.key(0), (2, 48, 48, 3))
+for _ in range(50):
+    value, gradient = jax.block_until_ready(f(x, y))
+print(float(value))
+"""
+
+
+@pytest.mark.timeout(240)
+def test_two_cores_do_not_hang():
+    done = subprocess.run(
+        [sys.executable, "-c", HANG_CHECK], capture_output=True, text=True, timeout=200, check=True
+    )
+    assert 0.0 < float(done.stdout) < 2.0

@@ -1,0 +1,135 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.test_util import check_grads
+
+import lasi_jax
+from lasi_jax import tiling
+
+
+def image_of(shape, seed=0, dtype=np.float64):
+    return jnp.asarray(np.random.default_rng(seed).uniform(0.05, 0.95, shape), dtype)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-9), (np.float32, 2e-5)])
+def test_released_coefficients_and_predictions(golden, dtype, tolerance):
+    options = {"neighborhood_size": golden.n, "value_range": (-1.0, 1.0)}
+    x = jnp.asarray(golden.x, dtype)
+    theta = lasi_jax.coefficients(x, **options)
+    assert theta.dtype == dtype and theta.shape == (*x.shape, golden.n)
+    np.testing.assert_allclose(theta.reshape(-1, golden.n), golden.params_x, atol=tolerance)
+    predicted = lasi_jax.prediction(x, **options)
+    np.testing.assert_allclose(
+        predicted.reshape(-1), golden.prediction_x.reshape(-1), atol=tolerance
+    )
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(
+    shape=st.lists(st.integers(1, 7), min_size=2, max_size=4).filter(lambda s: np.prod(s) > 8),
+    n=st.integers(1, 8),
+    seed=st.integers(0, 99),
+    masked=st.booleans(),
+)
+def test_equals_brute_force(brute_force, shape, n, seed, masked):
+    image = image_of(shape, seed)
+    mask = np.random.default_rng(seed).choice([0.0, 0.3, 1.0, 2.0], shape) if masked else None
+    mask = None if mask is None or mask.max() == 0 else jnp.asarray(mask)
+    expected = brute_force.coefficients(2 * np.asarray(image) - 1, n, mask)
+    theta = lasi_jax.coefficients(image, neighborhood_size=n, mask=mask)
+    np.testing.assert_allclose(theta, expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("n", [2, 12, 24])
+def test_small_and_large_neighbourhoods(brute_force, n):
+    image = image_of((6, 5, 3), n)
+    expected = brute_force.coefficients(2 * np.asarray(image) - 1, n)
+    theta = lasi_jax.coefficients(image, neighborhood_size=n)
+    np.testing.assert_allclose(theta, expected, atol=1e-10)
+
+
+def test_options_decay_and_ridge(brute_force):
+    image = image_of((6, 7))
+    expected = brute_force.coefficients(2 * np.asarray(image) - 1, 3, decay=0.5, ridge=0.05)
+    theta = lasi_jax.coefficients(image, neighborhood_size=3, decay=0.5, ridge=0.05)
+    np.testing.assert_allclose(theta, expected, atol=1e-10)
+
+
+def test_embedding_is_the_normalised_coefficients():
+    image = image_of((7, 6, 3))
+    theta = np.asarray(lasi_jax.coefficients(image, neighborhood_size=4)) + 1e-6
+    expected = theta / np.linalg.norm(theta, axis=-1, keepdims=True)
+    np.testing.assert_allclose(
+        lasi_jax.embedding(image, neighborhood_size=4), expected, atol=1e-12
+    )
+
+
+def test_the_first_element_has_learnt_nothing():
+    first = lasi_jax.embedding(image_of((5, 5)), neighborhood_size=4)[0, 0]
+    np.testing.assert_allclose(first, 0.5, atol=1e-12)
+
+
+def test_a_negative_has_the_same_coefficients():
+    image = image_of((8, 8, 3))
+    theta = lasi_jax.coefficients(image, neighborhood_size=4)
+    chex.assert_trees_all_close(
+        lasi_jax.coefficients(1.0 - image, neighborhood_size=4), theta, atol=1e-10
+    )
+
+
+def test_prediction_is_in_the_units_of_the_image():
+    image = image_of((8, 8, 3))
+    unit = lasi_jax.prediction(image, neighborhood_size=4)
+    wide = lasi_jax.prediction(
+        255.0 * image, neighborhood_size=4, value_range=(0.0, 255.0)
+    )
+    np.testing.assert_allclose(wide, 255.0 * unit, atol=1e-9)
+    flat = jnp.full((12, 12), 200, jnp.uint8)
+    assert 150 < float(lasi_jax.prediction(flat, neighborhood_size=2)[-1, -1]) <= 200
+
+
+def test_blocks_do_not_show(monkeypatch):
+    image = image_of((13, 9, 3))
+
+    def value_and_gradient():
+        def total(image):
+            return jnp.sum(jnp.sin(lasi_jax.coefficients(image, neighborhood_size=3)))
+
+        return jax.value_and_grad(total)(image)
+
+    whole = value_and_gradient()
+    monkeypatch.setattr(tiling, "CPU_BLOCK", 60)  # two rows to a block
+    assert tiling.tiling((13, 9, 3), 1).blocks == 7
+    chex.assert_trees_all_close(value_and_gradient(), whole, atol=1e-9)
+
+
+def test_jit_eager_and_vmap_agree():
+    images = image_of((3, 6, 6, 3))
+
+    def theta(image):
+        return lasi_jax.coefficients(image, neighborhood_size=3)
+
+    eager = jnp.stack([theta(image) for image in images])
+    chex.assert_trees_all_close(jax.vmap(theta)(images), eager, atol=1e-12)
+    chex.assert_trees_all_close(jax.jit(theta)(images[0]), eager[0], atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(6, 7), (5, 4, 3), (3, 3, 4, 2)], ids=str)
+def test_gradient_equals_finite_differences(shape):
+    image, mask = image_of(shape), image_of(shape, 1)
+
+    def theta(image, mask):
+        return lasi_jax.coefficients(image, neighborhood_size=3, mask=mask)
+
+    check_grads(theta, (image, mask), order=1, modes=["rev"])
+
+
+def test_half_precision_is_widened():
+    image = image_of((6, 6)).astype(jnp.bfloat16)
+    theta = lasi_jax.coefficients(image, neighborhood_size=2)
+    expected = lasi_jax.coefficients(image.astype(jnp.float64), neighborhood_size=2)
+    chex.assert_trees_all_close(theta, expected, atol=1e-6)
