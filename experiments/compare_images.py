@@ -17,7 +17,10 @@ from pathlib import Path
 
 import dm_pix
 import jax
+import jax.numpy as jnp
 import matplotlib
+import matplotlib.cm
+import matplotlib.colors
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -84,11 +87,6 @@ def load(config: Config) -> tuple[str, np.ndarray, dict[str, np.ndarray]]:
     return name, reference, candidates
 
 
-@jax.jit
-def _ssim_psnr(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return dm_pix.ssim(x, y), dm_pix.psnr(x, y)
-
-
 def compare(
     reference: np.ndarray, candidates: dict[str, np.ndarray], neighborhood_size: int
 ) -> tuple[list[Score], dict[str, np.ndarray]]:
@@ -96,11 +94,13 @@ def compare(
     lasi_map = jax.jit(
         lambda x, y: lasi_jax.distance_map(x, y, neighborhood_size=neighborhood_size).mean(-1)
     )
+    structural, signal_to_noise = jax.jit(dm_pix.ssim), jax.jit(dm_pix.psnr)
     scores, maps = [], {}
     progress = tqdm(candidates.items(), desc="comparing", unit="image", disable=None)
     for name, image in progress:
         maps[name] = np.asarray(lasi_map(reference, image))
-        ssim, psnr = _ssim_psnr(reference / np.float32(255), image / np.float32(255))
+        floats = [jnp.asarray(x, jnp.float32) / 255 for x in (reference, image)]
+        ssim, psnr = structural(*floats), signal_to_noise(*floats)
         defined = min(reference.shape[:2]) >= SSIM_WINDOW
         scores.append(
             Score(name, float(maps[name].mean()), float(ssim) if defined else math.nan, float(psnr))
@@ -110,10 +110,11 @@ def compare(
 
 def table(scores: list[Score]) -> str:
     """The candidates, closest first by LASI, with their ranks by SSIM and PSNR."""
-    by_ssim = sorted((-score.ssim for score in scores if not math.isnan(score.ssim)))
+    by_ssim = sorted(-score.ssim for score in scores if not math.isnan(score.ssim))
     by_psnr = sorted(-score.psnr for score in scores)
     width = max(len("candidate"), *(len(score.name) for score in scores))
-    lines = [f"{'':>4} {'candidate':<{width}} {'LASI':>7} {'SSIM':>8} {'rank':>4} {'PSNR':>7} {'rank':>4}"]
+    header = f"{'':>4} {'candidate':<{width}} {'LASI':>7}"
+    lines = [f"{header} {'SSIM':>8} {'rank':>4} {'PSNR':>7} {'rank':>4}"]
     for rank, score in enumerate(sorted(scores, key=lambda score: score.lasi), 1):
         ssim_rank = "-" if math.isnan(score.ssim) else 1 + by_ssim.index(-score.ssim)
         psnr_rank = 1 + by_psnr.index(-score.psnr)
@@ -150,15 +151,15 @@ def draw(
     order = sorted(scores, key=lambda score: score.lasi)
     rank = {score.name: place for place, score in enumerate(order, 1)}
     top = max(float(np.percentile(lasi_map, 99)) for lasi_map in maps.values()) or 1.0
-    shown = None
     for place, score in enumerate(scores):
         row, column = 1 + place // across, 2 * (place % across)
         axes[row, column].imshow(candidates[score.name])
         name = Path(score.name).name
         axes[row, column].set_title(name if len(name) < 24 else f"…{name[-22:]}", fontsize=8)
-        shown = axes[row, column + 1].imshow(maps[score.name], cmap="magma", vmin=0.0, vmax=top)
+        axes[row, column + 1].imshow(maps[score.name], cmap="magma", vmin=0.0, vmax=top)
         axes[row, column + 1].set_title(f"LASI {score.lasi:.3f}  (#{rank[score.name]})", fontsize=8)
-    bar = figure.colorbar(shown, ax=axes[0, 1:], orientation="horizontal", fraction=0.2, aspect=50)
+    scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0.0, top), "magma")
+    bar = figure.colorbar(scale, ax=axes[0, 1:], orientation="horizontal", fraction=0.2, aspect=50)
     bar.set_label("LASI distance per pixel: dark is close", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     figure.savefig(path, dpi=110)

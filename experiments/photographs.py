@@ -32,8 +32,8 @@ def read(path: Path) -> np.ndarray:
         raise ValueError(f"{path} is not a file")
     try:
         with Image.open(path) as image:
-            if getattr(image, "n_frames", 1) > 1:
-                raise ValueError(f"{path} must hold one frame, it has {image.n_frames}")
+            if (frames := getattr(image, "n_frames", 1)) > 1:
+                raise ValueError(f"{path} must hold one frame, it has {frames}")
             if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"):
                 raise ValueError(
                     f"{path} must have 8 bits a channel, its mode is {image.mode}; convert it first"

@@ -13,7 +13,6 @@ from lasi_jax.embedding import DECAY, RIDGE, normalize
 from lasi_jax.regression import Regression, pull_back, regress
 from lasi_jax.tiling import from_tiles, tiling, to_tiles
 
-
 # Embeddings closer than this many units of rounding coincide. The direction of
 # their difference is noise, and without the rule it would enter the gradient.
 _ROUNDING = 4.0
@@ -84,6 +83,8 @@ def _map_backward(options, residuals, cotangent):
 
 
 _map.defvjp(_map_forward, _map_backward)
+# Compiled once per shape and options; called outside `jit`, a scan compiles at every call.
+_compiled_map = jax.jit(_map, static_argnums=0)
 
 
 def _masked_map(x, y, neighborhood_size, value_range, mask, decay, ridge):
@@ -95,7 +96,7 @@ def _masked_map(x, y, neighborhood_size, value_range, mask, decay, ridge):
     dtype = jnp.promote_types(x.dtype, y.dtype)
     weights = images.check_mask(mask, x.shape, dtype)
     x, y = x.astype(dtype), y.astype(dtype)
-    separation = _map(options, jnp.stack([x, y]), weights)
+    separation = _compiled_map(options, jnp.stack([x, y]), weights)
     return jnp.where(_learnt_the_same(x, y), 0.0, separation), weights
 
 

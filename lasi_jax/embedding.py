@@ -39,7 +39,8 @@ def _solve_backward(options, residuals, cotangent):
     cut = tiling(residuals[0].shape, 1)
 
     def adjoint(factor, coefficients, tile):
-        right = [lax.index_in_dim(tile, k, cut.axes, keepdims=False) for k in range(tile.shape[cut.axes])]
+        size = range(options.neighborhood_size)
+        right = [lax.index_in_dim(tile, k, cut.axes, keepdims=False) for k in size]
         solved = least_squares.solve(factor, right)
         return jnp.stack(coefficients, cut.axes), jnp.stack(solved, cut.axes)
 
@@ -53,6 +54,9 @@ def _solve_backward(options, residuals, cotangent):
 
 
 _solve.defvjp(_solve_forward, _solve_backward)
+# Compiled once per shape and options; called outside `jit`, a scan compiles at every call.
+_compiled_solve = jax.jit(_solve, static_argnums=0)
+_compiled_neighbor_values = jax.jit(neighbor_values, static_argnums=1)
 
 
 def normalize(planes: list[jax.Array]) -> list[jax.Array]:
@@ -115,7 +119,7 @@ def coefficients(
     options = images.check_options(image.shape, neighborhood_size, decay, ridge)
     scaled = images.rescale(image, value_range)
     weights = images.check_mask(mask, image.shape, scaled.dtype)
-    return jnp.moveaxis(_solve(options, scaled, weights), 0, -1)
+    return jnp.moveaxis(_compiled_solve(options, scaled, weights), 0, -1)
 
 
 def embedding(image: Any, **options: Any) -> jax.Array:
@@ -179,6 +183,6 @@ def prediction(
     image = jnp.asarray(image)
     low, high = images.range_of(image, value_range)
     scaled = images.rescale(image, value_range)
-    phi = neighbor_values(scaled[None], neighborhood_size)[:, 0]
-    predicted = sum(theta[..., k] * phi[k] for k in range(neighborhood_size))
+    phi = _compiled_neighbor_values(scaled[None], neighborhood_size)[:, 0]
+    predicted = jnp.stack([theta[..., k] * phi[k] for k in range(neighborhood_size)]).sum(0)
     return (predicted + 1.0) * (0.5 * (high - low)) + low

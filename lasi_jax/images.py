@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from lasi_jax.regression import Regression
 
@@ -24,7 +25,7 @@ _SLACK = 1e-6
 
 
 def _is_concrete(values: Any) -> bool:
-    return not isinstance(values, jax.core.Tracer)
+    return not isinstance(values, Tracer)
 
 
 def _extremes(values: Any) -> tuple[float, float]:
@@ -41,7 +42,8 @@ def check_value_range(value_range: Any) -> tuple[float, float]:
         low = high = math.nan
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ValueError(
-            f"value_range must be two finite numbers (low, high) with low < high, got {value_range!r}"
+            "value_range must be two finite numbers (low, high) with low < high, "
+            f"got {value_range!r}"
         )
     return low, high
 
@@ -117,14 +119,14 @@ def check_options(
     if isinstance(size, bool) or not isinstance(size, numbers.Integral):
         raise TypeError(f"neighborhood_size must be an integer, got {size!r}")
     elements = math.prod(shape)
-    if not 1 <= size < elements:
+    if not 1 <= int(size) < elements:
         raise ValueError(
             "neighborhood_size must be at least 1 and less than the number of elements "
             f"({elements} for shape {shape}), got {size}"
         )
-    if not isinstance(decay, numbers.Real) or not 0.0 < decay <= 1.0:
+    if not isinstance(decay, numbers.Real) or not 0.0 < float(decay) <= 1.0:
         raise ValueError(f"decay must be a number with 0 < decay <= 1, got {decay!r}")
-    if not isinstance(ridge, numbers.Real) or not 0.0 < ridge < math.inf:
+    if not isinstance(ridge, numbers.Real) or not 0.0 < float(ridge) < math.inf:
         raise ValueError(f"ridge must be a finite positive number, got {ridge!r}")
     return Regression(int(size), float(decay), float(ridge))
 

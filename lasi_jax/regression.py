@@ -13,7 +13,8 @@ theta's cotangent g and lambda = A^{-1} g, the moments' cotangents are
 dA = -lambda theta^T and db = lambda, so no factor has to be kept.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
@@ -34,8 +35,12 @@ class Regression(NamedTuple):
     ridge: float
 
 
+def _sum(terms: Iterable[jax.Array]) -> jax.Array:
+    return functools.reduce(jnp.add, terms)
+
+
 def _products(features: jax.Array, weights: jax.Array | None, axis: int) -> jax.Array:
-    """m phi_i phi_k for 0 <= i < n, i <= k <= n along `axis`; feature n is the element itself."""
+    """The products m phi_i phi_k, 0 <= i < n, i <= k <= n; feature n is the element itself."""
     n = features.shape[axis] - 1
     weighted = features if weights is None else features * weights
     products = [
@@ -59,17 +64,18 @@ def _pull_products(features: jax.Array, weights: jax.Array | None, cotangent: ja
 
     pairs = [(i, k) for i in range(n) for k in range(i, n + 1)]
     product = {pair: plane(cotangent, p) for p, pair in enumerate(pairs)}
-    ahead = [sum(product[i, k] * plane(features, k) for k in range(i, n + 1)) for i in range(n)]
-    ahead.append(jnp.zeros_like(ahead[0]))
+    ahead = [_sum(product[i, k] * plane(features, k) for k in range(i, n + 1)) for i in range(n)]
     behind = [
-        sum(product[i, k] * plane(features, i) for i in range(min(k + 1, n))) for k in range(n + 1)
+        _sum(product[i, k] * plane(features, i) for i in range(min(k + 1, n))) for k in range(n + 1)
     ]
-    pulled = jnp.concatenate([a + b for a, b in zip(ahead, behind, strict=True)], axis)
+    pulled = [_sum(both) for both in zip(ahead, behind[:n], strict=True)]
+    features_cotangent = jnp.concatenate([*pulled, behind[n]], axis)
     if weights is None:
-        return pulled, None
-    per_image = sum(a * plane(features, i) for i, a in enumerate(ahead))
+        return features_cotangent, None
+    per_image = _sum(a * plane(features, i) for i, a in enumerate(ahead))
     stack = range(features.shape[axis + 1])
-    return pulled * weights, sum(lax.index_in_dim(per_image, i, axis + 1) for i in stack)
+    weights_cotangent = _sum(lax.index_in_dim(per_image, i, axis + 1) for i in stack)
+    return features_cotangent * weights, weights_cotangent
 
 
 def _moments_cotangent(coefficients: jax.Array, adjoint: jax.Array, axis: int) -> jax.Array:
@@ -181,7 +187,9 @@ def pull_back(
     """The cotangents of images and weights, from theta and lambda = A^{-1} g.
 
     Args:
-      images, weights, options: as given to `regress`.
+      images: as given to `regress`.
+      weights: as given to `regress`.
+      options: as given to `regress`.
       coefficients: tiles (blocks, *chunks, n, stack, *counts, row) of theta.
       adjoint: tiles of lambda, zero where a tile is padding.
     """
@@ -195,7 +203,9 @@ def pull_back(
         block, weight, theta, lam = inputs
         cotangent = _moments_cotangent(theta, lam, cut.axes)
         sums, cotangent = causal_sums(cotangent, sums, cut, decay=options.decay, reverse=True)
-        cotangent = lax.cond(block >= 0, lambda v: v, jnp.zeros_like, cotangent)
+        # Always true, but XLA cannot know and fuses nothing through a conditional: otherwise
+        # it would compute every plane of the cotangent again in each of its many uses.
+        cotangent = lax.cond(block >= 0, lambda planes: planes, jnp.zeros_like, cotangent)
         features = windows.features(block)
         features, weight = _pull_products(features, weight, cotangent, cut.axes)
         features = jnp.moveaxis(features, cut.axes + 1, 0)

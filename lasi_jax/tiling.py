@@ -45,6 +45,7 @@ class Tiling(NamedTuple):
 
     @property
     def row_size(self) -> int:
+        """Elements per row."""
         return math.prod(self.shape[1:])
 
 

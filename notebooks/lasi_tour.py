@@ -192,6 +192,8 @@ plt.show()
 
 # %%
 for name, values in {"noise": curve, "the photograph under noise": curve_noisy}.items():
-    print(f"from {name}: {values[0]:.3f} to {values[-1]:.3f}, {values[0] / values[-1]:.0f} times less")
+    print(
+        f"from {name}: {values[0]:.3f} to {values[-1]:.3f}, {values[0] / values[-1]:.0f} times less"
+    )
 assert curve[-1] < 0.1 * curve[0]
 assert curve_noisy[-1] < 0.1 * curve_noisy[0]

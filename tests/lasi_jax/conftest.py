@@ -40,7 +40,9 @@ def neighbors(shape, n):
     positions = list(itertools.product(*map(range, shape)))
     index = np.full((len(positions), n), -1)
     for t, here in enumerate(positions):
-        away = [sum(abs(a - b) for a, b in zip(here, there, strict=True)) for there in positions[:t]]
+        away = [
+            sum(abs(a - b) for a, b in zip(here, there, strict=True)) for there in positions[:t]
+        ]
         nearest = sorted(range(t), key=lambda j: (away[j], j))[:n]
         index[t, : len(nearest)] = nearest
     return index

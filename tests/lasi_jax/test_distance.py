@@ -9,6 +9,7 @@ import pytest
 from jax.test_util import check_grads
 
 import lasi_jax
+from lasi_jax import regression
 from lasi_jax.tiling import tiling
 
 
@@ -175,11 +176,16 @@ def test_every_product_asks_for_the_highest_precision(function):
     assert all(dot.params["precision"] == (highest, highest) for dot in dots)
 
 
-def test_repeated_calls_do_not_retrace():
-    x, y = pair_of((6, 6))
-    counted = jax.jit(chex.assert_max_traces(small, n=1))
+@pytest.mark.parametrize("function", [small, jax.grad(small)], ids=["forward", "gradient"])
+def test_repeated_calls_do_not_retrace(function, monkeypatch):
+    x, y = pair_of((6, 11))
+    counted = jax.jit(chex.assert_max_traces(lambda x, y: function(x, y), n=1))
     for shift in range(3):
         counted(x, jnp.roll(y, shift))
+    # Outside `jit` neither: the library compiles once per shape and options.
+    function(x, y)
+    monkeypatch.setattr(regression, "causal_sums", None)
+    function(y, x)
 
 
 def test_work_grows_with_the_number_of_elements_and_memory_less():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 import lasi_jax
-from lasi_jax import tiling
+from lasi_jax import regression, tiling
 
 
 def image_of(shape, seed=0, dtype=np.float64):
@@ -63,9 +63,7 @@ def test_embedding_is_the_normalised_coefficients():
     image = image_of((7, 6, 3))
     theta = np.asarray(lasi_jax.coefficients(image, neighborhood_size=4)) + 1e-6
     expected = theta / np.linalg.norm(theta, axis=-1, keepdims=True)
-    np.testing.assert_allclose(
-        lasi_jax.embedding(image, neighborhood_size=4), expected, atol=1e-12
-    )
+    np.testing.assert_allclose(lasi_jax.embedding(image, neighborhood_size=4), expected, atol=1e-12)
 
 
 def test_the_first_element_has_learnt_nothing():
@@ -84,9 +82,7 @@ def test_a_negative_has_the_same_coefficients():
 def test_prediction_is_in_the_units_of_the_image():
     image = image_of((8, 8, 3))
     unit = lasi_jax.prediction(image, neighborhood_size=4)
-    wide = lasi_jax.prediction(
-        255.0 * image, neighborhood_size=4, value_range=(0.0, 255.0)
-    )
+    wide = lasi_jax.prediction(255.0 * image, neighborhood_size=4, value_range=(0.0, 255.0))
     np.testing.assert_allclose(wide, 255.0 * unit, atol=1e-9)
     flat = jnp.full((12, 12), 200, jnp.uint8)
     assert 150 < float(lasi_jax.prediction(flat, neighborhood_size=2)[-1, -1]) <= 200
@@ -103,6 +99,7 @@ def test_blocks_do_not_show(monkeypatch):
 
     whole = value_and_gradient()
     monkeypatch.setattr(tiling, "CPU_BLOCK", 60)  # two rows to a block
+    jax.clear_caches()
     assert tiling.tiling((13, 9, 3), 1).blocks == 7
     chex.assert_trees_all_close(value_and_gradient(), whole, atol=1e-9)
 
@@ -126,6 +123,25 @@ def test_gradient_equals_finite_differences(shape):
         return lasi_jax.coefficients(image, neighborhood_size=3, mask=mask)
 
     check_grads(theta, (image, mask), order=1, modes=["rev"])
+
+
+def test_repeated_calls_do_not_retrace(monkeypatch):
+    traced = []
+    sums = regression.causal_sums
+    monkeypatch.setattr(
+        regression, "causal_sums", lambda *args, **kw: traced.append(1) or sums(*args, **kw)
+    )
+    shape = (5, 11, 3)
+
+    def gradient(seed):
+        return jax.grad(lambda x: lasi_jax.coefficients(x, neighborhood_size=2).sum())(
+            image_of(shape, seed)
+        )
+
+    gradient(0)
+    first = len(traced)
+    gradient(1)
+    assert first > 0 and len(traced) == first
 
 
 def test_half_precision_is_widened():
