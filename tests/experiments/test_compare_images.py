@@ -25,7 +25,8 @@ def config(tmp_path, **options):
 def test_graded_distortions_of_a_file(tmp_path, photograph, capsys):
     content = compare_images.run(config(tmp_path, reference=photograph))
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == content
-    assert Image.open(tmp_path / "out" / "figure.png").width > 500
+    with Image.open(tmp_path / "out" / "figure.png") as figure:
+        assert figure.width > 500
     values = [score["lasi"] for score in content["scores"]]
     assert len(values) == 21 and values == sorted(values) and values[0] > 0.0
     printed = capsys.readouterr().out
