@@ -106,7 +106,8 @@ print("all finite:", bool(jnp.isfinite(gradient).all()), "| largest:", float(abs
 # ## LASI as a loss
 #
 # We follow the gradient towards the photograph, 64 × 64 pixels in float32. Adam takes the
-# steps, on a cosine schedule. After each step the pixels are clipped to [0, 1].
+# steps, on a cosine schedule. After each step the pixels are clipped to [0, 1]; a sigmoid
+# in place of the clipping ended higher.
 #
 # There are two starts: uniform noise alone, and the photograph under noise. The noise alone
 # lies in [0.5, 1], on one side of middle grey, because LASI cannot tell a photograph from
@@ -114,8 +115,8 @@ print("all finite:", bool(jnp.isfinite(gradient).all()), "| largest:", float(abs
 # was. Noise around middle grey would favour neither.
 
 # %%
-print(f"photograph and its negative:       {lasi_jax.distance(small, 1 - small):.6f}")
-print(f"photograph and it a tenth darker:  {lasi_jax.distance(small, 0.9 * small):.6f}")
+print(f"photograph and its negative:    {lasi_jax.distance(small, 1 - small):.6f}")
+print(f"photograph made a tenth darker: {lasi_jax.distance(small, 0.9 * small):.6f}")
 
 # %%
 noise = jax.random.uniform(jax.random.key(0), small.shape)
@@ -123,7 +124,7 @@ starts = {
     "noise": 0.5 + 0.5 * noise,
     "photograph under noise": jnp.clip(small + 0.6 * (noise - 0.5), 0, 1),
 }
-steps = 300
+steps = 400
 optimizer = optax.adam(optax.cosine_decay_schedule(0.03, steps))
 
 
