@@ -6,7 +6,12 @@ from experiments import lasi_speed
 
 
 @pytest.mark.parametrize(
-    "quadratic", [lasi_speed.quadratic_by_element, lasi_speed.quadratic_by_product]
+    "quadratic",
+    [
+        lasi_speed.quadratic_by_sum,
+        lasi_speed.quadratic_by_element,
+        lasi_speed.quadratic_by_product,
+    ],
 )
 def test_the_quadratic_versions_compute_the_same_distance(quadratic):
     x, y = jax.random.uniform(jax.random.key(0), (2, 7, 6, 3), float)
