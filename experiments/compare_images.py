@@ -151,16 +151,18 @@ def draw(
     order = sorted(scores, key=lambda score: score.lasi)
     rank = {score.name: place for place, score in enumerate(order, 1)}
     top = max(float(np.percentile(lasi_map, 99)) for lasi_map in maps.values()) or 1.0
-    for place, score in enumerate(scores):
-        row, column = 1 + place // across, 2 * (place % across)
+    norm = matplotlib.colors.PowerNorm(0.5, 0.0, top)
+    for position, score in enumerate(scores):
+        row, column = 1 + position // across, 2 * (position % across)
         axes[row, column].imshow(candidates[score.name])
         name = Path(score.name).name
         axes[row, column].set_title(name if len(name) < 24 else f"…{name[-22:]}", fontsize=8)
-        axes[row, column + 1].imshow(maps[score.name], cmap="magma", vmin=0.0, vmax=top)
+        axes[row, column + 1].imshow(maps[score.name], cmap="magma", norm=norm)
         axes[row, column + 1].set_title(f"LASI {score.lasi:.3f}  (#{rank[score.name]})", fontsize=8)
-    scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0.0, top), "magma")
-    bar = figure.colorbar(scale, ax=axes[0, 1:], orientation="horizontal", fraction=0.2, aspect=50)
-    bar.set_label("LASI distance per pixel: dark is close", fontsize=8)
+    scale = matplotlib.cm.ScalarMappable(norm, "magma")
+    place = axes[0, 1].inset_axes((0.1, 0.45, 2 * across - 2 + 0.6, 0.1))
+    bar = figure.colorbar(scale, cax=place, orientation="horizontal", extend="max")
+    bar.set_label("LASI distance per pixel, on a square-root scale: dark is close", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     figure.savefig(path, dpi=110)
     plt.close(figure)
@@ -203,6 +205,8 @@ def _plain(value):
 
 if __name__ == "__main__":
     try:
-        run(tyro.cli(Config, description=__doc__))
-    except ValueError as error:
+        run(tyro.cli(Config, prog="python -m experiments.compare_images", description=__doc__))
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted, nothing was saved")

@@ -208,4 +208,4 @@ def run(config: Config) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    run(tyro.cli(Config, description=__doc__))
+    run(tyro.cli(Config, prog="python -m experiments.lasi_speed", description=__doc__))

@@ -45,7 +45,7 @@ def read(path: Path) -> np.ndarray:
                 if opacity.min() < 255:
                     share = np.mean(opacity < 255)
                     raise ValueError(
-                        f"{path} must be opaque, {share:.1%} of its pixels are transparent; "
+                        f"{path} must be opaque, {share:.1%} of its pixels are not; "
                         "flatten it onto a background first"
                     )
             return np.asarray(image.convert("RGB"))

@@ -117,8 +117,8 @@ def distance_map(
       y: an image of the same shape; its dtype may differ.
       neighborhood_size: N, the number of elements that predict one.
       value_range: the least and the greatest value of a float image.
-      mask: weights >= 0 of the images' shape (or 1 along repeated axes). An
-        element of weight 0 neither teaches (its term is absent from the sums of
+      mask: weights from 0 to 1 of the images' shape (or 1 along repeated axes).
+        An element of weight 0 neither teaches (its term is absent from the sums of
         both images) nor counts (its distance reads 0). Its value is still
         seen by the elements it is a neighbour of.
       decay: weight of an example per unit of distance.
@@ -171,7 +171,9 @@ def distance(
       ridge: added to the diagonal; on the scale of values in [-1, 1].
 
     Returns:
-      A scalar from 0 (identical) to 2. It is symmetric in x and y,
+      A scalar from 0 to 2; 0 if x and y are identical, and, since the sign of
+      values in [-1, 1] does not matter, next to 0 for an image and its negative.
+      It is symmetric in x and y,
       differentiable in both and in the mask, with finite gradients everywhere.
 
     Raises:

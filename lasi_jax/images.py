@@ -86,29 +86,35 @@ def check_pair(x: Any, y: Any, value_range: tuple[float, float]) -> tuple[jax.Ar
 
 
 def check_mask(mask: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array | None:
-    """Weights (*shape) of the elements, or None."""
+    """Weights (*shape) of the elements, or None.
+
+    They end at 1 because the ridge, which keeps every system well conditioned,
+    is on the scale of unweighted sums.
+    """
     if mask is None:
         return None
+    mask = np.asarray(mask) if isinstance(mask, list | tuple) else mask
     if not hasattr(mask, "dtype") or not hasattr(mask, "shape"):
         raise TypeError(f"mask must be an array, got {type(mask).__name__}")
-    if mask.dtype != np.bool_ and not jnp.issubdtype(mask.dtype, jnp.floating):
-        raise TypeError(f"mask must be boolean or floating point, got dtype {mask.dtype}")
+    real = (np.bool_, np.integer, np.floating)
+    if not any(jnp.issubdtype(mask.dtype, kind) for kind in real):
+        raise TypeError(f"mask must be boolean, integer or floating, got dtype {mask.dtype}")
     stretches = mask.ndim == len(shape) and all(
         have in (1, want) for have, want in zip(mask.shape, shape, strict=True)
     )
     if not stretches:
         raise ValueError(
-            f"mask must have the image's shape {shape}, or 1 where it is to be repeated, "
-            f"got shape {mask.shape}"
+            f"mask must have the image's shape {shape}, or length 1 along axes where it is to be "
+            f"repeated (mask[..., None] over channels), got shape {mask.shape}"
         )
     if _is_concrete(mask):
         least, most = _extremes(mask)
-        if not (least >= 0.0 and 0.0 < most < math.inf):
+        if not (least >= 0.0 and 0.0 < most <= 1.0):  # also false for NaN
             raise ValueError(
-                "mask must hold finite weights >= 0, at least one of them positive, "
+                "mask must hold weights from 0 to 1, at least one of them positive, "
                 f"got values from {least:g} to {most:g}"
             )
-    return jnp.broadcast_to(jnp.asarray(mask, dtype), shape)
+    return jnp.broadcast_to(jnp.asarray(mask).astype(dtype), shape)
 
 
 def check_options(
@@ -117,7 +123,8 @@ def check_options(
     """The static options for an image of this shape."""
     size = neighborhood_size
     if isinstance(size, bool) or not isinstance(size, numbers.Integral):
-        raise TypeError(f"neighborhood_size must be an integer, got {size!r}")
+        traced = " (under jit, name it in static_argnames)" if isinstance(size, Tracer) else ""
+        raise TypeError(f"neighborhood_size must be an integer, got {size!r}{traced}")
     elements = math.prod(shape)
     if not 1 <= int(size) < elements:
         raise ValueError(

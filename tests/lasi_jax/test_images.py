@@ -39,10 +39,15 @@ def two(y, **options):
         (lambda: one(decay="0.8"), ValueError, "decay must be a number.*'0.8'"),
         (lambda: one(ridge=-1.0), ValueError, "ridge must be a finite positive number, got -1.0"),
         (lambda: one(mask=jnp.ones((4, 4))), ValueError, r"mask must have.*\(4, 4, 3\).*\(4, 4\)"),
-        (lambda: one(mask=-jnp.ones(X.shape)), ValueError, "mask must hold finite weights.*-1"),
+        (
+            lambda: one(mask=-jnp.ones(X.shape)),
+            ValueError,
+            "mask must hold weights from 0 to 1.*-1",
+        ),
         (lambda: one(mask=jnp.zeros(X.shape)), ValueError, "at least one of them positive.*0 to 0"),
         (lambda: one(mask=jnp.full(X.shape, jnp.nan)), ValueError, "mask must.*nan"),
-        (lambda: one(mask=jnp.ones(X.shape, int)), TypeError, "mask must be boolean or floating"),
+        (lambda: one(mask=jnp.full(X.shape, 1e30)), ValueError, "mask must hold weights.*1e.30"),
+        (lambda: one(mask=jnp.ones(X.shape, complex)), TypeError, "mask must be boolean, integer"),
         (lambda: one(mask="all"), TypeError, "mask must be an array, got str"),
         (lambda: two(X[:3]), ValueError, r"x and y must have one shape, got \(4, 4, 3\) and"),
         (lambda: two(X * 3), ValueError, "y must lie in value_range"),
@@ -74,3 +79,14 @@ def test_a_constant_image_inside_jit_is_checked_too():
 
 def test_nested_lists_are_images():
     assert one([[0.1, 0.9], [0.4, 0.2]]).shape == (2, 2, 2)
+
+
+def test_integers_and_lists_are_masks():
+    expected = one(mask=jnp.ones(X.shape))
+    np.testing.assert_array_equal(one(mask=jnp.ones(X.shape, jnp.uint8)), expected)
+    np.testing.assert_array_equal(one(mask=[[[1]]]), expected)
+
+
+def test_a_traced_size_is_told_how_to_be_static():
+    with pytest.raises(TypeError, match="static_argnames"):
+        jax.jit(lasi_jax.distance)(X, X, neighborhood_size=2)
