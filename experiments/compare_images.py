@@ -156,11 +156,14 @@ def draw(
         row, column = 1 + position // across, 2 * (position % across)
         axes[row, column].imshow(candidates[score.name])
         name = Path(score.name).name
-        axes[row, column].set_title(name if len(name) < 24 else f"…{name[-22:]}", fontsize=8)
+        axes[row, column].set_title(
+            name if len(name) < 24 else f"…{name[-22:]}", fontsize=8, parse_math=False
+        )
         axes[row, column + 1].imshow(maps[score.name], cmap="magma", norm=norm)
         axes[row, column + 1].set_title(f"LASI {score.lasi:.3f}  (#{rank[score.name]})", fontsize=8)
     scale = matplotlib.cm.ScalarMappable(norm, "magma")
     place = axes[0, 1].inset_axes((0.1, 0.45, 2 * across - 2 + 0.6, 0.1))
+    place.set_in_layout(False)  # it spans columns, which the layout would widen
     bar = figure.colorbar(scale, cax=place, orientation="horizontal", extend="max")
     bar.set_label("LASI distance per pixel, on a square-root scale: dark is close", fontsize=8)
     bar.ax.tick_params(labelsize=7)

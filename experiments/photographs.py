@@ -32,7 +32,7 @@ def read(path: Path) -> np.ndarray:
         raise ValueError(f"{path} is not a file")
     try:
         with Image.open(path) as image:
-            if (frames := getattr(image, "n_frames", 1)) > 1:
+            if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
                 raise ValueError(f"{path} must hold one frame, it has {frames}")
             if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"):
                 raise ValueError(

@@ -42,4 +42,5 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 def write_json(path: Path, content: Any) -> None:
     """Indented, strict JSON (no NaN, no infinity)."""
-    path.write_text(json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    path.write_text(text, encoding="utf-8")

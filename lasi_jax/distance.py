@@ -96,7 +96,10 @@ def _masked_map(x, y, neighborhood_size, value_range, mask, decay, ridge):
     dtype = jnp.promote_types(x.dtype, y.dtype)
     weights = images.check_mask(mask, x.shape, dtype)
     x, y = x.astype(dtype), y.astype(dtype)
-    separation = _compiled_map(options, jnp.stack([x, y]), weights)
+    shape = images.compact_shape(x.shape)
+    pair = jnp.stack([x.reshape(shape), y.reshape(shape)])
+    compact = None if weights is None else weights.reshape(shape)
+    separation = _compiled_map(options, pair, compact).reshape(x.shape)
     return jnp.where(_learnt_the_same(x, y), 0.0, separation), weights
 
 

@@ -121,7 +121,10 @@ def coefficients(
     options = images.check_options(image.shape, neighborhood_size, decay, ridge)
     scaled = images.rescale(image, value_range)
     weights = images.check_mask(mask, image.shape, scaled.dtype)
-    return jnp.moveaxis(_compiled_solve(options, scaled, weights), 0, -1)
+    shape = images.compact_shape(image.shape)
+    weights = None if weights is None else weights.reshape(shape)
+    theta = _compiled_solve(options, scaled.reshape(shape), weights)
+    return jnp.moveaxis(theta.reshape(-1, *image.shape), 0, -1)
 
 
 def embedding(image: Any, **options: Any) -> jax.Array:
@@ -185,6 +188,7 @@ def prediction(
     image = jnp.asarray(image)
     low, high = images.range_of(image, value_range)
     scaled = images.rescale(image, value_range)
-    phi = _compiled_neighbor_values(scaled[None], neighborhood_size)[:, 0]
+    compact = scaled.reshape(1, *images.compact_shape(image.shape))
+    phi = _compiled_neighbor_values(compact, neighborhood_size).reshape(-1, *image.shape)
     predicted = jnp.stack([theta[..., k] * phi[k] for k in range(neighborhood_size)]).sum(0)
     return (predicted + 1.0) * (0.5 * (high - low)) + low

@@ -108,7 +108,7 @@ def check_mask(mask: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array | Non
             f"repeated (mask[..., None] over channels), got shape {mask.shape}"
         )
     if _is_concrete(mask):
-        least, most = _extremes(mask)
+        least, most = _extremes(np.asarray(mask).astype(dtype))
         if not (least >= 0.0 and 0.0 < most <= 1.0):  # also false for NaN
             raise ValueError(
                 "mask must hold weights from 0 to 1, at least one of them positive, "
@@ -136,6 +136,12 @@ def check_options(
     if not isinstance(ridge, numbers.Real) or not 0.0 < float(ridge) < math.inf:
         raise ValueError(f"ridge must be a finite positive number, got {ridge!r}")
     return Regression(int(size), float(decay), float(ridge))
+
+
+def compact_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape without axes of length 1, at least two axes: same order, same distances."""
+    long = tuple(length for length in shape if length > 1)
+    return long + (1,) * (2 - len(long))
 
 
 def rescale(image: jax.Array, value_range: tuple[float, float]) -> jax.Array:

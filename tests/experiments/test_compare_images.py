@@ -24,7 +24,7 @@ def config(tmp_path, **options):
 
 def test_graded_distortions_of_a_file(tmp_path, photograph, capsys):
     content = compare_images.run(config(tmp_path, reference=photograph))
-    assert json.loads((tmp_path / "out" / "results.json").read_text()) == content
+    assert json.loads((tmp_path / "out" / "results.json").read_text("utf-8")) == content
     with Image.open(tmp_path / "out" / "figure.png") as figure:
         assert figure.width > 500
     values = [score["lasi"] for score in content["scores"]]
@@ -35,7 +35,7 @@ def test_graded_distortions_of_a_file(tmp_path, photograph, capsys):
 
 def test_candidates_of_the_user(tmp_path, photograph):
     original = photographs.read(photograph)
-    copy, upside_down = tmp_path / "copy.bmp", tmp_path / "noisy.png"
+    copy, upside_down = tmp_path / "copy $^$.bmp", tmp_path / "turned.png"
     Image.fromarray(original).save(copy)
     Image.fromarray(original[::-1]).save(upside_down)
     content = compare_images.run(
