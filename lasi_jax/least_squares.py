@@ -2,7 +2,7 @@
 
 An entry of the matrix is one array over all elements ("plane"), and the
 Cholesky factorisation is unrolled over the entries. Compared with a batched
-LAPACK call this is several times faster for up to about 24 unknowns, runs on
+LAPACK call this is faster for the usual few unknowns, runs on
 every backend, and cannot deadlock XLA's two-thread CPU pool.
 """
 
@@ -23,7 +23,7 @@ def cholesky(matrix: Callable[[int, int], jax.Array], size: int) -> Factor:
 
     Every entry ends in a square root or a division by it. XLA never recomputes
     these, so each entry is computed once; a multiplication by the reciprocal
-    looks cheaper, is fused into every use, and is four times slower.
+    looks cheaper, is fused into every use, and is much slower.
     """
     lower: Factor = [[] for _ in range(size)]
     for k in range(size):
