@@ -1,0 +1,153 @@
+"""The distances and scores of `distances` between all pairs of two sets.
+
+Every function takes Gaussians p (rows, dimension) and q (columns, dimension) and
+gives (rows, columns). Where the formula allows, it is a matrix product: both
+sets are centred on their common mean first, since |m_p - m_q|^2 from |m_p|^2 +
+|m_q|^2 - 2 m_p . m_q loses what the means share; products accumulate in float32 or
+wider at full precision; and what cannot be negative is clamped at 0.
+
+The others need a logarithm for every dimension of every pair; they run in
+blocks of rows, so that memory grows with the result alone.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from probemb import arguments, distances
+from probemb.gaussians import DiagonalGaussian, gaussian
+
+# Elements (rows x columns x dimension) of a block where no matrix product helps.
+_BLOCK = 2**20
+
+
+def product(x: jax.Array, y: jax.Array) -> jax.Array:
+    """x_i . y_j (rows, columns) at full precision."""
+    return jnp.einsum("id,jd->ij", x, y, precision="highest")
+
+
+def centered(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Two sets (..., dimension) minus their common mean, which no distance depends on."""
+    dimension = x.shape[-1]
+    both = jnp.concatenate([x.reshape(-1, dimension), y.reshape(-1, dimension)])
+    middle = jax.lax.stop_gradient(jnp.mean(both, axis=0))
+    return (
+        x - middle.reshape((1,) * (x.ndim - 1) + (dimension,)),
+        y - middle.reshape((1,) * (y.ndim - 1) + (dimension,)),
+    )
+
+
+def _two_sets(p: Any, q: Any) -> tuple[DiagonalGaussian, DiagonalGaussian]:
+    p, q = arguments.one_dtype(gaussian("p", p), gaussian("q", q))
+    if p.mean.ndim != 2 or q.mean.ndim != 2 or p.mean.shape[1] != q.mean.shape[1]:
+        raise ValueError(
+            "p and q must have shapes (rows, dimension) and (columns, dimension), "
+            f"got {p.mean.shape} and {q.mean.shape}"
+        )
+    return p, q
+
+
+def _centered_sets(p: Any, q: Any) -> tuple[DiagonalGaussian, DiagonalGaussian]:
+    p, q = _two_sets(p, q)
+    of_p, of_q = centered(p.mean, q.mean)
+    return p._replace(mean=of_p), q._replace(mean=of_q)
+
+
+def squared_norms_apart(x: jax.Array, y: jax.Array) -> jax.Array:
+    """|x_i - y_j|^2 (rows, columns) of centred points, by a matrix product."""
+    apart = jnp.sum(x * x, axis=1)[:, None] + jnp.sum(y * y, axis=1)[None] - 2.0 * product(x, y)
+    return jnp.maximum(apart, 0.0)
+
+
+def squared_distance(x: Any, y: Any) -> jax.Array:
+    """|x_i - y_j|^2 of all pairs of points.
+
+    Args:
+      x: points (rows, dimension).
+      y: points (columns, dimension).
+
+    Returns:
+      (rows, columns), from 0.
+
+    Raises:
+      TypeError, ValueError: not two float arrays of one dimension, or values not finite.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> squared_distance(jnp.eye(2), jnp.zeros((1, 2))).tolist()
+      [[1.0], [1.0]]
+    """
+    x, y = arguments.one_dtype(
+        arguments.batch("x", x, "rows dimension"), arguments.batch("y", y, "columns dimension")
+    )
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(f"x and y must have one dimension, got {x.shape} and {y.shape}")
+    return squared_norms_apart(*centered(x, y))
+
+
+def sampled_distance(p: Any, q: Any) -> jax.Array:
+    """`distances.sampled_distance` of all pairs, by a matrix product."""
+    p, q = _centered_sets(p, q)
+    traces = jnp.sum(p.variance, axis=1)[:, None] + jnp.sum(q.variance, axis=1)[None]
+    return squared_norms_apart(p.mean, q.mean) + traces
+
+
+def wasserstein_2(p: Any, q: Any) -> jax.Array:
+    """`distances.wasserstein_2` of all pairs, by a matrix product.
+
+    Squared, it is the squared distance of the points [mean, sigma].
+    """
+    p, q = _two_sets(p, q)
+    points = (jnp.concatenate([g.mean, g.standard_deviation], axis=1) for g in (p, q))
+    return distances.square_root(squared_norms_apart(*centered(*points)))
+
+
+def kl_divergence(p: Any, q: Any) -> jax.Array:
+    """`distances.kl_divergence` of all pairs, by matrix products.
+
+    sum_d (v_p + m_p^2) / v_q - 2 m_p m_q / v_q is an inner product. Its terms grow with 1 / v_q:
+    for small variances float32 leaves an error of about 1e-7 |m|^2 / v_q.
+    """
+    p, q = _centered_sets(p, q)
+    precision = jnp.exp(-q.log_variance)
+    left = jnp.concatenate([p.variance + jnp.square(p.mean), -2.0 * p.mean], axis=1)
+    right = jnp.concatenate([precision, q.mean * precision], axis=1)
+    of_q = jnp.sum(q.log_variance + jnp.square(q.mean) * precision - 1.0, axis=1)
+    of_p = jnp.sum(p.log_variance, axis=1)
+    return jnp.maximum(0.5 * (product(left, right) + of_q[None] - of_p[:, None]), 0.0)
+
+
+def jeffreys_divergence(p: Any, q: Any) -> jax.Array:
+    """`distances.jeffreys_divergence` of all pairs, by matrix products."""
+    return kl_divergence(p, q) + kl_divergence(q, p).T
+
+
+def geometric_jensen_shannon_divergence(p: Any, q: Any) -> jax.Array:
+    """`distances.geometric_jensen_shannon_divergence` of all pairs, in blocks of rows."""
+    return _in_blocks(distances.geometric_jensen_shannon_divergence, *_two_sets(p, q))
+
+
+def bhattacharyya_distance(p: Any, q: Any) -> jax.Array:
+    """`distances.bhattacharyya_distance` of all pairs, in blocks of rows."""
+    return _in_blocks(distances.bhattacharyya_distance, *_two_sets(p, q))
+
+
+def log_expected_likelihood_kernel(p: Any, q: Any) -> jax.Array:
+    """`distances.log_expected_likelihood_kernel` of all pairs, in blocks of rows."""
+    return _in_blocks(distances.log_expected_likelihood_kernel, *_two_sets(p, q))
+
+
+def mutual_likelihood_score(p: Any, q: Any) -> jax.Array:
+    """`distances.mutual_likelihood_score` of all pairs, in blocks of rows."""
+    return log_expected_likelihood_kernel(p, q)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _in_blocks(function: Callable, p: DiagonalGaussian, q: DiagonalGaussian) -> jax.Array:
+    """function(p_i, q_j) of all pairs, recomputed for the gradient."""
+    against_all = jax.vmap(function, (None, 0))
+    rows = max(1, _BLOCK // q.mean.size)
+    return jax.lax.map(jax.checkpoint(lambda one: against_all(one, q)), p, batch_size=rows)

@@ -1,0 +1,206 @@
+"""The von Mises-Fisher distribution: the Gaussian of the unit sphere."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from probemb import arguments
+from probemb.bessel import log_bessel_and_ratio
+from probemb.gaussians import point
+
+_LOG_TWO_PI = 1.8378770664093453
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(48)
+
+
+class VonMisesFisher(NamedTuple):
+    """p(x) = C_D(kappa) exp(kappa m . x) for unit vectors x.
+
+    C_D(kappa) = kappa^v / ((2 pi)^(D / 2) I_v(kappa)) with v = D / 2 - 1. Finite from
+    kappa = 0, the uniform distribution, to the largest floats.
+
+    Attributes:
+      mean_direction: m (..., dimension), unit vectors of two dimensions or more.
+      concentration: kappa >= 0 (...).
+
+    Source: Mardia and Jupp, Directional Statistics (2000), chapter 9.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> p = VonMisesFisher(jnp.array([1.0, 0.0, 0.0]), jnp.array(0.0))
+      >>> round(float(p.entropy()), 4)  # log of the sphere's area, 4 pi
+      2.531
+    """
+
+    mean_direction: jax.Array
+    concentration: jax.Array
+
+    def _order(self) -> float:
+        return self.mean_direction.shape[-1] / 2.0 - 1.0
+
+    def _log_peak_and_ratio(self) -> tuple[jax.Array, jax.Array]:
+        """log p(m), and A_D(kappa) / kappa for the mean resultant length A_D."""
+        log_bessel, ratio = log_bessel_and_ratio(self._order(), self.concentration)
+        return -0.5 * self.mean_direction.shape[-1] * _LOG_TWO_PI - log_bessel, ratio
+
+    @property
+    def mean_resultant_length(self) -> jax.Array:
+        """A_D(kappa) = I_{v+1}(kappa) / I_v(kappa) = |E x| (...)."""
+        return self.concentration * self._log_peak_and_ratio()[1]
+
+    @property
+    def mean(self) -> jax.Array:
+        """E x = A_D(kappa) m (..., dimension), inside the sphere."""
+        return self.mean_resultant_length[..., None] * self.mean_direction
+
+    @property
+    def variance(self) -> jax.Array:
+        """The marginal variances (..., dimension)."""
+        _, ratio = self._log_peak_and_ratio()
+        dimension = self.mean_direction.shape[-1]
+        along = 1.0 - jnp.square(self.concentration * ratio) - (dimension - 1) * ratio
+        squared = jnp.square(self.mean_direction)
+        return ratio[..., None] * (1.0 - squared) + along[..., None] * squared
+
+    def sample(self, key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
+        """Samples (*shape, ..., dimension), differentiable in both fields.
+
+        The angle to the mean direction is drawn by rejection (Wood, 1994); its
+        derivative in the concentration is that of its distribution function.
+        """
+        self = von_mises_fisher("distribution", self)
+        of_angle, of_tangent = jax.random.split(arguments.key(key))
+        whole = shape + self.mean_direction.shape
+        direction = jnp.broadcast_to(
+            self.mean_direction.reshape((1,) * len(shape) + self.mean_direction.shape), whole
+        )
+        concentration = jnp.broadcast_to(
+            self.concentration.reshape((1,) * len(shape) + self.concentration.shape), whole[:-1]
+        )
+        angle = _angle(of_angle, concentration, whole[-1])[..., None]
+        noise = jax.random.normal(of_tangent, whole, dtype=direction.dtype)
+        tangent = noise - jnp.sum(noise * direction, axis=-1, keepdims=True) * direction
+        tangent = tangent / jnp.linalg.norm(tangent, axis=-1, keepdims=True)
+        return jnp.cos(angle) * direction + jnp.sin(angle) * tangent
+
+    def log_prob(self, x: Any) -> jax.Array:
+        """log p(x) (...) of unit vectors (..., dimension), against the sphere's area."""
+        self, x = arguments.one_dtype(
+            von_mises_fisher("distribution", self), point(x, self.mean_direction)
+        )
+        unit("x", x)
+        # kappa (m . x - 1), free of cancellation.
+        squared_distance = jnp.sum(jnp.square(x - self.mean_direction), axis=-1)
+        return self._log_peak_and_ratio()[0] - 0.5 * self.concentration * squared_distance
+
+    def entropy(self) -> jax.Array:
+        """-E log p (...) in nats: kappa (1 - A_D(kappa)) - log p(m)."""
+        self = von_mises_fisher("distribution", self)
+        log_peak, ratio = self._log_peak_and_ratio()
+        return self.concentration * (1.0 - self.concentration * ratio) - log_peak
+
+    def kl_divergence(self, other: "VonMisesFisher") -> jax.Array:
+        """KL(self || other) (...) in nats."""
+        p, q = arguments.one_dtype(von_mises_fisher("p", self), von_mises_fisher("q", other))
+        if p.mean_direction.shape != q.mean_direction.shape:
+            raise ValueError(
+                "p and q must have one shape (..., dimension), "
+                f"got {p.mean_direction.shape} and {q.mean_direction.shape}"
+            )
+        peak_p, ratio = p._log_peak_and_ratio()
+        peak_q, _ = q._log_peak_and_ratio()
+        length = p.concentration * ratio
+        apart = 0.5 * jnp.sum(jnp.square(p.mean_direction - q.mean_direction), axis=-1)
+        return (
+            peak_p
+            - peak_q
+            + (q.concentration - p.concentration) * (1.0 - length)
+            + q.concentration * length * apart
+        )
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _angle(key: jax.Array, concentration: jax.Array, dimension: int) -> jax.Array:
+    """Angles to the mean direction, of density proportional to exp(kappa cos t) sin^(D-2) t.
+
+    Everything is in terms of 1 - cos t, which keeps its precision where the
+    concentration is large.
+    """
+    m = dimension - 1.0
+    slope = m / (2.0 * concentration + jnp.sqrt(4.0 * jnp.square(concentration) + m * m))
+    center = 2.0 * slope / (1.0 + slope)
+
+    def propose(state):
+        key, accepted, kept = state
+        key, of_beta, of_uniform = jax.random.split(key, 3)
+        z = jax.random.beta(
+            of_beta, 0.5 * m, 0.5 * m, concentration.shape, dtype=concentration.dtype
+        )
+        u = jax.random.uniform(of_uniform, concentration.shape, dtype=concentration.dtype)
+        missing = 2.0 * slope * z / (1.0 - (1.0 - slope) * z)
+        log_odds = concentration * (center - missing) + m * jnp.log(
+            (missing + center - missing * center) / (center * (2.0 - center))
+        )
+        passes = jnp.log1p(-u) <= log_odds
+        kept = jnp.where(accepted, kept, missing)
+        return key, accepted | passes, kept
+
+    state = (key, jnp.zeros(concentration.shape, bool), jnp.zeros_like(concentration))
+    *_, kept = jax.lax.while_loop(lambda state: ~jnp.all(state[1]), propose, state)
+    return 2.0 * jnp.arcsin(jnp.sqrt(jnp.clip(0.5 * kept, 0.0, 1.0)))
+
+
+@_angle.defjvp
+def _angle_jvp(dimension, primals, tangents):
+    """dt/dkappa = -(d/dkappa F(t)) / density(t), from the tail on t's side of the mean.
+
+    On one side of the mean all terms (cos s - A) have one sign: nothing cancels.
+    """
+    (key, concentration), (_, tangent) = primals, tangents
+    angle = _angle(key, concentration, dimension)
+    _, ratio = log_bessel_and_ratio(dimension / 2.0 - 1.0, concentration)
+    missing = 1.0 - concentration * ratio
+    inner = 2.0 * jnp.square(jnp.sin(0.5 * angle)) < missing
+    reach = 12.0 / jnp.sqrt(concentration + (dimension - 1.0))
+    width = jnp.minimum(jnp.where(inner, angle, jnp.pi - angle), reach)
+    sign = jnp.where(inner, -1.0, 1.0)
+    step = 0.5 * width[..., None] * (1.0 + jnp.asarray(_NODES, angle.dtype))
+    s = angle[..., None] + sign[..., None] * step
+    log_density = -2.0 * concentration[..., None] * jnp.square(jnp.sin(0.5 * s))
+    log_density += (dimension - 2.0) * jnp.log(jnp.maximum(jnp.sin(s), jnp.finfo(s.dtype).tiny))
+    here = -2.0 * concentration * jnp.square(jnp.sin(0.5 * angle))
+    here += (dimension - 2.0) * jnp.log(jnp.maximum(jnp.sin(angle), jnp.finfo(s.dtype).tiny))
+    away = jnp.abs(missing[..., None] - 2.0 * jnp.square(jnp.sin(0.5 * s)))
+    integrand = away * jnp.exp(log_density - here[..., None])
+    tail = 0.5 * width * jnp.sum(jnp.asarray(_WEIGHTS, s.dtype) * integrand, axis=-1)
+    return angle, -tail * tangent
+
+
+def unit(name: str, vectors: jax.Array) -> None:
+    """Concrete vectors of length 1, to a thousandth."""
+    if arguments.concrete(vectors):
+        lengths = np.linalg.norm(np.asarray(vectors), axis=-1)
+        if not np.all(np.abs(lengths - 1.0) < 1e-3):
+            worst = lengths.flat[np.argmax(np.abs(lengths - 1.0))]
+            raise ValueError(f"{name} must hold unit vectors, got one of length {worst:g}")
+
+
+def von_mises_fisher(name: str, value: Any) -> VonMisesFisher:
+    """A checked VonMisesFisher."""
+    if not isinstance(value, VonMisesFisher):
+        raise TypeError(f"{name} must be a VonMisesFisher, got {type(value).__name__}")
+    direction = arguments.floats(f"{name}.mean_direction", value.mean_direction)
+    concentration = arguments.floats(f"{name}.concentration", value.concentration)
+    if direction.ndim < 1 or direction.shape[-1] < 2 or concentration.shape != direction.shape[:-1]:
+        raise ValueError(
+            f"{name} must have mean_direction (..., dimension) of two dimensions or more and "
+            f"concentration (...), got {direction.shape} and {concentration.shape}"
+        )
+    unit(f"{name}.mean_direction", direction)
+    if arguments.concrete(concentration) and np.asarray(concentration).min() < 0.0:
+        raise ValueError(
+            f"{name}.concentration must not be negative, got {np.asarray(concentration).min():g}"
+        )
+    return VonMisesFisher(*arguments.one_dtype(direction, concentration))
