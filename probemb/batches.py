@@ -1,0 +1,78 @@
+"""Batches of paired Gaussians with labels, checked and laid out for `reduction`."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from probemb import arguments
+from probemb.gaussians import DiagonalGaussian, gaussian
+from probemb.reduction import batch_index
+
+
+def check_pair(image: Any, text: Any) -> tuple[DiagonalGaussian, DiagonalGaussian]:
+    """Two sets (batch, dimension) of Gaussians in one dimension."""
+    image, text = arguments.one_dtype(gaussian("image", image), gaussian("text", text))
+    check_shapes(image.mean.shape, text.mean.shape, "batch dimension")
+    return image, text
+
+
+def check_shapes(of_image: tuple[int, ...], of_text: tuple[int, ...], axes: str) -> None:
+    """Shapes with these axes, the first and the last of them equal."""
+    rank = len(axes.split())
+    fits = len(of_image) == len(of_text) == rank
+    if not fits or of_image[0] != of_text[0] or of_image[-1] != of_text[-1]:
+        raise ValueError(
+            f"image and text must have shapes ({axes}) of one batch and one dimension, "
+            f"got {of_image} and {of_text}"
+        )
+
+
+def check_labels(labels: Any, like: jax.Array, axis_name: str | None) -> jax.Array | None:
+    """Match probabilities (batch, batch of all devices), or None for the diagonal."""
+    if labels is None:
+        return None
+    labels = arguments.probabilities("labels", labels, like)
+    rows = len(like)
+    columns = rows if axis_name is None else rows * jax.lax.axis_size(axis_name)
+    if labels.shape != (rows, columns):
+        raise ValueError(
+            f"labels must have shape (image, text) = ({rows}, {columns}), got {labels.shape}"
+        )
+    return labels
+
+
+def with_labels(
+    image: dict, text: dict, labels: jax.Array | None, axis_name: str | None
+) -> tuple[dict, dict]:
+    """Rows and columns with their places in the whole batch, and the rows' labels."""
+    size = len(jax.tree.leaves(image)[0])
+    index = batch_index(size, axis_name)
+    rows = {**image, "index": index}
+    if labels is not None:
+        rows["labels"] = labels
+    return rows, {**text, "index": index}
+
+
+def labels_of(rows: dict, columns: dict, dtype: Any) -> jax.Array:
+    """The labels (rows, columns) of a tile: given, or 1 where the places are equal."""
+    if "labels" in rows:
+        first, number = columns["index"][0], len(columns["index"])
+        return jax.lax.dynamic_slice_in_dim(rows["labels"], first, number, axis=1)
+    return (rows["index"][:, None] == columns["index"][None]).astype(dtype)
+
+
+def centered_together(x: jax.Array, y: jax.Array, axis_name: str | None):
+    """Two sets (batch, ..., dimension) minus the mean of all their points on all devices."""
+    axes = tuple(range(x.ndim - 1))
+    middle = 0.5 * (jnp.mean(x, axis=axes) + jnp.mean(y, axis=tuple(range(y.ndim - 1))))
+    if axis_name is not None:
+        middle = jax.lax.pmean(middle, axis_name)
+    middle = jax.lax.stop_gradient(middle)
+    return (z - middle.reshape((1,) * (z.ndim - 1) + middle.shape) for z in (x, y))
+
+
+def item_keys(key: jax.Array, size: int, axis_name: str | None) -> jax.Array:
+    """A key for each item of the whole batch, the same however it is sharded."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, batch_index(size, axis_name))

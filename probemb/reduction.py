@@ -1,0 +1,116 @@
+"""Reductions over all pairs of two sets, in blocks of rows and around a ring of devices.
+
+A *tile* is a function (rows, columns, parameters) -> (row values, column values): it
+sees some rows and some columns and reduces their pairs to a value for each row and a
+value for each column. Values of different tiles merge by a function that reduces a
+leading axis, such as a sum. A tile is recomputed for the gradient, so that memory is that of
+one tile and of the rows and columns, however many pairs there are.
+
+Rows and columns are trees of arrays whose first axis is the batch. On a mesh each
+device keeps its rows, and the columns travel around the ring of devices together
+with the values reduced over the rows that they have met.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+# Pairs (or elements, for tiles that need several per pair) of a tile.
+TILE = 2**20
+
+Tile = Callable[[Any, Any, Any], tuple[Any, Any]]
+
+
+def total(stacked: Any) -> Any:
+    """The sums over the leading axes of a tree."""
+    return jax.tree.map(lambda x: jnp.sum(x, axis=0), stacked)
+
+
+def _length(tree: Any) -> int:
+    return len(jax.tree.leaves(tree)[0])
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _reduce_blocks(tile: Tile, merge: Callable, block: int, rows: Any, columns: Any, parameters: Any):
+    """Row values and column values on one device."""
+    tile = jax.checkpoint(tile, prevent_cse=False)
+    length = _length(rows)
+    whole = length - length % block
+    results = []
+    if whole:
+        blocks = jax.tree.map(lambda x: x[:whole].reshape(-1, block, *x.shape[1:]), rows)
+        of_rows, of_columns = jax.lax.map(lambda some: tile(some, columns, parameters), blocks)
+        of_rows = jax.tree.map(lambda x: x.reshape(whole, *x.shape[2:]), of_rows)
+        results.append((of_rows, merge(of_columns)))
+    if whole < length:
+        results.append(tile(jax.tree.map(lambda x: x[whole:], rows), columns, parameters))
+    if len(results) == 1:
+        return results[0]
+    of_rows = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), results[0][0], results[1][0])
+    return of_rows, _merge_two(merge, results[0][1], results[1][1])
+
+
+def _merge_two(merge: Callable, x: Any, y: Any) -> Any:
+    return merge(jax.tree.map(lambda x, y: jnp.stack([x, y]), x, y))
+
+
+def reduce_pairs(
+    tile: Tile,
+    merge: Callable,
+    rows: Any,
+    columns: Any,
+    parameters: Any,
+    *,
+    elements_per_pair: int = 1,
+    axis_name: str | None = None,
+) -> tuple[Any, Any]:
+    """Values (rows) and (columns) of all pairs.
+
+    Args:
+      tile: a function of a module, so that it compiles once.
+      merge: a function of a module that reduces the leading axis of a tree of values.
+      rows: a tree of arrays (rows, ...).
+      columns: a tree of arrays (columns, ...).
+      parameters: what every tile needs.
+      elements_per_pair: how many numbers a tile holds for a pair.
+      axis_name: the axis of the mesh over which rows and columns are sharded, within
+        `shard_map`; None for one device.
+    """
+    block = max(1, TILE // (_length(columns) * elements_per_pair))
+    block = min(block, _length(rows))
+    reduce_here = functools.partial(_reduce_blocks, tile, merge, block)
+    of_rows, of_columns = reduce_here(rows, columns, parameters)
+    if axis_name is None:
+        return of_rows, of_columns
+    devices = jax.lax.axis_size(axis_name)
+    onward = [(device, (device + 1) % devices) for device in range(devices)]
+
+    def pass_on(tree):
+        return jax.tree.map(lambda x: jax.lax.ppermute(x, axis_name, onward), tree)
+
+    for _ in range(devices - 1):
+        columns, of_columns = pass_on((columns, of_columns))
+        more_rows, more_columns = reduce_here(rows, columns, parameters)
+        of_rows = _merge_two(merge, of_rows, more_rows)
+        of_columns = _merge_two(merge, of_columns, more_columns)
+    return of_rows, pass_on(of_columns)
+
+
+def batch_sum(values: jax.Array, axis_name: str | None) -> jax.Array:
+    """The sum over the batch, of all devices."""
+    here = jnp.sum(values)
+    return here if axis_name is None else jax.lax.psum(here, axis_name)
+
+
+def batch_size(local: int, axis_name: str | None) -> int:
+    """How many items the batch has on all devices."""
+    return local if axis_name is None else local * jax.lax.axis_size(axis_name)
+
+
+def batch_index(local: int, axis_name: str | None) -> jax.Array:
+    """The places (local) of this device's items in the whole batch."""
+    first = 0 if axis_name is None else local * jax.lax.axis_index(axis_name)
+    return first + jnp.arange(local)
