@@ -1,1 +1,107 @@
-"""Embeddings that are distributions: a point with its own uncertainty instead of a point alone."""
+"""Embeddings that are distributions: what they are, how they match, how they learn.
+
+Pure functions of arrays, ready for `jit`, `grad` and `vmap`; they need jax
+alone. Data flows down this list:
+
+    arguments             what users pass -> checked float arrays
+    bessel                the modified Bessel function, of any order, in logarithms
+    gaussians             DiagonalGaussian and GaussianMixture
+    generalized_gaussian  GeneralizedGaussian
+    von_mises_fisher      VonMisesFisher
+    monte_carlo           entropy and divergence from samples
+    distances             between two Gaussians
+    pairwise              between all pairs of two sets
+    separation            the distribution of the distance of two samples, by quadrature
+    matching              the probability that two inputs match
+    reduction             all pairs of a batch in blocks, on one device or a ring of them
+    batches               batches of pairs with labels, checked
+    regularizers          the bottleneck, uniformity
+    soft_contrastive      HIB, PCME
+    logistic              PCME++, ProLIP, SigLIP
+    ranking               InfoNCE, triplet
+    inclusion             ProLIP's inclusion test and losses
+    reconstruction        ProbVLM
+    mixing                Mixup and CutMix with soft labels
+    sharding              a loss over the devices of a mesh
+"""
+
+from probemb import distances, monte_carlo, pairwise
+from probemb.gaussians import DiagonalGaussian, GaussianMixture
+from probemb.generalized_gaussian import GeneralizedGaussian
+from probemb.inclusion import (
+    inclusion_loss,
+    inclusion_loss_released,
+    inclusion_test,
+    inclusion_test_released,
+    masked_inclusion_loss,
+)
+from probemb.logistic import pcmepp, prolip, siglip
+from probemb.matching import (
+    closed_form_match_logit,
+    expected_match_probability,
+    log_expected_match_probability,
+    monte_carlo_match_probability,
+    monte_carlo_self_mismatch,
+    self_mismatch,
+)
+from probemb.mixing import cutmix, mixup, soft_labels
+from probemb.ranking import info_nce, triplet
+from probemb.reconstruction import (
+    probvlm,
+    probvlm_released,
+    reconstruction,
+    reconstruction_released,
+)
+from probemb.regularizers import kl_to_standard_normal, uniformity
+from probemb.sharding import sharded
+from probemb.soft_contrastive import (
+    pcme,
+    pcme_of_samples,
+    pcme_quadrature,
+    pcme_released,
+    soft_contrastive,
+    soft_contrastive_quadrature,
+)
+from probemb.von_mises_fisher import VonMisesFisher
+
+__all__ = [
+    "DiagonalGaussian",
+    "GaussianMixture",
+    "GeneralizedGaussian",
+    "VonMisesFisher",
+    "closed_form_match_logit",
+    "cutmix",
+    "distances",
+    "expected_match_probability",
+    "inclusion_loss",
+    "inclusion_loss_released",
+    "inclusion_test",
+    "inclusion_test_released",
+    "info_nce",
+    "kl_to_standard_normal",
+    "log_expected_match_probability",
+    "masked_inclusion_loss",
+    "mixup",
+    "monte_carlo",
+    "monte_carlo_match_probability",
+    "monte_carlo_self_mismatch",
+    "pairwise",
+    "pcme",
+    "pcme_of_samples",
+    "pcme_quadrature",
+    "pcme_released",
+    "pcmepp",
+    "probvlm",
+    "probvlm_released",
+    "prolip",
+    "reconstruction",
+    "reconstruction_released",
+    "self_mismatch",
+    "sharded",
+    "siglip",
+    "soft_contrastive",
+    "soft_contrastive_quadrature",
+    "soft_labels",
+    "triplet",
+    "uniformity",
+]

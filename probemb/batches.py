@@ -1,10 +1,10 @@
 """Batches of paired Gaussians with labels, checked and laid out for `reduction`."""
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from probemb import arguments
 from probemb.gaussians import DiagonalGaussian, gaussian
@@ -76,3 +76,41 @@ def centered_together(x: jax.Array, y: jax.Array, axis_name: str | None):
 def item_keys(key: jax.Array, size: int, axis_name: str | None) -> jax.Array:
     """A key for each item of the whole batch, the same however it is sharded."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, batch_index(size, axis_name))
+
+
+def positives(labels: jax.Array, axis_name: str | None):
+    """Where the label of each row, and of each column, is greatest, and that label.
+
+    Returns:
+      (place of the text, label) of this device's images, and (place of the image,
+      label) of this device's texts; places are those in the whole batch, and among
+      equal labels the first counts.
+    """
+    of_rows = jnp.argmax(labels, axis=1), jnp.max(labels, axis=1)
+    places, greatest = jnp.argmax(labels, axis=0), jnp.max(labels, axis=0)
+    if axis_name is None:
+        return of_rows, (places, greatest)
+    rows = len(labels)
+    everywhere = jax.lax.all_gather(greatest, axis_name)
+    device = jnp.argmax(everywhere, axis=0)
+    places = jnp.take_along_axis(jax.lax.all_gather(places, axis_name), device[None], axis=0)[0]
+    first = jax.lax.axis_index(axis_name) * rows
+    here = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=first, slice_size=rows)
+    return of_rows, (here(device * rows + places), here(jnp.max(everywhere, axis=0)))
+
+
+def partners(image: dict, text: dict, labels: jax.Array | None, axis_name: str | None):
+    """The text at each image's positive and the image at each text's, and their labels.
+
+    Without labels an item's positive is its own partner, and the labels are None.
+    """
+    if labels is None:
+        return (text, None), (image, None)
+    (text_places, of_images), (image_places, of_texts) = positives(labels, axis_name)
+
+    def taken(tree, places):
+        if axis_name is not None:
+            tree = jax.tree.map(lambda x: jax.lax.all_gather(x, axis_name, tiled=True), tree)
+        return jax.tree.map(lambda x: x[places], tree)
+
+    return (taken(text, text_places), of_images), (taken(image, image_places), of_texts)

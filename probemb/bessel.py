@@ -21,23 +21,44 @@ RAISED = 12
 
 @functools.cache
 def _debye_polynomials() -> list[np.ndarray]:
-    """u_0..u_6: u_{k+1}(t) = t^2 (1 - t^2) u_k'(t) / 2 + int_0^t (1 - 5 s^2) u_k(s) ds / 8."""
+    """Of u_k(t) = t^k q_k(t^2), k = 0..6, the coefficients of q_k in rising powers.
+
+    u_{k+1}(t) = t^2 (1 - t^2) u_k'(t) / 2 + int_0^t (1 - 5 s^2) u_k(s) ds / 8.
+    """
     u = [np.ones(1)]
     for _ in range(_TERMS):
         slope = polynomial.polymul([0.0, 0.0, 0.5, 0.0, -0.5], polynomial.polyder(u[-1]))
         area = polynomial.polyint(polynomial.polymul([1.0, 0.0, -5.0], u[-1])) / 8.0
         u.append(polynomial.polyadd(slope, area))
-    return u
+    return [one[k::2] for k, one in enumerate(u)]
+
+
+def _horner(coefficients: list[float], x: jax.Array) -> jax.Array:
+    """sum_m c_m x^m, written out."""
+    value = jnp.full_like(x, coefficients[-1])
+    for coefficient in coefficients[-2::-1]:
+        value = value * x + coefficient
+    return value
 
 
 def debye_sum(order: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """sum_k u_k(t) / order^k and its derivative in t."""
-    value, slope = jnp.zeros_like(t), jnp.zeros_like(t)
-    for u in reversed(_debye_polynomials()):
-        value = value / order + jnp.polyval(jnp.asarray(u[::-1], t.dtype), t)
-        du = polynomial.polyder(u)
-        slope = slope / order + jnp.polyval(jnp.asarray(du[::-1], t.dtype), t)
-    return value, slope
+    """sum_k u_k(t) / order^k, and t times its derivative in t."""
+    q = _debye_polynomials()
+    squared = t * t
+    terms = [_horner([float(c) for c in one], squared) for one in q]
+    slopes = [
+        _horner([float(c * (k + 2 * m)) for m, c in enumerate(one)], squared)
+        for k, one in enumerate(q)
+    ]
+    scaled = t / order
+
+    def in_powers(values):
+        total = values[-1]
+        for value in values[-2::-1]:
+            total = total * scaled + value
+        return total
+
+    return in_powers(terms), in_powers(slopes)
 
 
 def log_bessel_and_ratio(order: jax.Array | float, x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -67,6 +88,6 @@ def log_bessel_and_ratio(order: jax.Array | float, x: jax.Array) -> tuple[jax.Ar
 def high_ratio(order: jax.Array, w: jax.Array, log_slope: jax.Array) -> jax.Array:
     """I_{v+1}(x) / (x I_v(x)) for a high order: the derivative of Debye's expansion.
 
-    w = sqrt(1 + (x / v)^2), and log_slope is the logarithmic derivative of `debye_sum` at 1 / w.
+    w = sqrt(1 + (x / v)^2), and log_slope is the quotient of both results of `debye_sum` at 1 / w.
     """
-    return (order / (1.0 + w) - 0.5 / (w * w) - log_slope / w**3) / jnp.square(order)
+    return (order / (1.0 + w) - (0.5 + log_slope) / (w * w)) / jnp.square(order)

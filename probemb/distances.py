@@ -191,7 +191,7 @@ def bhattacharyya_distance(p: Any, q: Any) -> jax.Array:
 
 
 def log_expected_likelihood_kernel(p: Any, q: Any) -> jax.Array:
-    """log of the integral of p q: the density of q at a sample of p, on average.
+    """Log of the integral of p q: the density of q at a sample of p, on average.
 
     -sum (m_p - m_q)^2 / (2 (v_p + v_q)) + log(2 pi (v_p + v_q)) / 2. In the logarithm,
     because the kernel itself overflows in a few hundred dimensions.
@@ -244,3 +244,9 @@ def mutual_likelihood_score(p: Any, q: Any) -> jax.Array:
       -1.2655
     """
     return log_expected_likelihood_kernel(p, q)
+
+
+def normalized(x: jax.Array) -> jax.Array:
+    """X / |x| over the last axis; 0, with the derivative 0, where x is 0."""
+    length = square_root(jnp.sum(jnp.square(x), axis=-1, keepdims=True))
+    return x / jnp.where(length > 0.0, length, 1.0)

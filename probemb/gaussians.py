@@ -59,7 +59,7 @@ class DiagonalGaussian(NamedTuple):
         return self.mean.reshape(axes + self.mean.shape) + scale * noise
 
     def log_prob(self, x: Any) -> jax.Array:
-        """log p(x) (...) of points (..., dimension)."""
+        """Log p(x) (...) of points (..., dimension)."""
         self, x = arguments.one_dtype(gaussian("distribution", self), point(x, self.mean))
         deviation = jnp.square(x - self.mean) * jnp.exp(-self.log_variance)
         return -0.5 * jnp.sum(deviation + self.log_variance + _LOG_TWO_PI, axis=-1)
@@ -152,7 +152,7 @@ class GaussianMixture(NamedTuple):
         )
 
     def log_prob(self, x: Any) -> jax.Array:
-        """log p(x) (...) of points (..., dimension)."""
+        """Log p(x) (...) of points (..., dimension)."""
         self, x = arguments.one_dtype(mixture("distribution", self), point(x, self.mean))
         repeated = jnp.broadcast_to(x[..., None, :], self.components.mean.shape)
         each = self.components.log_prob(repeated)

@@ -1,4 +1,4 @@
-"""The generalized Gaussian: a Gaussian of shape 2, a Laplace of shape 1, a box of shape infinity."""
+"""The generalized Gaussian: Laplace at shape 1, Gaussian at shape 2, a box at infinity."""
 
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ class GeneralizedGaussian(NamedTuple):
     Example:
       >>> import jax.numpy as jnp
       >>> laplace = GeneralizedGaussian(jnp.zeros(1), jnp.ones(1), jnp.ones(1))
-      >>> float(laplace.variance[0]), round(float(laplace.entropy()), 4)
+      >>> round(float(laplace.variance[0]), 4), round(float(laplace.entropy()), 4)
       (2.0, 1.6931)
     """
 
@@ -62,7 +62,7 @@ class GeneralizedGaussian(NamedTuple):
         return location + size * jax.random.rademacher(of_sign, whole, dtype=beta.dtype)
 
     def log_prob(self, x: Any) -> jax.Array:
-        """log p(x) (...) of points (..., dimension).
+        """Log p(x) (...) of points (..., dimension).
 
         Finite with finite derivatives everywhere: at a residual of exactly 0,
         where the density of a shape below 1 has a cusp, the derivative in x is
@@ -80,9 +80,7 @@ class GeneralizedGaussian(NamedTuple):
     def _powered_residual(self, x: jax.Array) -> jax.Array:
         residual = jnp.abs(x - self.location)
         zero = residual == 0.0
-        logarithm = self.shape * (
-            jnp.log(jnp.where(zero, 1.0, residual)) - jnp.log(self.scale)
-        )
+        logarithm = self.shape * (jnp.log(jnp.where(zero, 1.0, residual)) - jnp.log(self.scale))
         most = 0.45 * float(np.log(np.finfo(x.dtype).max))
         below = jnp.minimum(logarithm, most)
         powered = jnp.exp(below) * (1.0 + (logarithm - below))
@@ -119,9 +117,7 @@ def generalized_gaussian(name: str, value: Any) -> GeneralizedGaussian:
     """A checked GeneralizedGaussian."""
     if not isinstance(value, GeneralizedGaussian):
         raise TypeError(f"{name} must be a GeneralizedGaussian, got {type(value).__name__}")
-    fields = [
-        arguments.floats(f"{name}.{field}", getattr(value, field)) for field in value._fields
-    ]
+    fields = [arguments.floats(f"{name}.{field}", getattr(value, field)) for field in value._fields]
     shapes = [field.shape for field in fields]
     if fields[0].ndim < 1 or len(set(shapes)) > 1:
         raise ValueError(

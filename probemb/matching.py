@@ -51,7 +51,7 @@ def closed_form_match_logit(p: Any, q: Any, *, negative_scale: Any, shift: Any) 
 
 
 def log_mean_sigmoid(logits: jax.Array, log_weights: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """log of sum_kl w_kl sigmoid(+-l_kl), which sum to 1 in probability."""
+    """Log of sum_kl w_kl sigmoid(+-l_kl), which sum to 1 in probability."""
     return tuple(
         jax.nn.logsumexp(log_weights + jax.nn.log_sigmoid(sign * logits)) for sign in (1.0, -1.0)
     )
@@ -72,9 +72,7 @@ def _weighted(name: str, samples: Any) -> Samples:
     return points, jnp.full(len(points), -jnp.log(len(points)), points.dtype)
 
 
-def log_monte_carlo(
-    x: Any, y: Any, negative_scale: Any, shift: Any
-) -> tuple[jax.Array, jax.Array]:
+def log_monte_carlo(x: Any, y: Any, negative_scale: Any, shift: Any) -> tuple[jax.Array, jax.Array]:
     """The logarithms of `monte_carlo_match_probability` and of what it leaves to 1."""
     (x, x_weights), (y, y_weights) = arguments.one_dtype(_weighted("x", x), _weighted("y", y))
     if x.shape[1] != y.shape[1]:
@@ -86,9 +84,7 @@ def log_monte_carlo(
     return log_mean_sigmoid(b - a * distance, x_weights[:, None] + y_weights[None])
 
 
-def monte_carlo_match_probability(
-    x: Any, y: Any, *, negative_scale: Any, shift: Any
-) -> jax.Array:
+def monte_carlo_match_probability(x: Any, y: Any, *, negative_scale: Any, shift: Any) -> jax.Array:
     """The match probability of two inputs from samples of their embeddings.
 
     sum_kl w_k w_l sigmoid(-a |x_k - y_l| + b), over all pairs of samples.
@@ -160,7 +156,7 @@ def _log_expected(p: DiagonalGaussian, q: DiagonalGaussian, a: jax.Array, b: jax
 def log_expected_match_probability(
     p: Any, q: Any, *, negative_scale: Any, shift: Any
 ) -> tuple[jax.Array, jax.Array]:
-    """log E sigmoid(l) and log E sigmoid(-l), of matching and of not, without sampling.
+    """Log E sigmoid(l) and log E sigmoid(-l), of matching and of not, without sampling.
 
     l = -a |z_1 - z_2| + b over independent z_1 of p and z_2 of q.
 
@@ -196,9 +192,7 @@ def log_expected_match_probability(
     a = arguments.positive("negative_scale", negative_scale, of_p.mean)
     b = arguments.scalar("shift", shift, of_p.mean)
     every = jax.vmap(jax.vmap(_log_expected, (None, 0, None, None)), (0, None, None, None))
-    log_weights = (
-        jax.nn.log_softmax(p.logits)[:, None] + jax.nn.log_softmax(q.logits)[None]
-    )
+    log_weights = jax.nn.log_softmax(p.logits)[:, None] + jax.nn.log_softmax(q.logits)[None]
     yes, no = (jax.nn.logsumexp(log_weights + log) for log in every(of_p, of_q, a, b))
     return yes, no
 
@@ -244,14 +238,12 @@ def expected_match_probability(p: Any, q: Any, *, negative_scale: Any, shift: An
       >>> round(float(expected_match_probability(p, p, negative_scale=1, shift=0)), 4)
       0.5
     """
-    log_match, _ = log_expected_match_probability(
-        p, q, negative_scale=negative_scale, shift=shift
-    )
+    log_match, _ = log_expected_match_probability(p, q, negative_scale=negative_scale, shift=shift)
     return jnp.exp(log_match)
 
 
 def self_mismatch(p: Any, *, negative_scale: Any, shift: Any) -> jax.Array:
-    """eta = 1 - p(match | x, x): the probability that an input does not match itself.
+    """Eta = 1 - p(match | x, x): the probability that an input does not match itself.
 
     HIB's uncertainty of an input, by quadrature.
 
@@ -285,7 +277,7 @@ def self_mismatch(p: Any, *, negative_scale: Any, shift: Any) -> jax.Array:
 def monte_carlo_self_mismatch(
     key: jax.Array, p: Any, *, num_samples: int, negative_scale: Any, shift: Any
 ) -> jax.Array:
-    """eta = 1 - p(match | x, x) from two independent sets of samples of one input.
+    """Eta = 1 - p(match | x, x) from two independent sets of samples of one input.
 
     With one set for both sides, every sample would meet itself, at distance 0.
 
@@ -346,9 +338,7 @@ def pairwise_log_expected(
     left = jnp.concatenate([v, of_p, -2.0 * p.mean * v, -2.0 * p.mean], axis=1)
     right = jnp.concatenate([of_q, u, q.mean, q.mean * u], axis=1)
     along = (
-        jnp.sum(of_p * v, axis=1)[:, None]
-        + jnp.sum(of_q * u, axis=1)[None]
-        + product(left, right)
+        jnp.sum(of_p * v, axis=1)[:, None] + jnp.sum(of_q * u, axis=1)[None] + product(left, right)
     )
     variance, degrees = matched_moments(
         squared_distance, trace, squared_variance, jnp.maximum(along, 0.0)

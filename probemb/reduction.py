@@ -34,7 +34,9 @@ def _length(tree: Any) -> int:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _reduce_blocks(tile: Tile, merge: Callable, block: int, rows: Any, columns: Any, parameters: Any):
+def _reduce_blocks(
+    tile: Tile, merge: Callable, block: int, rows: Any, columns: Any, parameters: Any
+):
     """Row values and column values on one device."""
     tile = jax.checkpoint(tile, prevent_cse=False)
     length = _length(rows)
@@ -91,11 +93,15 @@ def reduce_pairs(
     def pass_on(tree):
         return jax.tree.map(lambda x: jax.lax.ppermute(x, axis_name, onward), tree)
 
-    for _ in range(devices - 1):
+    def turn(state, _):
+        columns, of_rows, of_columns = state
         columns, of_columns = pass_on((columns, of_columns))
         more_rows, more_columns = reduce_here(rows, columns, parameters)
         of_rows = _merge_two(merge, of_rows, more_rows)
-        of_columns = _merge_two(merge, of_columns, more_columns)
+        return (columns, of_rows, _merge_two(merge, of_columns, more_columns)), None
+
+    state = (columns, of_rows, of_columns)
+    (_, of_rows, of_columns), _ = jax.lax.scan(turn, state, length=devices - 1)
     return of_rows, pass_on(of_columns)
 
 

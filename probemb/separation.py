@@ -29,7 +29,7 @@ _TRANSITION = 18.0
 
 
 def _log_density(x: jax.Array, squared_noncentrality: jax.Array, degrees: jax.Array) -> jax.Array:
-    """log f(x) - log f(0), as in the module's docstring."""
+    """Log f(x) - log f(0), as in the module's docstring."""
     center = jnp.sqrt(squared_noncentrality + degrees - 0.5)
     grown = x * (2.0 * center + x)  # r^2 - r_0^2
     order = 0.5 * degrees - 1.0 + bessel.RAISED
@@ -95,7 +95,7 @@ def log_expected_sigmoids(
     negative_scale: jax.Array,
     shift: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """log E sigmoid(l) and log E sigmoid(-l) for l = b - a |z_1 - z_2|.
+    """Log E sigmoid(l) and log E sigmoid(-l) for l = b - a |z_1 - z_2|.
 
     All arguments have one shape (...); memory is `NODES` times that.
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from probemb import arguments, distances, matching, monte_carlo, separation
+from probemb import arguments, matching, monte_carlo, separation
 from probemb.batches import (
     centered_together,
     check_labels,
@@ -22,6 +22,9 @@ from probemb.batches import (
 )
 from probemb.gaussians import DiagonalGaussian, GaussianMixture, standard_normal
 from probemb.reduction import batch_sum, reduce_pairs, total
+
+# Squared distances below this count as 0.
+_COINCIDENT = 1e-30
 
 
 def _cross_entropy(log_match: jax.Array, log_mismatch: jax.Array, match: jax.Array) -> jax.Array:
@@ -140,24 +143,32 @@ def soft_contrastive_quadrature(
     return _cross_entropy(log_match, log_mismatch, match) + beta * divergence
 
 
+def _log_mean_sigmoid(logits: jax.Array) -> jax.Array:
+    """Log mean_kl sigmoid(l_ikjl), (i, j), with one exponential per logit.
+
+    sigmoid(l) = e^c / (e^c + e^(c - l)), and c = min(max l, 0) keeps both exponentials in range.
+    """
+    most = 0.9 * math.log(jnp.finfo(logits.dtype).max)
+    c = jax.lax.stop_gradient(jnp.minimum(jnp.max(logits, axis=(1, 3)), 0.0))
+    c_of_all = c[:, None, :, None]
+    scaled = 1.0 / (jnp.exp(c_of_all) + jnp.exp(jnp.minimum(c_of_all - logits, most)))
+    return c + jnp.log(jnp.mean(scaled, axis=(1, 3)))
+
+
 def _samples_tile(offset: float, rows: dict, columns: dict, parameters: tuple):
     """Losses of all pairs of rows (b, K, D) and columns (c, L, D), summed for each row."""
     a, b = parameters
     x, y = rows["samples"], columns["samples"]
     squared_norms = jnp.sum(x * x, axis=-1)[:, :, None, None] + jnp.sum(y * y, axis=-1)[None, None]
     products = jnp.einsum("ikd,jld->ikjl", x, y, precision="highest")
-    squared = jnp.maximum(squared_norms - 2.0 * products, 0.0)
-    logits = b - a * distances.square_root(squared + offset)
-    pairs = math.log(x.shape[1] * y.shape[1])
-
-    def log_mean_sigmoid(logits):
-        return jax.nn.logsumexp(jax.nn.log_sigmoid(logits), axis=(1, 3)) - pairs
-
+    # The lower bound has the derivative 0, where that of a square root would be infinite.
+    squared = jnp.maximum(squared_norms - 2.0 * products, _COINCIDENT) + offset
+    logits = b - a * jnp.sqrt(squared)
     match = labels_of(rows, columns, logits.dtype)
     if "labels" in rows:
-        losses = _cross_entropy(log_mean_sigmoid(logits), log_mean_sigmoid(-logits), match)
+        losses = _cross_entropy(_log_mean_sigmoid(logits), _log_mean_sigmoid(-logits), match)
     else:
-        losses = -log_mean_sigmoid((2.0 * match - 1.0)[:, None, :, None] * logits)
+        losses = -_log_mean_sigmoid((2.0 * match - 1.0)[:, None, :, None] * logits)
     return jnp.sum(losses, axis=1), ()
 
 
@@ -324,9 +335,7 @@ def pcme(
     image, text = check_pair(image, text)
     number = arguments.count("num_samples", num_samples)
     samples = [
-        jax.vmap(lambda key, p: p.sample(key, (number,)))(
-            item_keys(key, len(p.mean), axis_name), p
-        )
+        jax.vmap(lambda key, p: p.sample(key, (number,)))(item_keys(key, len(p.mean), axis_name), p)
         for key, p in zip(jax.random.split(arguments.key(key)), (image, text), strict=True)
     ]
     return pcme_of_samples(

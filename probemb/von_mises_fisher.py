@@ -41,7 +41,7 @@ class VonMisesFisher(NamedTuple):
         return self.mean_direction.shape[-1] / 2.0 - 1.0
 
     def _log_peak_and_ratio(self) -> tuple[jax.Array, jax.Array]:
-        """log p(m), and A_D(kappa) / kappa for the mean resultant length A_D."""
+        """Log p(m), and A_D(kappa) / kappa for the mean resultant length A_D."""
         log_bessel, ratio = log_bessel_and_ratio(self._order(), self.concentration)
         return -0.5 * self.mean_direction.shape[-1] * _LOG_TWO_PI - log_bessel, ratio
 
@@ -86,7 +86,7 @@ class VonMisesFisher(NamedTuple):
         return jnp.cos(angle) * direction + jnp.sin(angle) * tangent
 
     def log_prob(self, x: Any) -> jax.Array:
-        """log p(x) (...) of unit vectors (..., dimension), against the sphere's area."""
+        """Log p(x) (...) of unit vectors (..., dimension), against the sphere's area."""
         self, x = arguments.one_dtype(
             von_mises_fisher("distribution", self), point(x, self.mean_direction)
         )
