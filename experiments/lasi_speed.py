@@ -8,9 +8,7 @@ when nothing else runs.
 """
 
 import dataclasses
-import statistics
 import time
-from collections.abc import Callable
 from functools import partial
 
 import dm_pix
@@ -21,6 +19,7 @@ import tyro
 from jax import lax
 
 import lasi_jax
+from experiments.benchmark import alternate, report, temporary_gigabytes
 from lasi_jax.embedding import DECAY, OFFSET, RIDGE
 from lasi_jax.neighborhood import neighbor_index
 
@@ -100,33 +99,6 @@ def _distance(theta: jax.Array) -> jax.Array:
     return jnp.linalg.norm(direction[:, 0] - direction[:, 1], axis=-1).mean()
 
 
-def alternate(repeats: int, *calls: Callable[[], jax.Array]) -> list[float]:
-    """The median seconds of each call, all called in turn after one warm-up each."""
-    for call in calls:
-        jax.block_until_ready(call())
-    seconds: list[list[float]] = [[] for _ in calls]
-    for _ in range(repeats):
-        for call, times in zip(calls, seconds, strict=True):
-            start = time.perf_counter()
-            jax.block_until_ready(call())
-            times.append(time.perf_counter() - start)
-    return [statistics.median(times) for times in seconds]
-
-
-def temporary_gigabytes(function: Callable, size: int) -> tuple[float, Callable]:
-    """What a compiled function of a float32 colour pair needs beside its arguments and result."""
-    shape = jax.ShapeDtypeStruct((size, size, 3), jnp.float32)
-    compiled = jax.jit(function).lower(shape, shape).compile()
-    analysis = compiled.memory_analysis()
-    assert analysis is not None
-    return analysis.temp_size_in_bytes / 1e9, compiled
-
-
-def report(what: str, value: float, unit: str, bar: str, met: bool) -> None:
-    """One line of the table."""
-    print(f"{what:<58} {value:>9.2f} {unit:<4} {bar:<10} {'met' if met else 'MISSED'}", flush=True)
-
-
 def run(config: Config) -> dict[str, float]:
     """Measure everything, print it line by line, and return the figures by name."""
     n = config.neighborhood_size
@@ -164,11 +136,15 @@ def run(config: Config) -> dict[str, float]:
         figures[f"gradient_{size}"] = ratio = times[0] / times[1]
         report(f"gradient / forward at {size} x {size} x 3", ratio, "x", "<= 3", ratio <= 3)
 
-    used, _ = temporary_gigabytes(gradient, 1024)
+    def images(size: int) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+        shape = jax.ShapeDtypeStruct((size, size, 3), jnp.float32)
+        return shape, shape
+
+    used, _ = temporary_gigabytes(gradient, *images(1024))
     figures["gradient_gb"] = used
     report("temporary memory of the gradient at 1024 x 1024 x 3", used, "GB", "<= 2", used <= 2)
 
-    used, compiled = temporary_gigabytes(forward, 2048)
+    used, compiled = temporary_gigabytes(forward, *images(2048))
     figures["forward_gb"] = used
     report("temporary memory of a pair at 2048 x 2048 x 3", used, "GB", "< 4", used < 4)
     if config.large:
@@ -197,11 +173,10 @@ def run(config: Config) -> dict[str, float]:
         figures[f"quadratic, {name}"] = time_ / seconds
         print(f"    as {name}: {time_ / seconds:.0f} x")
 
-    shape = jax.ShapeDtypeStruct((512, 512, 3), jnp.float32)
     for name, function in (("forward", lasi), ("gradient", jax.grad(lasi))):
         jax.clear_caches()
         start = time.perf_counter()
-        jax.jit(function).lower(shape, shape).compile()
+        jax.jit(function).lower(*images(512)).compile()
         figures[f"compile_{name}"] = seconds = time.perf_counter() - start
         report(f"compile time, {name}, 512 x 512 x 3", seconds, "s", "< 10", seconds < 10)
     return figures

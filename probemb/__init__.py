@@ -16,7 +16,7 @@ alone. Data flows down this list:
     reduction             all pairs of a batch in blocks, on one device or a ring of them
     batches               batches of pairs with labels, checked
     regularizers          the bottleneck, uniformity
-    soft_contrastive      HIB, PCME
+    contrastive           HIB, PCME
     logistic              PCME++, ProLIP, SigLIP
     ranking               InfoNCE, triplet
     inclusion             ProLIP's inclusion test and losses
@@ -26,6 +26,14 @@ alone. Data flows down this list:
 """
 
 from probemb import distances, monte_carlo, pairwise
+from probemb.contrastive import (
+    pcme,
+    pcme_of_samples,
+    pcme_quadrature,
+    pcme_released,
+    soft_contrastive,
+    soft_contrastive_quadrature,
+)
 from probemb.gaussians import DiagonalGaussian, GaussianMixture
 from probemb.generalized_gaussian import GeneralizedGaussian
 from probemb.inclusion import (
@@ -54,14 +62,6 @@ from probemb.reconstruction import (
 )
 from probemb.regularizers import kl_to_standard_normal, uniformity
 from probemb.sharding import sharded
-from probemb.soft_contrastive import (
-    pcme,
-    pcme_of_samples,
-    pcme_quadrature,
-    pcme_released,
-    soft_contrastive,
-    soft_contrastive_quadrature,
-)
 from probemb.von_mises_fisher import VonMisesFisher
 
 __all__ = [

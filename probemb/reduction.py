@@ -18,8 +18,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# Pairs (or elements, for tiles that need several per pair) of a tile.
-TILE = 2**20
+# Numbers that a tile holds: at this size it stays in a CPU's cache.
+TILE = 2**18
+# A tile of few rows wastes matrix products; to have more, it may grow to this size.
+_FEW_ROWS, _LARGEST_TILE = 16, 2**22
 
 Tile = Callable[[Any, Any, Any], tuple[Any, Any]]
 
@@ -81,7 +83,8 @@ def reduce_pairs(
       axis_name: the axis of the mesh over which rows and columns are sharded, within
         `shard_map`; None for one device.
     """
-    block = max(1, TILE // (_length(columns) * elements_per_pair))
+    row = _length(columns) * elements_per_pair
+    block = max(1, TILE // row, min(_FEW_ROWS, _LARGEST_TILE // row))
     block = min(block, _length(rows))
     reduce_here = functools.partial(_reduce_blocks, tile, merge, block)
     of_rows, of_columns = reduce_here(rows, columns, parameters)

@@ -394,7 +394,7 @@ def pcme_quadrature(
         rows,
         columns,
         (a, b),
-        elements_per_pair=separation.NODES,
+        elements_per_pair=8 * separation.NODES,
         axis_name=axis_name,
     )
     return batch_sum(losses, axis_name)
