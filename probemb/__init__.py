@@ -8,6 +8,7 @@ alone. Data flows down this list:
     gaussians             DiagonalGaussian and GaussianMixture
     generalized_gaussian  GeneralizedGaussian
     von_mises_fisher      VonMisesFisher
+    euclidean             lengths and distances of points, gradient-safe
     monte_carlo           entropy and divergence from samples
     distances             between two Gaussians
     pairwise              between all pairs of two sets

@@ -30,11 +30,10 @@ def floats(name: str, values: Any) -> jax.Array:
         raise ValueError(f"{name} must not be empty, got shape {values.shape}")
     if concrete(values):
         bad = np.argwhere(~np.isfinite(np.asarray(values, np.float64)))
-        if bad.size:
+        if len(bad):
             index = tuple(bad[0].tolist())
-            raise ValueError(
-                f"{name} must be finite, got {np.asarray(values)[index]} at index {index}"
-            )
+            where = f" at index {index}" if index else ""
+            raise ValueError(f"{name} must be finite, got {np.asarray(values)[index]}{where}")
     wide = values.dtype in (np.float32, np.float64)
     return jnp.asarray(values) if wide else jnp.asarray(values).astype(jnp.float32)
 

@@ -63,16 +63,6 @@ def labels_of(rows: dict, columns: dict, dtype: Any) -> jax.Array:
     return (rows["index"][:, None] == columns["index"][None]).astype(dtype)
 
 
-def centered_together(x: jax.Array, y: jax.Array, axis_name: str | None):
-    """Two sets (batch, ..., dimension) minus the mean of all their points on all devices."""
-    axes = tuple(range(x.ndim - 1))
-    middle = 0.5 * (jnp.mean(x, axis=axes) + jnp.mean(y, axis=tuple(range(y.ndim - 1))))
-    if axis_name is not None:
-        middle = jax.lax.pmean(middle, axis_name)
-    middle = jax.lax.stop_gradient(middle)
-    return (z - middle.reshape((1,) * (z.ndim - 1) + middle.shape) for z in (x, y))
-
-
 def item_keys(key: jax.Array, size: int, axis_name: str | None) -> jax.Array:
     """A key for each item of the whole batch, the same however it is sharded."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, batch_index(size, axis_name))

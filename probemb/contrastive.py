@@ -12,7 +12,6 @@ import jax.numpy as jnp
 
 from probemb import arguments, matching, monte_carlo, separation
 from probemb.batches import (
-    centered_together,
     check_labels,
     check_pair,
     check_shapes,
@@ -20,6 +19,7 @@ from probemb.batches import (
     labels_of,
     with_labels,
 )
+from probemb.euclidean import centered
 from probemb.gaussians import DiagonalGaussian, GaussianMixture, standard_normal
 from probemb.reduction import batch_sum, reduce_pairs, total
 
@@ -200,7 +200,7 @@ def _sum_over_samples(image_samples, text_samples, negative_scale, shift, labels
     b = arguments.scalar("shift", shift, x)
     labels = check_labels(labels, x, axis_name)
     elements = x.shape[1] * y.shape[1]
-    x, y = centered_together(x, y, axis_name)
+    x, y = centered(x, y, axis_name)
     rows, columns = with_labels({"samples": x}, {"samples": y}, labels, axis_name)
     losses, _ = reduce_pairs(
         tile, total, rows, columns, (a, b), elements_per_pair=elements, axis_name=axis_name
@@ -385,9 +385,13 @@ def pcme_quadrature(
     a = arguments.positive("negative_scale", negative_scale, image.mean)
     b = arguments.scalar("shift", shift, image.mean)
     labels = check_labels(labels, image.mean, axis_name)
-    means = centered_together(image.mean, text.mean, axis_name)
-    centered = (p._replace(mean=mean) for p, mean in zip((image, text), means, strict=True))
-    rows, columns = with_labels(*({"gaussian": p} for p in centered), labels, axis_name)
+    of_image, of_text = centered(image.mean, text.mean, axis_name)
+    rows, columns = with_labels(
+        {"gaussian": image._replace(mean=of_image)},
+        {"gaussian": text._replace(mean=of_text)},
+        labels,
+        axis_name,
+    )
     losses, _ = reduce_pairs(
         _expected_tile,
         total,

@@ -12,13 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from probemb import euclidean
 from probemb.gaussians import gaussians
-
-
-def square_root(squared: jax.Array) -> jax.Array:
-    """sqrt(max(squared, 0)) whose derivative is 0, not infinite, where the distance is 0."""
-    far = squared > 0.0
-    return jnp.where(far, jnp.sqrt(jnp.where(far, squared, 1.0)), 0.0)
 
 
 def sampled_distance(p: Any, q: Any) -> jax.Array:
@@ -75,7 +70,7 @@ def wasserstein_2(p: Any, q: Any) -> jax.Array:
     p, q = gaussians(p, q)
     apart = jnp.square(p.mean - q.mean)
     wider = jnp.square(p.standard_deviation - q.standard_deviation)
-    return square_root(jnp.sum(apart + wider, axis=-1))
+    return euclidean.square_root(jnp.sum(apart + wider, axis=-1))
 
 
 def kl_divergence(p: Any, q: Any) -> jax.Array:
@@ -244,9 +239,3 @@ def mutual_likelihood_score(p: Any, q: Any) -> jax.Array:
       -1.2655
     """
     return log_expected_likelihood_kernel(p, q)
-
-
-def normalized(x: jax.Array) -> jax.Array:
-    """X / |x| over the last axis; 0, with the derivative 0, where x is 0."""
-    length = square_root(jnp.sum(jnp.square(x), axis=-1, keepdims=True))
-    return x / jnp.where(length > 0.0, length, 1.0)

@@ -14,7 +14,8 @@ def inclusion_test(p: Any, q: Any) -> jax.Array:
     """H(p in q) = log of the integral of p(x)^2 q(x), for each dimension.
 
     -log(4 pi v_p) / 2 - log(pi (v_p + 2 v_q)) / 2 - (m_p - m_q)^2 / (v_p + 2 v_q). High where
-    q is dense at the peak of p; p lies in q rather than q in p where H(p in q) > H(q in p).
+    q is dense at the peak of p. ProLIP takes p to lie in q where H(p in q) > H(q in p), which
+    asks which of the two is narrower, wherever their means are.
 
     Args:
       p: a Gaussian (..., dimension).

@@ -11,16 +11,14 @@ import jax.numpy as jnp
 
 from probemb import arguments
 from probemb.batches import (
-    centered_together,
     check_labels,
     check_pair,
     labels_of,
     partners,
     with_labels,
 )
-from probemb.distances import normalized
+from probemb.euclidean import centered, normalized, product, squared_distance
 from probemb.gaussians import DiagonalGaussian
-from probemb.pairwise import product, squared_norms_apart
 from probemb.reduction import batch_size, batch_sum, reduce_pairs, total
 from probemb.regularizers import kl_to_standard_normal
 
@@ -36,7 +34,7 @@ def _traces(rows: dict, columns: dict) -> jax.Array:
 def _pcmepp_tile(rows: dict, columns: dict, parameters: tuple):
     """PCME++'s losses of all pairs, summed for each row."""
     a, b, alpha = parameters
-    logits = b - a * (squared_norms_apart(rows["mean"], columns["mean"]) + _traces(rows, columns))
+    logits = b - a * (squared_distance(rows["mean"], columns["mean"]) + _traces(rows, columns))
     softplus = jax.nn.softplus(logits)
     label = labels_of(rows, columns, logits.dtype)
     by_row = jnp.where(logits >= rows["positive_logit"][:, None], rows["label"][:, None], label)
@@ -97,7 +95,7 @@ def pcmepp(
     alpha = arguments.not_negative("pseudo_positive_weight", pseudo_positive_weight, image.mean)
     beta = arguments.not_negative("kl_weight", kl_weight, image.mean)
     labels = check_labels(labels, image.mean, axis_name)
-    means = centered_together(image.mean, text.mean, axis_name)
+    means = centered(image.mean, text.mean, axis_name)
     rows, columns = (_mean_and_trace(p, m) for p, m in zip((image, text), means, strict=True))
 
     def with_positive(items, partner, label):

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from probemb import arguments, distances
+from probemb.euclidean import product, square_root, squared_distance
 from probemb.gaussians import DiagonalGaussian, GaussianMixture, gaussian, mixture
-from probemb.pairwise import product, squared_norms_apart
 from probemb.separation import log_expected_sigmoids
 
 Samples = tuple[jax.Array, jax.Array]
@@ -52,9 +52,10 @@ def closed_form_match_logit(p: Any, q: Any, *, negative_scale: Any, shift: Any) 
 
 def log_mean_sigmoid(logits: jax.Array, log_weights: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Log of sum_kl w_kl sigmoid(+-l_kl), which sum to 1 in probability."""
-    return tuple(
+    yes, no = (
         jax.nn.logsumexp(log_weights + jax.nn.log_sigmoid(sign * logits)) for sign in (1.0, -1.0)
     )
+    return yes, no
 
 
 def _weighted(name: str, samples: Any) -> Samples:
@@ -79,8 +80,8 @@ def log_monte_carlo(x: Any, y: Any, negative_scale: Any, shift: Any) -> tuple[ja
         raise ValueError(f"x and y must have one dimension, got {x.shape} and {y.shape}")
     a = arguments.positive("negative_scale", negative_scale, x)
     b = arguments.scalar("shift", shift, x)
-    apart = jax.vmap(lambda one: jnp.sum(jnp.square(one - y), axis=-1), 0)
-    distance = distances.square_root(apart(x))
+    apart = jnp.sum(jnp.square(x[:, None] - y[None]), axis=-1)
+    distance = square_root(apart)
     return log_mean_sigmoid(b - a * distance, x_weights[:, None] + y_weights[None])
 
 
@@ -107,7 +108,7 @@ def monte_carlo_match_probability(x: Any, y: Any, *, negative_scale: Any, shift:
     Example:
       >>> import jax.numpy as jnp
       >>> x = jnp.zeros((3, 2))
-      >>> float(monte_carlo_match_probability(x, x, negative_scale=1, shift=0))
+      >>> round(float(monte_carlo_match_probability(x, x, negative_scale=1, shift=0)), 4)
       0.5
     """
     log_match, _ = log_monte_carlo(x, y, negative_scale, shift)
@@ -142,15 +143,15 @@ def matched_moments(
 
 def _log_expected(p: DiagonalGaussian, q: DiagonalGaussian, a: jax.Array, b: jax.Array):
     apart, spread = jnp.square(p.mean - q.mean), p.variance + q.variance
-    squared_distance, trace = jnp.sum(apart, axis=-1), jnp.sum(spread, axis=-1)
+    distance, trace = jnp.sum(apart, axis=-1), jnp.sum(spread, axis=-1)
     variance, degrees = matched_moments(
-        squared_distance,
+        distance,
         trace,
         jnp.sum(jnp.square(spread), axis=-1),
         jnp.sum(apart * spread, axis=-1),
     )
     a, b = (jnp.broadcast_to(value, trace.shape) for value in (a, b))
-    return log_expected_sigmoids(squared_distance, variance, degrees, a, b)
+    return log_expected_sigmoids(distance, variance, degrees, a, b)
 
 
 def log_expected_match_probability(
@@ -329,7 +330,7 @@ def pairwise_log_expected(
     `separation.NODES` times rows x columns.
     """
     v, u = p.variance, q.variance
-    squared_distance = squared_norms_apart(p.mean, q.mean)
+    apart = squared_distance(p.mean, q.mean)
     trace = jnp.sum(v, axis=1)[:, None] + jnp.sum(u, axis=1)[None]
     squared_variance = (
         jnp.sum(v * v, axis=1)[:, None] + jnp.sum(u * u, axis=1)[None] + 2.0 * product(v, u)
@@ -340,8 +341,7 @@ def pairwise_log_expected(
     along = (
         jnp.sum(of_p * v, axis=1)[:, None] + jnp.sum(of_q * u, axis=1)[None] + product(left, right)
     )
-    variance, degrees = matched_moments(
-        squared_distance, trace, squared_variance, jnp.maximum(along, 0.0)
-    )
+    along = jnp.maximum(along, 0.0)
+    variance, degrees = matched_moments(apart, trace, squared_variance, along)
     a, b = (jnp.broadcast_to(value, trace.shape) for value in (a, b))
-    return log_expected_sigmoids(squared_distance, variance, degrees, a, b)
+    return log_expected_sigmoids(apart, variance, degrees, a, b)

@@ -26,6 +26,8 @@ def entropy(key: jax.Array, p: Any, *, num_samples: int) -> jax.Array:
     Raises:
       TypeError, ValueError: no key, no distribution, no positive number.
 
+    Source: the definition of the entropy.
+
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from probemb import DiagonalGaussian
@@ -52,6 +54,8 @@ def kl_divergence(key: jax.Array, p: Any, q: Any, *, num_samples: int) -> jax.Ar
 
     Raises:
       TypeError, ValueError: no key, no distribution, no positive number.
+
+    Source: the definition of the divergence.
 
     Example:
       >>> import jax, jax.numpy as jnp

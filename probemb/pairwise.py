@@ -17,27 +17,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from probemb import arguments, distances
+from probemb import arguments, distances, euclidean
 from probemb.gaussians import DiagonalGaussian, gaussian
 
 # Elements (rows x columns x dimension) of a block where no matrix product helps.
 _BLOCK = 2**20
-
-
-def product(x: jax.Array, y: jax.Array) -> jax.Array:
-    """x_i . y_j (rows, columns) at full precision."""
-    return jnp.einsum("id,jd->ij", x, y, precision="highest")
-
-
-def centered(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Two sets (..., dimension) minus their common mean, which no distance depends on."""
-    dimension = x.shape[-1]
-    both = jnp.concatenate([x.reshape(-1, dimension), y.reshape(-1, dimension)])
-    middle = jax.lax.stop_gradient(jnp.mean(both, axis=0))
-    return (
-        x - middle.reshape((1,) * (x.ndim - 1) + (dimension,)),
-        y - middle.reshape((1,) * (y.ndim - 1) + (dimension,)),
-    )
 
 
 def _two_sets(p: Any, q: Any) -> tuple[DiagonalGaussian, DiagonalGaussian]:
@@ -52,57 +36,64 @@ def _two_sets(p: Any, q: Any) -> tuple[DiagonalGaussian, DiagonalGaussian]:
 
 def _centered_sets(p: Any, q: Any) -> tuple[DiagonalGaussian, DiagonalGaussian]:
     p, q = _two_sets(p, q)
-    of_p, of_q = centered(p.mean, q.mean)
+    of_p, of_q = euclidean.centered(p.mean, q.mean)
     return p._replace(mean=of_p), q._replace(mean=of_q)
 
 
-def squared_norms_apart(x: jax.Array, y: jax.Array) -> jax.Array:
-    """|x_i - y_j|^2 (rows, columns) of centred points, by a matrix product."""
-    apart = jnp.sum(x * x, axis=1)[:, None] + jnp.sum(y * y, axis=1)[None] - 2.0 * product(x, y)
-    return jnp.maximum(apart, 0.0)
-
-
-def squared_distance(x: Any, y: Any) -> jax.Array:
-    """|x_i - y_j|^2 of all pairs of points.
+def sampled_distance(p: Any, q: Any) -> jax.Array:
+    """`distances.sampled_distance` of all pairs, by a matrix product.
 
     Args:
-      x: points (rows, dimension).
-      y: points (columns, dimension).
+      p: Gaussians (rows, dimension).
+      q: Gaussians (columns, dimension).
 
     Returns:
-      (rows, columns), from 0.
+      (rows, columns).
 
     Raises:
-      TypeError, ValueError: not two float arrays of one dimension, or values not finite.
+      TypeError, ValueError: not two sets of Gaussians in one dimension, or values not finite.
+
+    Source: as in `distances`.
 
     Example:
       >>> import jax.numpy as jnp
-      >>> squared_distance(jnp.eye(2), jnp.zeros((1, 2))).tolist()
-      [[1.0], [1.0]]
+      >>> from probemb import DiagonalGaussian
+      >>> p = DiagonalGaussian(jnp.zeros((2, 3)), jnp.zeros((2, 3)))
+      >>> round(float(sampled_distance(p, p)[0, 1]), 4)
+      6.0
     """
-    x, y = arguments.one_dtype(
-        arguments.batch("x", x, "rows dimension"), arguments.batch("y", y, "columns dimension")
-    )
-    if x.shape[1] != y.shape[1]:
-        raise ValueError(f"x and y must have one dimension, got {x.shape} and {y.shape}")
-    return squared_norms_apart(*centered(x, y))
-
-
-def sampled_distance(p: Any, q: Any) -> jax.Array:
-    """`distances.sampled_distance` of all pairs, by a matrix product."""
     p, q = _centered_sets(p, q)
     traces = jnp.sum(p.variance, axis=1)[:, None] + jnp.sum(q.variance, axis=1)[None]
-    return squared_norms_apart(p.mean, q.mean) + traces
+    return euclidean.squared_distance(p.mean, q.mean) + traces
 
 
 def wasserstein_2(p: Any, q: Any) -> jax.Array:
     """`distances.wasserstein_2` of all pairs, by a matrix product.
 
     Squared, it is the squared distance of the points [mean, sigma].
+
+    Args:
+      p: Gaussians (rows, dimension).
+      q: Gaussians (columns, dimension).
+
+    Returns:
+      (rows, columns).
+
+    Raises:
+      TypeError, ValueError: not two sets of Gaussians in one dimension, or values not finite.
+
+    Source: as in `distances`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from probemb import DiagonalGaussian
+      >>> p = DiagonalGaussian(jnp.zeros((2, 3)), jnp.zeros((2, 3)))
+      >>> round(float(wasserstein_2(p, p)[0, 1]), 4)
+      0.0
     """
     p, q = _two_sets(p, q)
-    points = (jnp.concatenate([g.mean, g.standard_deviation], axis=1) for g in (p, q))
-    return distances.square_root(squared_norms_apart(*centered(*points)))
+    x, y = (jnp.concatenate([g.mean, g.standard_deviation], axis=1) for g in (p, q))
+    return euclidean.square_root(euclidean.squared_distance(*euclidean.centered(x, y)))
 
 
 def kl_divergence(p: Any, q: Any) -> jax.Array:
@@ -110,6 +101,25 @@ def kl_divergence(p: Any, q: Any) -> jax.Array:
 
     sum_d (v_p + m_p^2) / v_q - 2 m_p m_q / v_q is an inner product. Its terms grow with 1 / v_q:
     for small variances float32 leaves an error of about 1e-7 |m|^2 / v_q.
+
+    Args:
+      p: Gaussians (rows, dimension).
+      q: Gaussians (columns, dimension).
+
+    Returns:
+      (rows, columns).
+
+    Raises:
+      TypeError, ValueError: not two sets of Gaussians in one dimension, or values not finite.
+
+    Source: as in `distances`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from probemb import DiagonalGaussian
+      >>> p = DiagonalGaussian(jnp.zeros((2, 3)), jnp.zeros((2, 3)))
+      >>> round(float(kl_divergence(p, p)[0, 1]), 4)
+      0.0
     """
     p, q = _centered_sets(p, q)
     precision = jnp.exp(-q.log_variance)
@@ -117,31 +127,131 @@ def kl_divergence(p: Any, q: Any) -> jax.Array:
     right = jnp.concatenate([precision, q.mean * precision], axis=1)
     of_q = jnp.sum(q.log_variance + jnp.square(q.mean) * precision - 1.0, axis=1)
     of_p = jnp.sum(p.log_variance, axis=1)
-    return jnp.maximum(0.5 * (product(left, right) + of_q[None] - of_p[:, None]), 0.0)
+    return jnp.maximum(0.5 * (euclidean.product(left, right) + of_q[None] - of_p[:, None]), 0.0)
 
 
 def jeffreys_divergence(p: Any, q: Any) -> jax.Array:
-    """`distances.jeffreys_divergence` of all pairs, by matrix products."""
+    """`distances.jeffreys_divergence` of all pairs, by matrix products.
+
+    Args:
+      p: Gaussians (rows, dimension).
+      q: Gaussians (columns, dimension).
+
+    Returns:
+      (rows, columns).
+
+    Raises:
+      TypeError, ValueError: not two sets of Gaussians in one dimension, or values not finite.
+
+    Source: as in `distances`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from probemb import DiagonalGaussian
+      >>> p = DiagonalGaussian(jnp.zeros((2, 3)), jnp.zeros((2, 3)))
+      >>> round(float(jeffreys_divergence(p, p)[0, 1]), 4)
+      0.0
+    """
     return kl_divergence(p, q) + kl_divergence(q, p).T
 
 
 def geometric_jensen_shannon_divergence(p: Any, q: Any) -> jax.Array:
-    """`distances.geometric_jensen_shannon_divergence` of all pairs, in blocks of rows."""
+    """`distances.geometric_jensen_shannon_divergence` of all pairs, in blocks of rows.
+
+    Args:
+      p: Gaussians (rows, dimension).
+      q: Gaussians (columns, dimension).
+
+    Returns:
+      (rows, columns).
+
+    Raises:
+      TypeError, ValueError: not two sets of Gaussians in one dimension, or values not finite.
+
+    Source: as in `distances`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from probemb import DiagonalGaussian
+      >>> p = DiagonalGaussian(jnp.zeros((2, 3)), jnp.zeros((2, 3)))
+      >>> round(float(geometric_jensen_shannon_divergence(p, p)[0, 1]), 4)
+      0.0
+    """
     return _in_blocks(distances.geometric_jensen_shannon_divergence, *_two_sets(p, q))
 
 
 def bhattacharyya_distance(p: Any, q: Any) -> jax.Array:
-    """`distances.bhattacharyya_distance` of all pairs, in blocks of rows."""
+    """`distances.bhattacharyya_distance` of all pairs, in blocks of rows.
+
+    Args:
+      p: Gaussians (rows, dimension).
+      q: Gaussians (columns, dimension).
+
+    Returns:
+      (rows, columns).
+
+    Raises:
+      TypeError, ValueError: not two sets of Gaussians in one dimension, or values not finite.
+
+    Source: as in `distances`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from probemb import DiagonalGaussian
+      >>> p = DiagonalGaussian(jnp.zeros((2, 3)), jnp.zeros((2, 3)))
+      >>> round(float(bhattacharyya_distance(p, p)[0, 1]), 4)
+      0.0
+    """
     return _in_blocks(distances.bhattacharyya_distance, *_two_sets(p, q))
 
 
 def log_expected_likelihood_kernel(p: Any, q: Any) -> jax.Array:
-    """`distances.log_expected_likelihood_kernel` of all pairs, in blocks of rows."""
+    """`distances.log_expected_likelihood_kernel` of all pairs, in blocks of rows.
+
+    Args:
+      p: Gaussians (rows, dimension).
+      q: Gaussians (columns, dimension).
+
+    Returns:
+      (rows, columns).
+
+    Raises:
+      TypeError, ValueError: not two sets of Gaussians in one dimension, or values not finite.
+
+    Source: as in `distances`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from probemb import DiagonalGaussian
+      >>> p = DiagonalGaussian(jnp.zeros((2, 3)), jnp.zeros((2, 3)))
+      >>> round(float(log_expected_likelihood_kernel(p, p)[0, 1]), 4)
+      -3.7965
+    """
     return _in_blocks(distances.log_expected_likelihood_kernel, *_two_sets(p, q))
 
 
 def mutual_likelihood_score(p: Any, q: Any) -> jax.Array:
-    """`distances.mutual_likelihood_score` of all pairs, in blocks of rows."""
+    """`distances.mutual_likelihood_score` of all pairs, in blocks of rows.
+
+    Args:
+      p: Gaussians (rows, dimension).
+      q: Gaussians (columns, dimension).
+
+    Returns:
+      (rows, columns).
+
+    Raises:
+      TypeError, ValueError: not two sets of Gaussians in one dimension, or values not finite.
+
+    Source: as in `distances`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from probemb import DiagonalGaussian
+      >>> p = DiagonalGaussian(jnp.zeros((2, 3)), jnp.zeros((2, 3)))
+      >>> round(float(mutual_likelihood_score(p, p)[0, 1]), 4)
+      -3.7965
+    """
     return log_expected_likelihood_kernel(p, q)
 
 

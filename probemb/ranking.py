@@ -11,8 +11,7 @@ import jax.numpy as jnp
 
 from probemb import arguments
 from probemb.batches import check_labels, check_pair, labels_of, partners, with_labels
-from probemb.distances import normalized
-from probemb.pairwise import product
+from probemb.euclidean import normalized, product
 from probemb.reduction import batch_size, batch_sum, reduce_pairs
 
 
@@ -76,9 +75,8 @@ def info_nce(
     image, text = check_pair(image, text)
     scale = arguments.positive("logit_scale", logit_scale, image.mean)
     labels = check_labels(labels, image.mean, axis_name)
-    rows, columns = with_labels(
-        *({"mean": normalized(p.mean)} for p in (image, text)), labels, axis_name
-    )
+    rows, columns = ({"mean": normalized(p.mean)} for p in (image, text))
+    rows, columns = with_labels(rows, columns, labels, axis_name)
     both = reduce_pairs(_softmax_tile, _merge_softmax, rows, columns, scale, axis_name=axis_name)
 
     def cross_entropy(of):

@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from probemb import arguments
-from probemb.batches import centered_together
+from probemb.euclidean import centered, squared_distance
 from probemb.gaussians import gaussian, standard_normal
-from probemb.pairwise import squared_norms_apart
 from probemb.reduction import batch_index, batch_size, batch_sum, reduce_pairs
 
 
@@ -38,7 +37,7 @@ def kl_to_standard_normal(p: Any) -> jax.Array:
 
 
 def _uniformity_tile(rows: dict, columns: dict, t: jax.Array):
-    exponent = -t * squared_norms_apart(rows["points"], columns["points"])
+    exponent = -t * squared_distance(rows["points"], columns["points"])
     same = rows["index"][:, None] == columns["index"][None]
     return jax.nn.logsumexp(jnp.where(same, -jnp.inf, exponent), axis=1), ()
 
@@ -73,7 +72,7 @@ def uniformity(points: Any, *, t: Any = 2.0, axis_name: str | None = None) -> ja
     number = batch_size(len(points), axis_name)
     if number < 2:
         raise ValueError(f"points must be two or more, got shape {points.shape}")
-    points, _ = centered_together(points, points, axis_name)
+    points, _ = centered(points, points, axis_name)
     items = {"points": points, "index": batch_index(len(points), axis_name)}
     log_sums, _ = reduce_pairs(
         _uniformity_tile, _merge_log_sums, items, items, t, axis_name=axis_name

@@ -71,7 +71,8 @@ def _nodes(center: jax.Array, sharpness: jax.Array, threshold: jax.Array):
     The far ends follow the peaks of density * sigmoid when the threshold lies
     outside of the density, so that small probabilities keep their digits.
     """
-    low = jnp.maximum(-center, -_REACH - jnp.clip(-threshold, 0.0, sharpness))
+    nearest = center * (4.0 * float(jnp.finfo(center.dtype).eps) - 1.0)  # r = 0, but for its log
+    low = jnp.maximum(nearest, -_REACH - jnp.clip(-threshold, 0.0, sharpness))
     high = _REACH + jnp.clip(threshold, 0.0, sharpness)
     width = _TRANSITION / sharpness
     edges = [
@@ -83,11 +84,13 @@ def _nodes(center: jax.Array, sharpness: jax.Array, threshold: jax.Array):
     nodes, weights = [], []
     for left, right, (node, weight) in zip(edges[:-1], edges[1:], _PANELS, strict=True):
         half = 0.5 * (right - left)
-        nodes.append(left + half * (1.0 + jnp.asarray(node, low.dtype)))
-        weights.append(half * jnp.asarray(weight, low.dtype))
+        panel = (1,) * (low.ndim - 1) + (-1,)
+        nodes.append(left + half * (1.0 + jnp.asarray(node, low.dtype).reshape(panel)))
+        weights.append(half * jnp.asarray(weight, low.dtype).reshape(panel))
     return jnp.concatenate(nodes, axis=-1), jnp.concatenate(weights, axis=-1)
 
 
+@jax.jit  # a thousand small operations, slow one by one
 def log_expected_sigmoids(
     squared_distance: jax.Array,
     variance: jax.Array,
@@ -119,8 +122,9 @@ def log_expected_sigmoids(
     log_density = _log_density(x, squared_noncentrality, degrees)
     logits = shift - negative_scale * scale * (center + x)
     total = jax.nn.logsumexp(log_density, axis=-1, b=weights)
-    return tuple(
+    yes, no = (
         jax.nn.logsumexp(log_density + jax.nn.log_sigmoid(sign * logits), axis=-1, b=weights)
         - total
         for sign in (1.0, -1.0)
     )
+    return yes, no

@@ -54,7 +54,7 @@ def sharded(loss: Callable, mesh: Mesh, *, axis_name: str | None = None) -> Call
         )
     devices = mesh.shape[axis]
 
-    def spec(x: jax.Array) -> PartitionSpec:
+    def spec(x: Any) -> PartitionSpec:
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             return PartitionSpec()
         if x.ndim == 0 or len(x) == 0 or len(x) % devices:

@@ -32,20 +32,57 @@ def test_packages_are_leaves(package):
         assert not {name.split(".")[0] for name in imports_of(path)} & others, path
 
 
-def test_imports_flow_down_the_order_in_the_docstring():
-    order = re.findall(r"^    (\w+)  ", lasi_jax.__doc__, re.M)
-    files = {path.stem for path in (ROOT / "lasi_jax").glob("*.py")} - {"__init__"}
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_flow_down_the_order_in_the_docstring(package):
+    order = re.findall(r"^    (\w+)  ", PACKAGES[package].__doc__, re.M)
+    files = {path.stem for path in (ROOT / package).glob("*.py")} - {"__init__"}
     assert set(order) == files
     for place, module in enumerate(order):
-        below = {f"lasi_jax.{later}" for later in order[place:]}
-        assert not imports_of(ROOT / "lasi_jax" / f"{module}.py") & below, module
+        below = {f"{package}.{later}" for later in order[place:]}
+        assert not imports_of(ROOT / package / f"{module}.py") & below, module
 
 
-@pytest.mark.parametrize("name", lasi_jax.__all__)
-def test_public_functions_are_documented_and_keyword_only(name):
-    function = getattr(lasi_jax, name)
+def public_functions():
+    for package in PACKAGES.values():
+        for name in package.__all__:
+            value = getattr(package, name)
+            if inspect.isfunction(value):
+                yield value
+            elif inspect.ismodule(value):
+                yield from (
+                    function
+                    for part, function in inspect.getmembers(value, inspect.isfunction)
+                    if function.__module__ == value.__name__ and not part.startswith("_")
+                )
+
+
+ARRAYS = {
+    *("image", "x", "y", "p", "q", "text", "points", "target", "match", "partner", "own_share"),
+    *("image_samples", "text_samples", "image_embedding", "text_embedding"),
+    *("masked_image", "masked_text", "loss", "mesh"),
+}
+
+
+@pytest.mark.parametrize(
+    "function", public_functions(), ids=lambda f: f"{f.__module__}.{f.__name__}"
+)
+def test_public_functions_are_documented_and_keyword_only(function):
     for part in ("Args:", "Returns:", "Raises:", "Source:", "Example:", ">>>"):
         assert part in function.__doc__, part
     parameters = inspect.signature(function).parameters.values()
     positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-    assert positional in (["image"], ["x", "y"])
+    assert "key" not in positional[1:]
+    assert set(positional) <= ARRAYS | {"key"}
+    options = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+    for option in options:
+        assert option.name in function.__doc__, option.name
+
+
+@pytest.mark.parametrize(
+    "name", ["DiagonalGaussian", "GaussianMixture", "GeneralizedGaussian", "VonMisesFisher"]
+)
+def test_distributions_share_one_vocabulary(name):
+    distribution = getattr(probemb, name)
+    for word in ("mean", "variance", "sample", "log_prob"):
+        assert hasattr(distribution, word), word
+    assert list(inspect.signature(distribution.sample).parameters)[:3] == ["self", "key", "shape"]

@@ -1,0 +1,109 @@
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+from scipy.special import gammaln, ive, logsumexp
+
+from probemb.bessel import log_bessel_and_ratio
+
+ORDERS = [-0.5, 0.0, 0.5, 1.0, 7.0, 31.0, 255.0, 1023.0]
+X = np.array([0.0, 1e-8, 1e-3, 0.3, 1.0, 4.0, 30.0, 300.0, 1e4, 1e6])
+
+# What Debye's expansion leaves out, in absolute terms.
+TRUNCATION = 5e-9
+
+both = jax.jit(log_bessel_and_ratio)
+
+
+@jax.jit
+def slopes(order, x):
+    return jax.vmap(jax.grad(lambda x: log_bessel_and_ratio(order, x)[0]))(x)
+
+
+@jax.jit
+def both_with_slopes(x):
+    function = functools.partial(log_bessel_and_ratio, 3.0)
+    return jax.jvp(function, (x,), (jnp.ones_like(x),))
+
+
+def by_series(order, x, terms=60):
+    """log(x^-v I_v(x) e^-x) from the power series, for x below about 2 sqrt(order + 1)."""
+    k = np.arange(terms)[:, None]
+    powers = np.where(k == 0, 0.0, 2.0 * k * np.log(np.maximum(x, 1e-300) / 2.0))
+    log_terms = powers - gammaln(k + 1.0) - gammaln(order + k + 1.0)
+    return logsumexp(log_terms, axis=0) - order * np.log(2.0) - x
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_equals_scipy(order):
+    x = X[(X > 0) & (ive(order, X) > 1e-280)]
+    assert len(x) >= 2
+    value, ratio = both(order, jnp.asarray(x))
+    expected = np.log(ive(order, x)) - order * np.log(x)
+    np.testing.assert_allclose(value, expected, rtol=1e-12, atol=TRUNCATION)
+    np.testing.assert_allclose(ratio, ive(order + 1, x) / (x * ive(order, x)), rtol=1e-11)
+
+
+@pytest.mark.parametrize("order", [*ORDERS, 5000.0])
+def test_equals_the_power_series_at_small_x(order):
+    x = np.array([0.0, 1e-8, 1e-3, 0.3, 1.0, 4.0])
+    value, ratio = both(order, jnp.asarray(x))
+    np.testing.assert_allclose(value, by_series(order, x), rtol=1e-12, atol=TRUNCATION)
+    following = by_series(order + 1, x) - by_series(order, x)
+    np.testing.assert_allclose(ratio, np.exp(following), rtol=1e-10)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_limit_at_zero(order):
+    value, ratio = both(order, jnp.zeros(()))
+    expected = -order * np.log(2.0) - gammaln(order + 1.0)
+    np.testing.assert_allclose(value, expected, rtol=1e-12, atol=TRUNCATION)
+    np.testing.assert_allclose(ratio, 1.0 / (2.0 * order + 2.0), rtol=1e-13)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_float32_is_as_good_as_its_digits(order):
+    narrow, wide = both(order, jnp.asarray(X, jnp.float32)), both(order, jnp.asarray(X))
+    chex.assert_type(list(narrow), jnp.float32)
+    np.testing.assert_allclose(narrow[0], wide[0], rtol=2e-6, atol=2e-5)
+    np.testing.assert_allclose(narrow[1], wide[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_derivative_is_the_ratio_times_x_minus_one(order):
+    x = jnp.asarray(X)
+    np.testing.assert_allclose(slopes(order, x), x * both(order, x)[1] - 1.0, atol=TRUNCATION)
+
+
+def test_gradient_equals_finite_differences_to_second_order():
+    order, x = jnp.array([-0.5, 0.0, 2.5, 100.0]), jnp.array([0.2, 3.0, 40.0, 7.0])
+    check_grads(lambda x: both(order, x), (x,), order=2, modes=["rev"])
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("x", [0.0, 1e-30, 1e6, 1e12, 1e18])
+def test_values_and_derivatives_are_finite(x, dtype):
+    chex.assert_tree_all_finite(both_with_slopes(jnp.asarray([x], dtype)))
+
+
+def test_finite_up_to_the_largest_floats():
+    chex.assert_tree_all_finite(both_with_slopes(jnp.asarray([1e30], jnp.float32)))
+    chex.assert_tree_all_finite(both_with_slopes(jnp.asarray([1e250], jnp.float64)))
+
+
+def test_broadcasts_with_the_order():
+    x = jnp.array([0.5, 20.0])
+    orders = jnp.array([0.0, 3.5])
+    expected = [
+        jnp.stack(each)
+        for each in zip(*(both(v, a) for v, a in zip(orders, x, strict=True)), strict=True)
+    ]
+    chex.assert_trees_all_close(list(both(orders, x)), expected, rtol=1e-13)
+    chex.assert_trees_all_close(
+        list(jax.vmap(log_bessel_and_ratio)(orders, x)), expected, rtol=1e-13
+    )
+    chex.assert_trees_all_close(list(log_bessel_and_ratio(orders, x)), expected, rtol=1e-13)

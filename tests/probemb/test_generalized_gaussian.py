@@ -1,0 +1,229 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+from scipy.integrate import quad
+from scipy.stats import gennorm
+
+from probemb import DiagonalGaussian, GeneralizedGaussian
+
+SHAPES = [0.1, 0.5, 1.0, 2.0, 3.7, 10.0]
+
+
+def distribution_of(shape, seed=0, dtype=np.float64):
+    generator = np.random.default_rng(seed)
+    return GeneralizedGaussian(
+        jnp.asarray(generator.normal(size=shape), dtype),
+        jnp.asarray(generator.uniform(0.5, 2.0, shape), dtype),
+        jnp.asarray(generator.uniform(0.7, 4.0, shape), dtype),
+    )
+
+
+def points_of(shape, dtype=np.float64):
+    return jnp.asarray(np.random.default_rng(7).normal(size=shape), dtype)
+
+
+def scipy_of(p):
+    return gennorm(np.asarray(p.shape), np.asarray(p.location), np.asarray(p.scale))
+
+
+@pytest.mark.parametrize("beta", SHAPES)
+def test_equals_scipy(beta):
+    p = distribution_of((2, 3))._replace(shape=jnp.full((2, 3), beta))
+    x = points_of((2, 3))
+    expected = scipy_of(p)
+    np.testing.assert_allclose(p.log_prob(x), expected.logpdf(x).sum(-1), rtol=1e-11)
+    np.testing.assert_allclose(p.variance, expected.var(), rtol=1e-10)
+    np.testing.assert_allclose(p.log_variance, np.log(expected.var()), rtol=1e-10)
+    np.testing.assert_allclose(p.mean, expected.mean())
+    np.testing.assert_allclose(p.entropy(), expected.entropy().sum(-1), rtol=1e-11)
+
+
+def test_shape_two_is_the_gaussian():
+    p, x = distribution_of((4,)), points_of((4,))
+    p = p._replace(shape=jnp.full(4, 2.0))
+    gaussian = DiagonalGaussian(p.location, jnp.log(0.5 * p.scale**2))
+    np.testing.assert_allclose(p.log_prob(x), gaussian.log_prob(x), rtol=1e-12)
+    np.testing.assert_allclose(p.entropy(), gaussian.entropy(), rtol=1e-12)
+    np.testing.assert_allclose(p.variance, gaussian.variance, rtol=1e-12)
+
+
+def test_kl_divergence_equals_quadrature():
+    p, q = distribution_of((3,), 1), distribution_of((3,), 2)
+    q = q._replace(location=p.location)
+
+    def in_one_dimension(d):
+        one, other = (gennorm(float(g.shape[d]), scale=float(g.scale[d])) for g in (p, q))
+        half = quad(lambda x: one.pdf(x) * (one.logpdf(x) - other.logpdf(x)), 0.0, one.isf(1e-14))
+        return 2.0 * half[0]
+
+    expected = sum(map(in_one_dimension, range(3)))
+    np.testing.assert_allclose(p.kl_divergence_at_equal_location(q), expected, rtol=1e-7)
+
+
+def test_kl_divergence_ignores_the_location_and_is_zero_of_equals():
+    p, q = distribution_of((5, 3), 1), distribution_of((5, 3), 2)
+    moved = p._replace(location=p.location + 3.0)
+    np.testing.assert_allclose(p.kl_divergence_at_equal_location(moved), np.zeros(5), atol=1e-12)
+    assert np.all(p.kl_divergence_at_equal_location(q) > 0.0)
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0, 2.0, 10.0])
+def test_sample_moments(beta):
+    p = distribution_of((2,))._replace(shape=jnp.full(2, beta))
+    samples = np.asarray(p.sample(jax.random.key(0), (20_000,)))
+    assert samples.shape == (20_000, 2)
+    centered, exact = samples - np.asarray(p.location), scipy_of(p)
+    for values, expected in (
+        (samples, exact.mean()),
+        (centered**2, exact.var()),
+        (np.abs(centered / np.asarray(p.scale)) ** beta, np.full(2, 1.0 / beta)),
+        (centered[:, 0] * centered[:, 1], 0.0),
+    ):
+        error = np.std(values, axis=0) / np.sqrt(len(values))
+        assert np.all(np.abs(np.mean(values, axis=0) - expected) < 5.0 * error)
+
+
+@pytest.mark.parametrize("beta", [0.7, 2.0, 5.0])
+def test_samples_carry_derivatives_with_the_right_mean(beta):
+    p = GeneralizedGaussian(jnp.array([0.5]), jnp.array([1.3]), jnp.array([beta]))
+
+    def squared(p, key):
+        return jnp.square(p.sample(key)[0] - 0.5)
+
+    keys = jax.random.split(jax.random.key(1), 5000)
+    gradients = jax.jit(jax.vmap(jax.grad(squared), (None, 0)))(p, keys)
+    expected = jax.grad(lambda p: p.variance[0])(p)
+    for got, exact in zip(gradients, (jnp.zeros(1), *expected[1:]), strict=True):
+        error = np.std(got) / np.sqrt(len(got))
+        assert abs(np.mean(got) - exact[0]) < 5.0 * error
+
+
+FUNCTIONS = {
+    "log_prob": lambda p, q, x: p.log_prob(x),
+    "entropy": lambda p, q, x: p.entropy(),
+    "variance": lambda p, q, x: p.variance,
+    "kl_divergence": lambda p, q, x: p.kl_divergence_at_equal_location(q),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_gradient_equals_finite_differences_to_second_order(name):
+    p, q = distribution_of((3,), 1), distribution_of((3,), 2)
+    x = p.location + jnp.array([-0.6, 0.4, 1.5])
+    check_grads(jax.jit(FUNCTIONS[name]), (p, q, x), order=2, modes=["rev"])
+
+
+@pytest.mark.parametrize("name", [*FUNCTIONS, "sample"])
+def test_jit_eager_and_vmap_agree(name):
+    function = {**FUNCTIONS, "sample": lambda p, q, x: p.sample(jax.random.key(0))}[name]
+    batch = distribution_of((4, 3), 1), distribution_of((4, 3), 2), points_of((4, 3))
+    one_by_one = [function(*jax.tree.map(lambda leaf, i=i: leaf[i], batch)) for i in range(4)]
+    chex.assert_trees_all_close(jax.vmap(function)(*batch), jnp.stack(one_by_one), atol=1e-12)
+    chex.assert_trees_all_close(jax.jit(function)(*batch), function(*batch), atol=1e-12)
+
+
+def _log_prob(p, x):
+    return p.log_prob(x)
+
+
+derivatives = jax.jit(
+    lambda p, x: (
+        _log_prob(p, x),
+        jax.grad(_log_prob, (0, 1))(p, x),
+        jax.hessian(_log_prob, (0, 1))(p, x),
+    )
+)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("beta", [0.1, 0.5, 1.0, 1.5, 2.0, 10.0])
+@pytest.mark.parametrize("residual", [0.0, 1e-6, 1.0, 50.0, 1e15])
+def test_derivatives_are_finite(beta, residual, dtype):
+    p = GeneralizedGaussian(*(jnp.asarray([v], dtype) for v in (0.0, 1.5, beta)))
+    found = derivatives(p, jnp.asarray([residual], dtype))
+    chex.assert_tree_all_finite(found)
+    chex.assert_type(jax.tree.leaves(found), dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("beta", [0.1, 0.5, 1.0, 2.0])
+def test_the_derivative_at_the_mode_is_zero(beta, dtype):
+    p = GeneralizedGaussian(*(jnp.asarray([v], dtype) for v in (0.3, 1.5, beta)))
+    value, (of_p, of_x) = jax.value_and_grad(_log_prob, (0, 1))(p, p.location)
+    np.testing.assert_allclose(value, gennorm(beta, 0.3, 1.5).logpdf(0.3), rtol=1e-5)
+    assert of_x == 0.0 and of_p.location == 0.0
+    np.testing.assert_allclose(of_p.scale, -1.0 / p.scale, rtol=1e-5)
+
+
+@pytest.mark.parametrize("beta", [0.1, 2.0, 10.0])
+def test_samples_and_moments_are_finite_in_float32(beta):
+    p = GeneralizedGaussian(*(jnp.full(3, v, jnp.float32) for v in (0.0, 1.5, beta)))
+    chex.assert_tree_all_finite((p.sample(jax.random.key(0), (100,)), p.variance, p.entropy()))
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), p)
+    np.testing.assert_allclose(p.entropy(), wide.entropy(), rtol=1e-5)
+    np.testing.assert_allclose(p.log_variance, wide.log_variance, rtol=1e-5, atol=1e-5)
+
+
+def test_a_huge_residual_costs_more_than_a_large_one():
+    p = GeneralizedGaussian(*(jnp.array([v], jnp.float32) for v in (0.0, 1.0, 4.0)))
+    values = [p.log_prob(jnp.array([x], jnp.float32)) for x in (1e3, 1e6, 1e12, 1e24, 1e36)]
+    assert np.all(np.diff(np.array(values)) < 0.0) and np.all(np.isfinite(values))
+
+
+ONES = jnp.ones((2, 3))
+GOOD = GeneralizedGaussian(ONES, ONES, ONES)
+BAD = {
+    "negative_scale": (
+        lambda: GOOD._replace(scale=ONES.at[0, 1].set(-2.0)).entropy(),
+        ValueError,
+        "distribution.scale must be positive, got -2",
+    ),
+    "zero_shape": (
+        lambda: GOOD._replace(shape=ONES.at[1, 1].set(0.0)).sample(jax.random.key(0)),
+        ValueError,
+        "distribution.shape must be positive, got 0",
+    ),
+    "nan": (
+        lambda: GOOD._replace(location=ONES.at[1, 0].set(jnp.nan)).log_prob(ONES),
+        ValueError,
+        r"distribution.location must be finite, got nan at index \(1, 0\)",
+    ),
+    "integers": (
+        lambda: GOOD._replace(shape=jnp.ones((2, 3), int)).entropy(),
+        TypeError,
+        "distribution.shape must be floating point, got dtype int64",
+    ),
+    "fields_of_two_shapes": (
+        lambda: GOOD._replace(scale=jnp.ones(3)).entropy(),
+        ValueError,
+        r"of one shape .* got \(2, 3\), \(3,\) and \(2, 3\)",
+    ),
+    "other_type": (
+        lambda: GOOD.kl_divergence_at_equal_location(DiagonalGaussian(ONES, ONES)),
+        TypeError,
+        "q must be a GeneralizedGaussian, got DiagonalGaussian",
+    ),
+    "two_shapes": (
+        lambda: GOOD.kl_divergence_at_equal_location(
+            GeneralizedGaussian(jnp.ones(3), jnp.ones(3), jnp.ones(3))
+        ),
+        ValueError,
+        r"p and q must have one shape .* got \(2, 3\) and \(3,\)",
+    ),
+    "point_of_another_shape": (
+        lambda: GOOD.log_prob(jnp.ones(3)),
+        ValueError,
+        r"mean \(2, 3\), got \(3,\)",
+    ),
+    "no_key": (lambda: GOOD.sample(3), TypeError, "key must be a single key"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input(case):
+    call, error, message = BAD[case]
+    with pytest.raises(error, match=message):
+        call()

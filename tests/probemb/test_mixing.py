@@ -1,0 +1,210 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from probemb import cutmix, mixup, soft_labels
+
+PARTNER = jnp.array([2, 0, 1, 3])
+IMAGE = jnp.asarray(np.random.default_rng(0).uniform(size=(4, 6, 8, 3)))
+LEVELS = jnp.broadcast_to(jnp.arange(4.0)[:, None, None, None], (4, 12, 10, 3))
+
+
+def test_labels_are_where_the_texts_are():
+    expected = [[0.7, 0.0, 0.3, 0.0], [0.3, 0.7, 0.0, 0.0], [0.0, 0.3, 0.7, 0.0], [0, 0, 0, 1]]
+    np.testing.assert_allclose(soft_labels(PARTNER, 0.7), expected, rtol=1e-12)
+
+
+def test_every_image_may_have_a_share_of_its_own():
+    share = jnp.array([0.0, 0.25, 0.5, 1.0])
+    labels = np.asarray(soft_labels(PARTNER, share))
+    np.testing.assert_allclose(labels[np.arange(4), np.arange(4)], [0.0, 0.25, 0.5, 1.0])
+    np.testing.assert_allclose(labels[np.arange(3), PARTNER[:3]], [1.0, 0.75, 0.5])
+    np.testing.assert_allclose(labels.sum(1), np.ones(4))
+    assert np.count_nonzero(labels) == 6
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0, 1, True])
+def test_its_own_partner_is_labelled_as_itself(share):
+    np.testing.assert_allclose(soft_labels(jnp.arange(3), share), np.eye(3), rtol=1e-12)
+
+
+def test_partners_may_repeat_and_be_of_any_integer_type():
+    expected = [[0.6, 0.4, 0.0], [0.0, 1.0, 0.0], [0.0, 0.4, 0.6]]
+    for partner in ([1, 1, 1], np.ones(3, np.uint8), jnp.ones(3, jnp.int16)):
+        np.testing.assert_allclose(soft_labels(partner, 0.6), expected, rtol=1e-12)
+
+
+def test_mixup_is_the_weighted_sum():
+    mixed, share = mixup(jax.random.key(0), IMAGE, PARTNER)
+    assert mixed.shape == IMAGE.shape and share.shape == () and 0.0 < share < 1.0
+    image, own = np.asarray(IMAGE), float(share)
+    np.testing.assert_allclose(mixed, own * image + (1 - own) * image[[2, 0, 1, 3]], rtol=1e-12)
+    np.testing.assert_allclose(mixed[3], image[3], rtol=1e-12)
+
+
+def test_mixup_takes_arrays_of_any_rank():
+    for image in (IMAGE[:, 0, 0, 0], IMAGE[:, 0, 0], IMAGE[..., None]):
+        mixed, share = mixup(jax.random.key(1), image, PARTNER)
+        np.testing.assert_allclose(mixed[0], share * image[0] + (1.0 - share) * image[2])
+
+
+def test_cutmix_pastes_one_rectangle_of_the_partner():
+    for key in jax.random.split(jax.random.key(2), 20):
+        mixed, share = cutmix(key, LEVELS, PARTNER)
+        pasted = np.asarray(mixed[0]) == 2.0
+        assert np.all(pasted | (np.asarray(mixed[0]) == 0.0))
+        assert np.all(pasted == pasted[:, :, :1])
+        rows, columns = pasted[:, :, 0].any(1), pasted[:, :, 0].any(0)
+        np.testing.assert_array_equal(pasted[:, :, 0], rows[:, None] & columns[None])
+        for line in (rows, columns):
+            assert np.abs(np.diff(np.pad(line.astype(int), 1))).sum() in (0, 2)
+        np.testing.assert_allclose(share, 1.0 - pasted.mean(), atol=1e-12)
+        np.testing.assert_array_equal(mixed[1], np.where(pasted, 0.0, 1.0))
+        np.testing.assert_array_equal(mixed[3], LEVELS[3])
+
+
+def test_cutmix_replaces_the_share_of_the_beta_distribution_up_to_the_border():
+    keys = jax.random.split(jax.random.key(3), 2000)
+    image = jnp.zeros((1, 64, 64, 1))
+    shares = jax.vmap(lambda key: cutmix(key, image, jnp.array([0]))[1])(keys)
+    # Of a side s of the length, around a uniform centre, s - s^2 / 4 stays inside on average;
+    # s^2 is uniform, so the mean pasted area is the integral of (sqrt(t) - t / 4)^2.
+    expected = 1.0 - (1 / 2 - 0.5 / 2.5 + 1 / 48)
+    error = np.std(shares) / np.sqrt(len(shares))
+    # Rounding to whole pixels makes sides up to two pixels of 64 shorter.
+    assert expected - 5.0 * error < np.mean(shares) < expected + 5.0 * error + 2 / 64
+
+
+def test_a_high_concentration_mixes_half_and_a_low_one_hardly():
+    _, even = mixup(jax.random.key(0), IMAGE, PARTNER, concentration=1e6)
+    assert abs(even - 0.5) < 0.01
+    keys = jax.random.split(jax.random.key(1), 200)
+    shares = jax.vmap(lambda key: mixup(key, IMAGE, PARTNER, concentration=0.01)[1])(keys)
+    assert np.mean(np.minimum(shares, 1.0 - shares)) < 0.05
+    assert 0.35 < np.mean(shares) < 0.65
+
+
+@pytest.mark.parametrize("function", [mixup, cutmix])
+def test_the_same_key_gives_the_same_result(function):
+    first, again, other = (function(jax.random.key(k), IMAGE, PARTNER) for k in (5, 5, 6))
+    chex.assert_trees_all_equal(first, again)
+    assert not np.array_equal(first[0], other[0])
+
+
+@pytest.mark.parametrize("function", [mixup, cutmix])
+def test_jit_eager_and_vmap_agree(function):
+    keys = jax.random.split(jax.random.key(7), 3)
+    one_by_one = [function(key, IMAGE, PARTNER) for key in keys]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *one_by_one)
+    mapped = jax.vmap(function, (0, None, None))(keys, IMAGE, PARTNER)
+    chex.assert_trees_all_close(mapped, stacked, atol=1e-12)
+    chex.assert_trees_all_close(
+        jax.jit(function)(keys[0], IMAGE, PARTNER), one_by_one[0], atol=1e-12
+    )
+
+
+def test_labels_under_jit_and_vmap():
+    share = jnp.array([0.2, 0.9])
+    expected = jnp.stack([soft_labels(PARTNER, one) for one in (0.2, 0.9)])
+    chex.assert_trees_all_close(
+        jax.vmap(soft_labels, (None, 0))(PARTNER, share), expected, atol=1e-12
+    )
+    chex.assert_trees_all_close(jax.jit(soft_labels)(PARTNER, 0.2), expected[0], atol=1e-7)
+
+
+@pytest.mark.parametrize("function", [mixup, cutmix])
+def test_the_gradient_in_the_image_sums_to_the_uses_of_a_pixel(function):
+    gradient = jax.grad(lambda image: jnp.sum(function(jax.random.key(8), image, PARTNER)[0]))
+    np.testing.assert_allclose(gradient(IMAGE), np.ones(IMAGE.shape), rtol=1e-12)
+    _, share = function(jax.random.key(8), IMAGE, PARTNER)
+    first = jax.grad(lambda image: jnp.sum(function(jax.random.key(8), image, PARTNER)[0][0]))
+    per_image = np.asarray(first(IMAGE)).mean((1, 2, 3))
+    np.testing.assert_allclose(per_image, [share, 0.0, 1.0 - share, 0.0], atol=1e-12)
+
+
+@pytest.mark.parametrize("function", [mixup, cutmix])
+def test_float32_stays_float32(function):
+    mixed, share = function(jax.random.key(9), IMAGE.astype(jnp.float32), PARTNER)
+    assert mixed.dtype == share.dtype == jnp.float32
+
+
+KEY = jax.random.key(0)
+BAD_LABELS = {
+    "float_partner": (jnp.zeros(3), 0.5, TypeError, "partner must be an array of integers"),
+    "no_partner": (None, 0.5, TypeError, "partner must be an array of integers"),
+    "scalar_partner": (jnp.array(1), 0.5, ValueError, r"partner must have shape .* got \(\)"),
+    "too_high": ([0, 3, 1], 0.5, ValueError, r"partner must hold places in 0..2, got 3"),
+    "negative": (jnp.array([0, -1]), 0.5, ValueError, r"partner must hold places in 0..1, got -1"),
+    "empty": (jnp.zeros(0, int), 0.5, ValueError, "partner must not be empty"),
+    "more_than_one": ([1, 0], 1.5, ValueError, r"own_share must lie in 0..1, got values from 1.5"),
+    "less_than_zero": ([1, 0], [0.5, -0.1], ValueError, "own_share must lie in 0..1"),
+    "nan_share": ([1, 0], float("nan"), ValueError, "own_share must lie in 0..1, got .* nan"),
+    "shares_of_another_shape": (
+        [1, 0],
+        [0.5, 0.5, 0.5],
+        ValueError,
+        r"own_share must be a scalar or have shape \(2,\), got \(3,\)",
+    ),
+    "text_share": ([1, 0], "half", TypeError, "own_share must be boolean, integer or floating"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_LABELS)
+def test_bad_labels(case):
+    partner, share, error, message = BAD_LABELS[case]
+    with pytest.raises(error, match=message):
+        soft_labels(partner, share)
+
+
+BAD = {
+    "float_partner": (
+        (KEY, IMAGE, PARTNER.astype(float)),
+        TypeError,
+        "partner must be an array of integers",
+    ),
+    "partner_of_another_batch": (
+        (KEY, IMAGE, jnp.array([1, 0])),
+        ValueError,
+        r"partner must have shape \(4,\), got \(2,\)",
+    ),
+    "partner_out_of_range": (
+        (KEY, IMAGE, jnp.array([0, 1, 2, 4])),
+        ValueError,
+        r"partner must hold places in 0..3, got 4",
+    ),
+    "integer_image": (
+        (KEY, jnp.zeros((4, 6, 8, 3), jnp.uint8), PARTNER),
+        TypeError,
+        "image must be floating point, got dtype uint8",
+    ),
+    "no_batch": ((KEY, jnp.array(0.5), PARTNER), ValueError, "image must have a batch axis"),
+    "nan_image": (
+        (KEY, IMAGE.at[1, 2, 3, 0].set(jnp.nan), PARTNER),
+        ValueError,
+        r"image must be finite, got nan at index \(1, 2, 3, 0\)",
+    ),
+    "no_key": ((0, IMAGE, PARTNER), TypeError, "key must be a single key"),
+}
+
+
+@pytest.mark.parametrize("function", [mixup, cutmix])
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input(function, case):
+    given, error, message = BAD[case]
+    with pytest.raises(error, match=message):
+        function(*given)
+
+
+@pytest.mark.parametrize("function", [mixup, cutmix])
+@pytest.mark.parametrize("concentration", [0.0, -1.0])
+def test_the_concentration_is_positive(function, concentration):
+    with pytest.raises(ValueError, match=f"concentration must be positive, got {concentration:g}"):
+        function(KEY, IMAGE, PARTNER, concentration=concentration)
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 8), (4, 6, 8, 3, 1)], ids=str)
+def test_cutmix_takes_images_only(shape):
+    with pytest.raises(ValueError, match=r"image must have shape \(batch height width channel\)"):
+        cutmix(KEY, jnp.zeros(shape), PARTNER)

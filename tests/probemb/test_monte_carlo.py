@@ -1,0 +1,167 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from scipy.integrate import quad
+
+from probemb import (
+    DiagonalGaussian,
+    GaussianMixture,
+    GeneralizedGaussian,
+    VonMisesFisher,
+    monte_carlo,
+)
+
+KEYS = jax.random.split(jax.random.key(0), 400)
+P = DiagonalGaussian(jnp.array([0.5, -1.0]), jnp.array([0.3, -0.8]))
+Q = DiagonalGaussian(jnp.array([0.0, -0.4]), jnp.array([0.9, 0.1]))
+DISTRIBUTIONS = {
+    "gaussian": (P, Q, P.kl_divergence(Q)),
+    "generalized_gaussian": (
+        p := GeneralizedGaussian(jnp.zeros(2), jnp.array([0.5, 2.0]), jnp.array([0.8, 3.0])),
+        q := GeneralizedGaussian(jnp.zeros(2), jnp.array([1.5, 1.8]), jnp.array([1.4, 2.0])),
+        p.kl_divergence_at_equal_location(q),
+    ),
+    "von_mises_fisher": (
+        p := VonMisesFisher(jnp.array([0.6, 0.8, 0.0]), jnp.array(5.0)),
+        q := VonMisesFisher(jnp.array([1.0, 0.0, 0.0]), jnp.array(2.0)),
+        p.kl_divergence(q),
+    ),
+}
+MIXTURE = GaussianMixture(
+    jnp.array([0.2, -0.7]),
+    DiagonalGaussian(jnp.array([[-1.0], [1.5]]), jnp.array([[-0.5], [0.4]])),
+)
+NORMAL = DiagonalGaussian(jnp.zeros(1), jnp.ones(1))
+
+
+def near(estimates, expected):
+    """Many short estimates average to what they estimate: no bias, however few the samples."""
+    error = np.std(estimates) / np.sqrt(len(estimates))
+    assert 0.0 < error
+    assert abs(np.mean(estimates) - expected) < 5.0 * error
+
+
+def entropies(p):
+    return jax.jit(jax.vmap(lambda key: monte_carlo.entropy(key, p, num_samples=16)))(KEYS)
+
+
+def divergences(p, q):
+    return jax.jit(jax.vmap(lambda key: monte_carlo.kl_divergence(key, p, q, num_samples=16)))(KEYS)
+
+
+def mixture_log_density(x):
+    weights = np.asarray(jax.nn.softmax(MIXTURE.logits))
+    scales = np.exp(0.5 * np.asarray(MIXTURE.components.log_variance[:, 0]))
+    densities = scipy.stats.norm.pdf(x, np.asarray(MIXTURE.components.mean[:, 0]), scales)
+    return np.log(weights @ densities)
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_entropy_equals_the_closed_form(name):
+    p, _, _ = DISTRIBUTIONS[name]
+    near(entropies(p), p.entropy())
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_kl_divergence_equals_the_closed_form(name):
+    p, q, expected = DISTRIBUTIONS[name]
+    near(divergences(p, q), expected)
+
+
+def test_mixture_entropy_equals_quadrature():
+    expected = -quad(
+        lambda x: np.exp(mixture_log_density(x)) * mixture_log_density(x), -12.0, 12.0
+    )[0]
+    near(entropies(MIXTURE), expected)
+
+
+def test_kl_divergence_between_a_mixture_and_a_gaussian_equals_quadrature():
+    def log_normal(x):
+        return scipy.stats.norm.logpdf(x, 0.0, np.exp(0.5))
+
+    def forward(x):
+        log_p = mixture_log_density(x)
+        return np.exp(log_p) * (log_p - log_normal(x))
+
+    def backward(x):
+        log_p = log_normal(x)
+        return np.exp(log_p) * (log_p - mixture_log_density(x))
+
+    near(divergences(MIXTURE, NORMAL), quad(forward, -15.0, 15.0)[0])
+    near(divergences(NORMAL, MIXTURE), quad(backward, -15.0, 15.0)[0])
+
+
+def test_the_error_falls_with_the_number_of_samples():
+    def spread(number):
+        estimate = jax.vmap(lambda key: monte_carlo.entropy(key, P, num_samples=number))
+        return np.std(estimate(KEYS))
+
+    np.testing.assert_allclose(spread(4) / spread(100), 5.0, rtol=0.25)
+
+
+def test_the_gradient_is_unbiased():
+    def estimate(log_variance, key):
+        p = P._replace(log_variance=log_variance)
+        return monte_carlo.kl_divergence(key, p, Q, num_samples=16)
+
+    gradients = jax.jit(jax.vmap(jax.grad(estimate), (None, 0)))(P.log_variance, KEYS)
+    expected = jax.grad(lambda v: P._replace(log_variance=v).kl_divergence(Q))(P.log_variance)
+    for d in range(2):
+        near(gradients[:, d], expected[d])
+
+
+def test_the_same_key_gives_the_same_estimate():
+    places = jnp.array([0, 0, 1])
+    first, again, other = (monte_carlo.entropy(key, P, num_samples=3) for key in KEYS[places])
+    assert first == again != other
+    jitted = jax.jit(monte_carlo.entropy, static_argnames="num_samples")
+    np.testing.assert_allclose(jitted(KEYS[0], P, num_samples=3), first, rtol=1e-12)
+
+
+def test_batches_have_an_estimate_each():
+    p, q = (jax.tree.map(lambda leaf: jnp.stack([leaf, leaf + 1.0]), g) for g in (P, Q))
+    estimate = monte_carlo.kl_divergence(KEYS[0], p, q, num_samples=4000)
+    np.testing.assert_allclose(estimate, p.kl_divergence(q), rtol=0.1)
+
+
+BAD = {
+    "no_number": (
+        lambda: monte_carlo.entropy(KEYS[0], P, num_samples=0),
+        ValueError,
+        "num_samples must be at least 1, got 0",
+    ),
+    "fractional_number": (
+        lambda: monte_carlo.kl_divergence(KEYS[0], P, Q, num_samples=2.0),
+        TypeError,
+        "num_samples must be an integer, got 2.0",
+    ),
+    "no_key": (
+        lambda: monte_carlo.entropy(7, P, num_samples=2),
+        TypeError,
+        "key must be a single key",
+    ),
+    "other_space": (
+        lambda: monte_carlo.kl_divergence(KEYS[0], P, NORMAL, num_samples=2),
+        ValueError,
+        "x must have the shape of the distribution's mean",
+    ),
+    "no_distribution": (
+        lambda: monte_carlo.entropy(KEYS[0], jnp.zeros(3), num_samples=2),
+        TypeError,
+        "p must be a distribution",
+    ),
+    "no_other_distribution": (
+        lambda: monte_carlo.kl_divergence(KEYS[0], P, (0.0, 1.0), num_samples=2),
+        TypeError,
+        "q must be a distribution",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input(case):
+    call, error, message = BAD[case]
+    with pytest.raises(error, match=message):
+        call()

@@ -1,0 +1,312 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from jax.test_util import check_grads
+from scipy.special import gammaln, ive
+
+from probemb import VonMisesFisher
+
+
+def unit_of(shape, seed=0, dtype=np.float64):
+    vectors = np.random.default_rng(seed).normal(size=shape)
+    return jnp.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True), dtype)
+
+
+def distribution_of(dimension, concentration, seed=0, dtype=np.float64):
+    return VonMisesFisher(unit_of((dimension,), seed, dtype), jnp.asarray(concentration, dtype))
+
+
+def scipy_of(p):
+    return scipy.stats.vonmises_fisher(np.asarray(p.mean_direction), float(p.concentration))
+
+
+def mean_length(dimension, concentration):
+    order, positive = dimension / 2.0 - 1.0, np.maximum(concentration, 1e-9)
+    return ive(order + 1.0, positive) / ive(order, positive)
+
+
+def sphere():
+    """Points and weights that integrate over the sphere in three dimensions."""
+    height, weight = np.polynomial.legendre.leggauss(80)
+    angle = np.arange(80) * 2.0 * np.pi / 80
+    radius = np.sqrt(1.0 - height**2)[:, None]
+    points = np.stack(
+        np.broadcast_arrays(radius * np.cos(angle), radius * np.sin(angle), height[:, None]), -1
+    )
+    weights = np.broadcast_to(weight[:, None] * 2.0 * np.pi / 80, (80, 80))
+    return jnp.asarray(points.reshape(-1, 3)), weights.reshape(-1)
+
+
+log_probs = jax.jit(lambda p, points: jax.vmap(p.log_prob)(points))
+
+
+@pytest.mark.parametrize("dimension", [2, 3, 8, 64])
+@pytest.mark.parametrize("concentration", [0.1, 3.0, 50.0])
+def test_equals_scipy(dimension, concentration):
+    p, x = distribution_of(dimension, concentration), unit_of((5, dimension), 1)
+    expected = scipy_of(p)
+    np.testing.assert_allclose(log_probs(p, x), expected.logpdf(np.asarray(x)), atol=1e-8)
+    np.testing.assert_allclose(p.entropy(), expected.entropy(), atol=1e-8)
+    length = mean_length(dimension, concentration)
+    np.testing.assert_allclose(p.mean_resultant_length, length, rtol=1e-9)
+    np.testing.assert_allclose(p.mean, length * np.asarray(p.mean_direction), rtol=1e-9)
+
+
+@pytest.mark.parametrize("concentration", [0.0, 0.5, 20.0])
+def test_density_integrates_to_one_on_the_circle(concentration):
+    angle = np.arange(200) * 2.0 * np.pi / 200
+    points = jnp.asarray(np.stack([np.cos(angle), np.sin(angle)], -1))
+    density = np.exp(log_probs(distribution_of(2, concentration), points))
+    np.testing.assert_allclose(density.sum() * 2.0 * np.pi / 200, 1.0, atol=1e-8)
+
+
+@pytest.mark.parametrize("concentration", [0.0, 0.5, 20.0])
+def test_moments_equal_quadrature_on_the_sphere(concentration):
+    points, weights = sphere()
+    p = distribution_of(3, concentration)
+    log_density = np.asarray(log_probs(p, points))
+    mass, points = weights * np.exp(log_density), np.asarray(points)
+    np.testing.assert_allclose(mass.sum(), 1.0, atol=1e-8)
+    np.testing.assert_allclose(p.entropy(), -(mass * log_density).sum(), atol=1e-8)
+    mean = mass @ points
+    np.testing.assert_allclose(p.mean, mean, atol=1e-8)
+    np.testing.assert_allclose(p.variance, mass @ (points - mean) ** 2, atol=1e-8)
+
+
+@pytest.mark.parametrize(("of_p", "of_q"), [(4.0, 9.0), (15.0, 0.0), (0.0, 2.0)])
+def test_kl_divergence_equals_quadrature_on_the_sphere(of_p, of_q):
+    points, weights = sphere()
+    p, q = distribution_of(3, of_p, 1), distribution_of(3, of_q, 2)
+    of_points = log_probs(p, points), log_probs(q, points)
+    expected = np.sum(weights * np.exp(of_points[0]) * (of_points[0] - of_points[1]))
+    np.testing.assert_allclose(p.kl_divergence(q), expected, atol=2e-8)
+
+
+def test_kl_divergence_of_equals_is_zero():
+    p = VonMisesFisher(unit_of((3, 5)), jnp.array([0.0, 7.0, 1e6]))
+    np.testing.assert_array_equal(p.kl_divergence(p), np.zeros(3))
+
+
+@pytest.mark.parametrize("dimension", [2, 3, 16])
+def test_uniform_at_concentration_zero(dimension):
+    p = distribution_of(dimension, 0.0)
+    log_area = np.log(2.0) + 0.5 * dimension * np.log(np.pi) - gammaln(0.5 * dimension)
+    np.testing.assert_allclose(p.entropy(), log_area, atol=1e-9)
+    np.testing.assert_allclose(p.mean, np.zeros(dimension), atol=0.0)
+    np.testing.assert_allclose(p.variance, np.full(dimension, 1.0 / dimension), rtol=1e-12)
+
+
+@pytest.mark.parametrize("dimension", [2, 3, 10])
+def test_sample_moments(dimension):
+    concentrations = np.array([0.0, 2.0, 100.0])
+    p = VonMisesFisher(unit_of((3, dimension)), jnp.asarray(concentrations))
+    samples = np.asarray(p.sample(jax.random.key(0), (20_000,)))
+    assert samples.shape == (20_000, 3, dimension)
+    np.testing.assert_allclose(np.linalg.norm(samples, axis=-1), 1.0, rtol=1e-9)
+    along = np.sum(samples * np.asarray(p.mean_direction), axis=-1)
+    length = mean_length(dimension, concentrations)
+    across = length / np.maximum(concentrations, 1e-9)  # its limit, 1 / dimension, at zero
+    for values, expected in (
+        (samples, p.mean),
+        ((samples - np.asarray(p.mean)) ** 2, p.variance),
+        (along, length),
+        (along**2, 1.0 - (dimension - 1) * across),
+    ):
+        error = np.std(values, axis=0) / np.sqrt(len(values))
+        assert np.all(np.abs(values.mean(0) - np.asarray(expected)) < 5.0 * error)
+
+
+@pytest.mark.parametrize("dimension", [2, 3, 10])
+def test_sample_derivatives_in_the_concentration_have_the_right_mean(dimension):
+    concentrations = np.array([0.5, 4.0, 40.0])
+    direction = jnp.broadcast_to(unit_of((dimension,)), (3, dimension))
+
+    def along(concentration):
+        samples = VonMisesFisher(direction, concentration).sample(jax.random.key(1), (10_000,))
+        return jnp.sum(samples * direction[None], axis=-1)
+
+    given = jnp.asarray(concentrations)
+    _, slopes = jax.jit(lambda k: jax.jvp(along, (k,), (jnp.ones_like(k),)))(given)
+    step = 1e-4
+    expected = (
+        mean_length(dimension, concentrations + step)
+        - mean_length(dimension, concentrations - step)
+    ) / (2 * step)
+    error = np.std(slopes, axis=0) / np.sqrt(len(slopes))
+    assert np.all(error < 0.1 * expected)
+    assert np.all(np.abs(np.mean(slopes, axis=0) - expected) < 5.0 * error)
+
+
+def test_sample_derivatives_equal_those_of_the_quantile_function():
+    """In three dimensions cos t = 1 + log(u + (1 - u) exp(-2 k)) / k for a fixed quantile u."""
+    concentration = jnp.full(200, 3.0)
+    direction = jnp.broadcast_to(unit_of((3,)), (200, 3))
+
+    def along(concentration):
+        samples = VonMisesFisher(direction, concentration).sample(jax.random.key(2))
+        return jnp.sum(samples * direction, axis=-1)
+
+    cosine, slope = jax.jvp(along, (concentration,), (jnp.ones(200),))
+    k = 3.0
+    u = (np.exp(k * (np.asarray(cosine) - 1.0)) - np.exp(-2 * k)) / (1.0 - np.exp(-2 * k))
+    inner = u + (1.0 - u) * np.exp(-2.0 * k)
+    expected = -np.log(inner) / k**2 - 2.0 * (1.0 - u) * np.exp(-2.0 * k) / (inner * k)
+    np.testing.assert_allclose(slope, expected, rtol=1e-7, atol=1e-9)
+
+
+FUNCTIONS = {
+    "log_prob": lambda p, q, x: p.log_prob(x),
+    "entropy": lambda p, q, x: p.entropy(),
+    "mean": lambda p, q, x: p.mean,
+    "variance": lambda p, q, x: p.variance,
+    "kl_divergence": lambda p, q, x: p.kl_divergence(q),
+}
+
+
+def at_concentrations(function):
+    """A function of the concentrations of two distributions, all else given."""
+    x, of_p, of_q = unit_of((3, 4))
+    return jax.jit(lambda k, c: function(VonMisesFisher(of_p, k), VonMisesFisher(of_q, c), x))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_gradient_equals_finite_differences(name):
+    function = at_concentrations(FUNCTIONS[name])
+    check_grads(function, (jnp.array(3.0), jnp.array(8.0)), order=1, modes=["rev"])
+
+
+def test_second_derivative_equals_finite_differences():
+    function = at_concentrations(FUNCTIONS["log_prob"])
+    check_grads(function, (jnp.array(3.0), jnp.array(8.0)), order=2, modes=["rev"])
+
+
+@pytest.mark.parametrize("name", ["log_prob", "kl_divergence"])
+def test_gradient_in_the_directions_equals_finite_differences(name):
+    x, of_p, of_q = unit_of((3, 4))
+
+    @jax.jit
+    def function(of_p, of_q):
+        p, q = (VonMisesFisher(m, jnp.array(k)) for m, k in ((of_p, 3.0), (of_q, 8.0)))
+        return FUNCTIONS[name](p, q, x)
+
+    check_grads(function, (of_p, of_q), order=2, modes=["rev"])
+
+
+@pytest.mark.parametrize("name", [*FUNCTIONS, "sample"])
+def test_jit_eager_and_vmap_agree(name):
+    function = {**FUNCTIONS, "sample": lambda p, q, x: p.sample(jax.random.key(0))}[name]
+    concentration = jnp.array([0.0, 1.0, 30.0])
+    batch = (
+        VonMisesFisher(unit_of((3, 4), 1), concentration),
+        VonMisesFisher(unit_of((3, 4), 2), concentration + 1.0),
+        unit_of((3, 4), 3),
+    )
+    one_by_one = [function(*jax.tree.map(lambda leaf, i=i: leaf[i], batch)) for i in range(3)]
+    chex.assert_trees_all_close(jax.vmap(function)(*batch), jnp.stack(one_by_one), atol=1e-11)
+    chex.assert_trees_all_close(jax.jit(function)(*batch), function(*batch), atol=1e-11)
+
+
+@jax.jit
+def values_and_slopes(p, q, x):
+    def everything(k, c):
+        at = p._replace(concentration=k), q._replace(concentration=c), x
+        samples = at[0].sample(jax.random.key(0), (20,))
+        return [samples, *(function(*at) for function in FUNCTIONS.values())]
+
+    ones = jnp.ones_like(p.concentration), jnp.ones_like(q.concentration)
+    return jax.jvp(everything, (p.concentration, q.concentration), ones)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dimension", [2, 3, 32])
+def test_finite_from_the_uniform_to_the_concentrated(dimension, dtype):
+    for concentration in (0.0, 1e-20, 1.0, 1e6):
+        p = distribution_of(dimension, concentration, 1, dtype)
+        for q in (p, distribution_of(dimension, 5.0, 2, dtype)):
+            found = values_and_slopes(p, q, unit_of((dimension,), 3, dtype))
+            chex.assert_tree_all_finite(found)
+            chex.assert_type(jax.tree.leaves(found), dtype)
+
+
+@pytest.mark.parametrize("concentration", [0.0, 1.0, 1e2, 1e4, 1e6])
+@pytest.mark.parametrize("name", ["entropy", "kl_divergence", "variance"])
+def test_float32_equals_float64(name, concentration):
+    p, q = distribution_of(8, concentration), distribution_of(8, 0.5 * concentration)
+    wide = np.asarray(FUNCTIONS[name](p, q, None))
+    p, q = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (p, q))
+    np.testing.assert_allclose(FUNCTIONS[name](p, q, None), wide, rtol=1e-3, atol=1e-10)
+
+
+def test_concentrated_samples_stay_near_the_mean_direction():
+    p = distribution_of(3, 1e6, dtype=np.float32)
+    samples = np.asarray(p.sample(jax.random.key(0), (5000,)), np.float64)
+    apart = np.sum((samples - np.asarray(p.mean_direction)) ** 2, axis=-1)
+    error = np.std(apart) / np.sqrt(len(apart))
+    assert abs(apart.mean() - 2e-6) < 5.0 * error
+
+
+DIRECTION = unit_of((2, 3))
+GOOD = VonMisesFisher(DIRECTION, jnp.ones(2))
+BAD = {
+    "not_unit": (
+        lambda: GOOD._replace(mean_direction=2.0 * DIRECTION).entropy(),
+        ValueError,
+        "distribution.mean_direction must hold unit vectors, got one of length 2",
+    ),
+    "point_not_unit": (
+        lambda: GOOD.log_prob(0.5 * DIRECTION),
+        ValueError,
+        "x must hold unit vectors, got one of length 0.5",
+    ),
+    "negative_concentration": (
+        lambda: GOOD._replace(concentration=jnp.array([1.0, -3.0])).sample(jax.random.key(0)),
+        ValueError,
+        "distribution.concentration must not be negative, got -3",
+    ),
+    "one_dimension": (
+        lambda: VonMisesFisher(jnp.ones(1), jnp.ones(())).entropy(),
+        ValueError,
+        r"two dimensions or more .* got \(1,\) and \(\)",
+    ),
+    "fields_of_two_shapes": (
+        lambda: VonMisesFisher(DIRECTION, jnp.ones(3)).entropy(),
+        ValueError,
+        r"got \(2, 3\) and \(3,\)",
+    ),
+    "nan": (
+        lambda: GOOD._replace(concentration=jnp.array([1.0, jnp.nan])).entropy(),
+        ValueError,
+        r"distribution.concentration must be finite, got nan at index \(1,\)",
+    ),
+    "integers": (
+        lambda: VonMisesFisher(DIRECTION, jnp.ones(2, int)).entropy(),
+        TypeError,
+        "distribution.concentration must be floating point, got dtype int64",
+    ),
+    "other_type": (
+        lambda: GOOD.kl_divergence(DIRECTION),
+        TypeError,
+        "q must be a VonMisesFisher, got ArrayImpl",
+    ),
+    "two_shapes": (
+        lambda: GOOD.kl_divergence(VonMisesFisher(unit_of((3,)), jnp.ones(()))),
+        ValueError,
+        r"p and q must have one shape .* got \(2, 3\) and \(3,\)",
+    ),
+    "point_of_another_shape": (
+        lambda: GOOD.log_prob(unit_of((3,))),
+        ValueError,
+        r"mean \(2, 3\), got \(3,\)",
+    ),
+    "no_key": (lambda: GOOD.sample(1.0), TypeError, "key must be a single key"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input(case):
+    call, error, message = BAD[case]
+    with pytest.raises(error, match=message):
+        call()
