@@ -75,8 +75,9 @@ def blocked_pcme(x: jax.Array, y: jax.Array, a: jax.Array, b: jax.Array) -> jax.
 
 def blocked_pcmepp(image: DiagonalGaussian, text: DiagonalGaussian, a: jax.Array, b: jax.Array):
     """The same as `plain_pcmepp`, in blocks."""
-    options = {"pseudo_positive_weight": ALPHA, "kl_weight": BETA}
-    return pcmepp(image, text, negative_scale=a, shift=b, **options)
+    return pcmepp(
+        image, text, negative_scale=a, shift=b, pseudo_positive_weight=ALPHA, kl_weight=BETA
+    )
 
 
 def samples(key: jax.Array, batch: int, number: int, dimension: int):

@@ -9,6 +9,7 @@ Source: NIST Digital Library of Mathematical Functions, 10.41.3, 10.41.9, 10.29.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ def _debye_polynomials() -> list[np.ndarray]:
 
     u_{k+1}(t) = t^2 (1 - t^2) u_k'(t) / 2 + int_0^t (1 - 5 s^2) u_k(s) ds / 8.
     """
-    u = [np.ones(1)]
+    u: list[Any] = [np.ones(1)]
     for _ in range(_TERMS):
         slope = polynomial.polymul([0.0, 0.0, 0.5, 0.0, -0.5], polynomial.polyder(u[-1]))
         area = polynomial.polyint(polynomial.polymul([1.0, 0.0, -5.0], u[-1])) / 8.0

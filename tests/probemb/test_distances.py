@@ -7,7 +7,7 @@ from jax.test_util import check_grads
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from probemb import DiagonalGaussian, distances
+from probemb import DiagonalGaussian, distances, euclidean
 
 FUNCTIONS = (
     "sampled_distance",
@@ -193,8 +193,8 @@ def test_opposite_extremes_stay_finite(dtype):
 
 def test_normalized():
     x = jnp.array([[3.0, 4.0], [0.0, 0.0]])
-    np.testing.assert_allclose(distances.normalized(x), [[0.6, 0.8], [0.0, 0.0]])
-    gradient = jax.grad(lambda x: jnp.sum(distances.normalized(x) * jnp.array([[1.0, 2.0]])))(x)
+    np.testing.assert_allclose(euclidean.normalized(x), [[0.6, 0.8], [0.0, 0.0]])
+    gradient = jax.grad(lambda x: jnp.sum(euclidean.normalized(x) * jnp.array([[1.0, 2.0]])))(x)
     # (w - (w . u) u) / |x| of w = (1, 2) and u = (0.6, 0.8)
     np.testing.assert_allclose(gradient[0], [-0.064, 0.048], rtol=1e-12)
     np.testing.assert_array_equal(np.isfinite(gradient), True)
@@ -202,8 +202,8 @@ def test_normalized():
 
 def test_square_root():
     squared = jnp.array([-1.0, 0.0, 4.0])
-    np.testing.assert_array_equal(distances.square_root(squared), [0.0, 0.0, 2.0])
-    slopes = jax.vmap(jax.grad(distances.square_root))(squared)
+    np.testing.assert_array_equal(euclidean.square_root(squared), [0.0, 0.0, 2.0])
+    slopes = jax.vmap(jax.grad(euclidean.square_root))(squared)
     np.testing.assert_array_equal(slopes, [0.0, 0.0, 0.25])
 
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from probemb import DiagonalGaussian, distances, pairwise
+from probemb import DiagonalGaussian, distances, euclidean, pairwise
 
 PRODUCTS = ("sampled_distance", "wasserstein_2", "kl_divergence", "jeffreys_divergence")
 BLOCKS = (
@@ -87,12 +87,13 @@ def test_far_from_the_origin_float32_stays_accurate(name):
 
 def test_squared_distance_equals_that_of_each_pair():
     x, y = np.random.default_rng(4).normal(size=(2, 6, 3))
-    found = pairwise.squared_distance(jnp.asarray(x), jnp.asarray(y[:4]))
+    found = euclidean.squared_distance(jnp.asarray(x), jnp.asarray(y[:4]))
     np.testing.assert_allclose(found, ((x[:, None] - y[None, :4]) ** 2).sum(-1), rtol=1e-12)
     far = jnp.asarray(x + 1000.0, jnp.float32)
     wide = np.asarray(far, np.float64)
     expected = ((wide[:, None] - wide[None]) ** 2).sum(-1)
-    np.testing.assert_allclose(pairwise.squared_distance(far, far), expected, rtol=1e-5, atol=1e-5)
+    found = euclidean.squared_distance(*euclidean.centered(far, far))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -100,9 +101,9 @@ def test_what_cannot_be_negative_is_not(dtype):
     p = gaussian_of((20, 16), dtype=dtype, offset=10.0)
     near = p._replace(mean=p.mean * (1.0 + 1e-7))
     for q in (p, near):
-        for name in (*PRODUCTS,):
+        for name in PRODUCTS:
             assert np.all(getattr(pairwise, name)(p, q) >= 0.0)
-        assert np.all(pairwise.squared_distance(p.mean, q.mean) >= 0.0)
+        assert np.all(euclidean.squared_distance(p.mean, q.mean) >= 0.0)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -184,18 +185,3 @@ def test_bad_input(name, case):
     pair, error, message = BAD[case]
     with pytest.raises(error, match=message):
         getattr(pairwise, name)(*pair)
-
-
-@pytest.mark.parametrize(
-    ("x", "y", "error", "message"),
-    [
-        (jnp.zeros(3), jnp.zeros((2, 3)), ValueError, r"x must have shape \(rows dimension\)"),
-        (jnp.zeros((2, 3)), jnp.zeros((2, 4)), ValueError, r"got \(2, 3\) and \(2, 4\)"),
-        (jnp.zeros((2, 3), int), jnp.zeros((2, 3)), TypeError, "x must be floating point"),
-        (jnp.zeros((2, 3)), jnp.full((2, 3), jnp.inf), ValueError, "y must be finite, got inf"),
-    ],
-    ids=["one_point", "two_dimensions", "integers", "infinite"],
-)
-def test_bad_points(x, y, error, message):
-    with pytest.raises(error, match=message):
-        pairwise.squared_distance(x, y)
