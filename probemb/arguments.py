@@ -48,7 +48,7 @@ def batch(name: str, values: Any, axes: str) -> jax.Array:
 
 def one_dtype(*values: Any) -> tuple[Any, ...]:
     """Arrays (or trees of them) in the widest of their dtypes."""
-    dtype = jnp.result_type(*(leaf.dtype for leaf in jax.tree.leaves(values)))
+    dtype = np.result_type(*(leaf.dtype for leaf in jax.tree.leaves(values)))
     return jax.tree.map(lambda leaf: leaf.astype(dtype), values)
 
 

@@ -2,8 +2,9 @@
 
 Everything is about log(x^-v I_v(x) e^-x): smooth and finite from x = 0 to the
 largest floats, for orders from -1/2 to thousands. Debye's expansion, uniform in
-x, is exact to rounding for orders from about 10 on; lower orders follow by the
-recurrence I_{v-1} = I_{v+1} + (2v / x) I_v, which is stable downwards.
+x, serves orders from 12 on; lower orders follow by the recurrence
+I_{v-1} = I_{v+1} + (2v / x) I_v, which is stable downwards. The logarithm is off by less
+than 5e-9.
 
 Source: NIST Digital Library of Mathematical Functions, 10.41.3, 10.41.9, 10.29.1.
 """
@@ -18,6 +19,8 @@ from numpy.polynomial import polynomial
 
 _TERMS = 6
 RAISED = 12
+# From here on sqrt(1 + z^2) is z to rounding, and z^2 may overflow.
+_FAR = 1e9
 
 
 @functools.cache
@@ -62,8 +65,12 @@ def debye_sum(order: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
     return in_powers(terms), in_powers(slopes)
 
 
-def log_bessel_and_ratio(order: jax.Array | float, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """log(x^-v I_v(x) e^-x), and I_{v+1}(x) / (x I_v(x)), which is 1 / (2v + 2) at x = 0.
+def log_bessel_and_ratio(
+    order: jax.Array | float, x: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """log(x^-v I_v(x) e^-x), then A / x and 1 - A for A = I_{v+1}(x) / I_v(x).
+
+    A / x is 1 / (2v + 2) at x = 0; 1 - A keeps its digits where A is close to 1.
 
     Args:
       order: v, from -1/2 on.
@@ -71,19 +78,24 @@ def log_bessel_and_ratio(order: jax.Array | float, x: jax.Array) -> tuple[jax.Ar
     """
     order = jnp.asarray(order, x.dtype)
     n = order + RAISED
-    w = jnp.sqrt(1.0 + jnp.square(x / n))
-    value, slope = debye_sum(n, 1.0 / w)
+    z = x / n
+    w = jnp.where(z < _FAR, jnp.sqrt(1.0 + jnp.square(jnp.minimum(z, _FAR))), z)
+    t = 1.0 / w
+    value, slope = debye_sum(n, t)
     log_bessel = (
-        n / (w + x / n)
+        n / (w + z)
         - n * jnp.log(n * (1.0 + w))
         - 0.5 * jnp.log(2.0 * jnp.pi * n * w)
         + jnp.log(value)
     )
+    lower = (0.5 + slope / value) * t * t / n
     ratio = high_ratio(n, w, slope / value)
+    rest = (1.0 + 1.0 / (w + z)) / (1.0 + w) + z * lower
     for raised in range(RAISED, 0, -1):
-        step = 2.0 * (order + raised) + x * (x * ratio)
-        log_bessel, ratio = log_bessel + jnp.log(step), 1.0 / step
-    return log_bessel, ratio
+        twice = 2.0 * (order + raised)
+        step = twice + x * (1.0 - rest)
+        log_bessel, ratio, rest = log_bessel + jnp.log(step), 1.0 / step, (twice - x * rest) / step
+    return log_bessel, ratio, rest
 
 
 def high_ratio(order: jax.Array, w: jax.Array, log_slope: jax.Array) -> jax.Array:

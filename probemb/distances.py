@@ -181,7 +181,9 @@ def bhattacharyya_distance(p: Any, q: Any) -> jax.Array:
     p, q = gaussians(p, q)
     log_sum = jnp.logaddexp(p.log_variance, q.log_variance)
     deviation = 0.25 * jnp.square(p.mean - q.mean) * jnp.exp(-log_sum)
-    log_ratio = log_sum - math.log(2.0) - 0.5 * (p.log_variance + q.log_variance)
+    # log((v_p + v_q) / (2 sigma_p sigma_q)) as a hyperbolic cosine: exactly 0 where they agree.
+    half = 0.5 * (p.log_variance - q.log_variance)
+    log_ratio = jnp.logaddexp(half, -half) - math.log(2.0)
     return jnp.sum(deviation + 0.5 * log_ratio, axis=-1)
 
 

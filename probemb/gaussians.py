@@ -60,7 +60,8 @@ class DiagonalGaussian(NamedTuple):
 
     def log_prob(self, x: Any) -> jax.Array:
         """Log p(x) (...) of points (..., dimension)."""
-        self, x = arguments.one_dtype(gaussian("distribution", self), point(x, self.mean))
+        self = gaussian("distribution", self)
+        self, x = arguments.one_dtype(self, point(x, self.mean))
         deviation = jnp.square(x - self.mean) * jnp.exp(-self.log_variance)
         return -0.5 * jnp.sum(deviation + self.log_variance + _LOG_TWO_PI, axis=-1)
 
@@ -153,7 +154,8 @@ class GaussianMixture(NamedTuple):
 
     def log_prob(self, x: Any) -> jax.Array:
         """Log p(x) (...) of points (..., dimension)."""
-        self, x = arguments.one_dtype(mixture("distribution", self), point(x, self.mean))
+        self = mixture("distribution", self)
+        self, x = arguments.one_dtype(self, point(x, self.mean))
         repeated = jnp.broadcast_to(x[..., None, :], self.components.mean.shape)
         each = self.components.log_prob(repeated)
         return jax.nn.logsumexp(jax.nn.log_softmax(self.logits, axis=-1) + each, axis=-1)

@@ -64,14 +64,13 @@ class GeneralizedGaussian(NamedTuple):
     def log_prob(self, x: Any) -> jax.Array:
         """Log p(x) (...) of points (..., dimension).
 
-        Finite with finite derivatives everywhere: at a residual of exactly 0,
+        Finite with a finite gradient everywhere: at a residual of exactly 0,
         where the density of a shape below 1 has a cusp, the derivative in x is
         taken as 0; and (|x - m| / alpha)^beta grows only logarithmically above
         the square root of the largest float.
         """
-        self, x = arguments.one_dtype(
-            generalized_gaussian("distribution", self), point(x, self.location)
-        )
+        self = generalized_gaussian("distribution", self)
+        self, x = arguments.one_dtype(self, point(x, self.location))
         return jnp.sum(self._log_normalizer() - self._powered_residual(x), axis=-1)
 
     def _log_normalizer(self) -> jax.Array:

@@ -21,12 +21,14 @@ def _mixing(name: str, image: Any, partner: Any) -> tuple[jax.Array, jax.Array]:
     return image, _partners(partner, len(image))
 
 
-def _partners(partner: Any, size: int) -> jax.Array:
+def _partners(partner: Any, size: int | None) -> jax.Array:
+    """Checked places in a batch; of any size where none is given."""
     partner = np.asarray(partner) if isinstance(partner, list | tuple) else partner
     if not jnp.issubdtype(getattr(partner, "dtype", object), jnp.integer):
         raise TypeError(f"partner must be an array of integers, got {type(partner).__name__}")
-    if partner.shape != (size,):
-        raise ValueError(f"partner must have shape ({size},), got {partner.shape}")
+    if partner.ndim != 1 or len(partner) == 0 or len(partner) != (size or len(partner)):
+        raise ValueError(f"partner must have shape ({size or 'batch'},), got {partner.shape}")
+    size = len(partner)
     if arguments.concrete(partner) and not np.all((0 <= partner) & (partner < size)):
         bad = np.asarray(partner)[(partner < 0) | (partner >= size)][0]
         raise ValueError(f"partner must hold places in 0..{size - 1}, got {bad}")
@@ -57,10 +59,8 @@ def soft_labels(partner: Any, own_share: Any) -> jax.Array:
       >>> soft_labels(jnp.array([1, 0]), 0.75).tolist()
       [[0.75, 0.25], [0.25, 0.75]]
     """
-    size = len(partner) if hasattr(partner, "__len__") else 0
-    partner = _partners(partner, size)
-    if size == 0:
-        raise ValueError("partner must not be empty")
+    partner = _partners(partner, None)
+    size = len(partner)
     share = arguments.probabilities("own_share", own_share, jnp.zeros(()))
     if share.shape not in ((), (size,)):
         raise ValueError(f"own_share must be a scalar or have shape ({size},), got {share.shape}")

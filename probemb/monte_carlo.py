@@ -8,6 +8,11 @@ import jax.numpy as jnp
 from probemb import arguments
 
 
+def _check(name: str, p: Any) -> None:
+    if not (hasattr(p, "sample") and hasattr(p, "log_prob")):
+        raise TypeError(f"{name} must be a distribution of this package, got {type(p).__name__}")
+
+
 def _log_probs(p: Any, points: jax.Array) -> jax.Array:
     return jax.vmap(p.log_prob)(points)
 
@@ -36,6 +41,7 @@ def entropy(key: jax.Array, p: Any, *, num_samples: int) -> jax.Array:
       >>> bool(abs(estimate - p.entropy()) < 0.05)
       True
     """
+    _check("p", p)
     number = arguments.count("num_samples", num_samples)
     return -jnp.mean(_log_probs(p, p.sample(key, (number,))), axis=0)
 
@@ -64,6 +70,8 @@ def kl_divergence(key: jax.Array, p: Any, q: Any, *, num_samples: int) -> jax.Ar
       >>> float(kl_divergence(jax.random.key(0), p, p, num_samples=8))
       0.0
     """
+    _check("p", p)
+    _check("q", q)
     number = arguments.count("num_samples", num_samples)
     points = p.sample(key, (number,))
     return jnp.mean(_log_probs(p, points) - _log_probs(q, points), axis=0)

@@ -77,7 +77,15 @@ def info_nce(
     labels = check_labels(labels, image.mean, axis_name)
     rows, columns = ({"mean": normalized(p.mean)} for p in (image, text))
     rows, columns = with_labels(rows, columns, labels, axis_name)
-    both = reduce_pairs(_softmax_tile, _merge_softmax, rows, columns, scale, axis_name=axis_name)
+    both = reduce_pairs(
+        _softmax_tile,
+        _merge_softmax,
+        rows,
+        columns,
+        scale,
+        has_column_values=True,
+        axis_name=axis_name,
+    )
 
     def cross_entropy(of):
         labelled = of["labels"] > 0.0
@@ -143,7 +151,15 @@ def triplet(
     image, text = ({"mean": normalized(p.mean)} for p in (image, text))
     (of_image, _), (of_text, _) = partners(image, text, labels, axis_name)
     rows, columns = with_labels(image, text, labels, axis_name)
-    hardest = reduce_pairs(_hardest_tile, _merge_hardest, rows, columns, (), axis_name=axis_name)
+    hardest = reduce_pairs(
+        _hardest_tile,
+        _merge_hardest,
+        rows,
+        columns,
+        (),
+        has_column_values=True,
+        axis_name=axis_name,
+    )
 
     def hinge(items, partner, hardest):
         return jax.nn.relu(margin + hardest - jnp.sum(items["mean"] * partner["mean"], axis=1))

@@ -12,6 +12,7 @@ with the values reduced over the rows that they have met.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -35,26 +36,35 @@ def _length(tree: Any) -> int:
     return len(jax.tree.leaves(tree)[0])
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _reduce_blocks(
-    tile: Tile, merge: Callable, block: int, rows: Any, columns: Any, parameters: Any
-):
-    """Row values and column values on one device."""
+def _in_blocks(tile: Tile, merge: Callable, block: int, rows, columns, parameters):
+    """Row values and column values from blocks of rows, each recomputed for the gradient."""
     tile = jax.checkpoint(tile, prevent_cse=False)
     length = _length(rows)
+    if block >= length:
+        return tile(rows, columns, parameters)
     whole = length - length % block
-    results = []
-    if whole:
-        blocks = jax.tree.map(lambda x: x[:whole].reshape(-1, block, *x.shape[1:]), rows)
-        of_rows, of_columns = jax.lax.map(lambda some: tile(some, columns, parameters), blocks)
-        of_rows = jax.tree.map(lambda x: x.reshape(whole, *x.shape[2:]), of_rows)
-        results.append((of_rows, merge(of_columns)))
+    blocks = jax.tree.map(lambda x: x[:whole].reshape(-1, block, *x.shape[1:]), rows)
+    of_rows, of_columns = jax.lax.map(lambda some: tile(some, columns, parameters), blocks)
+    of_rows = jax.tree.map(lambda x: x.reshape(whole, *x.shape[2:]), of_rows)
+    of_columns = merge(of_columns)
     if whole < length:
-        results.append(tile(jax.tree.map(lambda x: x[whole:], rows), columns, parameters))
-    if len(results) == 1:
-        return results[0]
-    of_rows = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), results[0][0], results[1][0])
-    return of_rows, _merge_two(merge, results[0][1], results[1][1])
+        rest = jax.tree.map(lambda x: x[whole:], rows)
+        more_rows, more_columns = tile(rest, columns, parameters)
+        of_rows = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), of_rows, more_rows)
+        of_columns = _merge_two(merge, of_columns, more_columns)
+    return of_rows, of_columns
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _on_one_device(tile: Tile, merge: Callable, group: int, block: int, rows, columns, parameters):
+    """Blocks, in groups of rows, so that few partial column values are held at a time."""
+
+    def of_group(rows, columns, parameters):
+        return _in_blocks(tile, merge, block, rows, columns, parameters)
+
+    if group >= _length(rows):
+        return of_group(rows, columns, parameters)
+    return _in_blocks(of_group, merge, group, rows, columns, parameters)
 
 
 def _merge_two(merge: Callable, x: Any, y: Any) -> Any:
@@ -69,6 +79,7 @@ def reduce_pairs(
     parameters: Any,
     *,
     elements_per_pair: int = 1,
+    has_column_values: bool = False,
     axis_name: str | None = None,
 ) -> tuple[Any, Any]:
     """Values (rows) and (columns) of all pairs.
@@ -80,13 +91,17 @@ def reduce_pairs(
       columns: a tree of arrays (columns, ...).
       parameters: what every tile needs.
       elements_per_pair: how many numbers a tile holds for a pair.
+      has_column_values: whether the tile gives any: every block then gives a value for
+        each column, which the root of the number of blocks keeps few.
       axis_name: the axis of the mesh over which rows and columns are sharded, within
         `shard_map`; None for one device.
     """
     row = _length(columns) * elements_per_pair
     block = max(1, TILE // row, min(_FEW_ROWS, _LARGEST_TILE // row))
     block = min(block, _length(rows))
-    reduce_here = functools.partial(_reduce_blocks, tile, merge, block)
+    blocks = -(-_length(rows) // block)
+    group = block * math.isqrt(blocks) if has_column_values else _length(rows)
+    reduce_here = functools.partial(_on_one_device, tile, merge, group, block)
     of_rows, of_columns = reduce_here(rows, columns, parameters)
     if axis_name is None:
         return of_rows, of_columns
@@ -122,4 +137,4 @@ def batch_size(local: int, axis_name: str | None) -> int:
 def batch_index(local: int, axis_name: str | None) -> jax.Array:
     """The places (local) of this device's items in the whole batch."""
     first = 0 if axis_name is None else local * jax.lax.axis_index(axis_name)
-    return first + jnp.arange(local)
+    return first + jnp.arange(local, dtype=jnp.int32)

@@ -9,6 +9,7 @@ import numpy as np
 
 from probemb import arguments
 from probemb.bessel import log_bessel_and_ratio
+from probemb.euclidean import normalized
 from probemb.gaussians import point
 
 _LOG_TWO_PI = 1.8378770664093453
@@ -40,15 +41,15 @@ class VonMisesFisher(NamedTuple):
     def _order(self) -> float:
         return self.mean_direction.shape[-1] / 2.0 - 1.0
 
-    def _log_peak_and_ratio(self) -> tuple[jax.Array, jax.Array]:
-        """Log p(m), and A_D(kappa) / kappa for the mean resultant length A_D."""
-        log_bessel, ratio = log_bessel_and_ratio(self._order(), self.concentration)
-        return -0.5 * self.mean_direction.shape[-1] * _LOG_TWO_PI - log_bessel, ratio
+    def _peak(self) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The logarithm of p(m), and A / kappa and 1 - A for the mean resultant length A."""
+        log_bessel, ratio, rest = log_bessel_and_ratio(self._order(), self.concentration)
+        return -0.5 * self.mean_direction.shape[-1] * _LOG_TWO_PI - log_bessel, ratio, rest
 
     @property
     def mean_resultant_length(self) -> jax.Array:
         """A_D(kappa) = I_{v+1}(kappa) / I_v(kappa) = |E x| (...)."""
-        return self.concentration * self._log_peak_and_ratio()[1]
+        return self.concentration * self._peak()[1]
 
     @property
     def mean(self) -> jax.Array:
@@ -58,9 +59,14 @@ class VonMisesFisher(NamedTuple):
     @property
     def variance(self) -> jax.Array:
         """The marginal variances (..., dimension)."""
-        _, ratio = self._log_peak_and_ratio()
-        dimension = self.mean_direction.shape[-1]
-        along = 1.0 - jnp.square(self.concentration * ratio) - (dimension - 1) * ratio
+        _, ratio, rest = self._peak()
+        m = self.mean_direction.shape[-1] - 1.0
+        along = rest * (1.0 + self.concentration * ratio) - m * ratio
+        # Both terms cancel where the concentration is large; there, the expansion in 1 / kappa.
+        far = (30.0 if along.dtype == jnp.float32 else 1e4) * (m + 1.0)
+        inverse = 1.0 / jnp.maximum(self.concentration, far)
+        expansion = (m - m * (m - 2.0) * inverse * (0.5 + 0.75 * inverse)) * 0.5 * inverse**2
+        along = jnp.where(self.concentration > far, expansion, along)
         squared = jnp.square(self.mean_direction)
         return ratio[..., None] * (1.0 - squared) + along[..., None] * squared
 
@@ -81,25 +87,23 @@ class VonMisesFisher(NamedTuple):
         )
         angle = _angle(of_angle, concentration, whole[-1])[..., None]
         noise = jax.random.normal(of_tangent, whole, dtype=direction.dtype)
-        tangent = noise - jnp.sum(noise * direction, axis=-1, keepdims=True) * direction
-        tangent = tangent / jnp.linalg.norm(tangent, axis=-1, keepdims=True)
+        tangent = _orthogonal(_orthogonal(noise, direction), direction)  # twice, for rounding
         return jnp.cos(angle) * direction + jnp.sin(angle) * tangent
 
     def log_prob(self, x: Any) -> jax.Array:
         """Log p(x) (...) of unit vectors (..., dimension), against the sphere's area."""
-        self, x = arguments.one_dtype(
-            von_mises_fisher("distribution", self), point(x, self.mean_direction)
-        )
+        self = von_mises_fisher("distribution", self)
+        self, x = arguments.one_dtype(self, point(x, self.mean_direction))
         unit("x", x)
         # kappa (m . x - 1), free of cancellation.
         squared_distance = jnp.sum(jnp.square(x - self.mean_direction), axis=-1)
-        return self._log_peak_and_ratio()[0] - 0.5 * self.concentration * squared_distance
+        return self._peak()[0] - 0.5 * self.concentration * squared_distance
 
     def entropy(self) -> jax.Array:
         """-E log p (...) in nats: kappa (1 - A_D(kappa)) - log p(m)."""
         self = von_mises_fisher("distribution", self)
-        log_peak, ratio = self._log_peak_and_ratio()
-        return self.concentration * (1.0 - self.concentration * ratio) - log_peak
+        log_peak, _, rest = self._peak()
+        return self.concentration * rest - log_peak
 
     def kl_divergence(self, other: "VonMisesFisher") -> jax.Array:
         """KL(self || other) (...) in nats."""
@@ -109,16 +113,22 @@ class VonMisesFisher(NamedTuple):
                 "p and q must have one shape (..., dimension), "
                 f"got {p.mean_direction.shape} and {q.mean_direction.shape}"
             )
-        peak_p, ratio = p._log_peak_and_ratio()
-        peak_q, _ = q._log_peak_and_ratio()
+        peak_p, ratio, rest = p._peak()
+        peak_q, *_ = q._peak()
         length = p.concentration * ratio
         apart = 0.5 * jnp.sum(jnp.square(p.mean_direction - q.mean_direction), axis=-1)
         return (
             peak_p
             - peak_q
-            + (q.concentration - p.concentration) * (1.0 - length)
+            + (q.concentration - p.concentration) * rest
             + q.concentration * length * apart
         )
+
+
+def _orthogonal(x: jax.Array, direction: jax.Array) -> jax.Array:
+    """The unit vector of the part of x that is orthogonal to a unit vector."""
+    rest = x - jnp.sum(x * direction, axis=-1, keepdims=True) * direction
+    return normalized(rest)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -160,13 +170,15 @@ def _angle_jvp(dimension, primals, tangents):
     """
     (key, concentration), (_, tangent) = primals, tangents
     angle = _angle(key, concentration, dimension)
-    _, ratio = log_bessel_and_ratio(dimension / 2.0 - 1.0, concentration)
-    missing = 1.0 - concentration * ratio
+    *_, missing = log_bessel_and_ratio(dimension / 2.0 - 1.0, concentration)
     inner = 2.0 * jnp.square(jnp.sin(0.5 * angle)) < missing
     reach = 12.0 / jnp.sqrt(concentration + (dimension - 1.0))
     width = jnp.minimum(jnp.where(inner, angle, jnp.pi - angle), reach)
     sign = jnp.where(inner, -1.0, 1.0)
-    step = 0.5 * width[..., None] * (1.0 + jnp.asarray(_NODES, angle.dtype))
+    nodes, weights = (
+        jnp.asarray(x, angle.dtype).reshape((1,) * angle.ndim + (-1,)) for x in (_NODES, _WEIGHTS)
+    )
+    step = 0.5 * width[..., None] * (1.0 + nodes)
     s = angle[..., None] + sign[..., None] * step
     log_density = -2.0 * concentration[..., None] * jnp.square(jnp.sin(0.5 * s))
     log_density += (dimension - 2.0) * jnp.log(jnp.maximum(jnp.sin(s), jnp.finfo(s.dtype).tiny))
@@ -174,7 +186,7 @@ def _angle_jvp(dimension, primals, tangents):
     here += (dimension - 2.0) * jnp.log(jnp.maximum(jnp.sin(angle), jnp.finfo(s.dtype).tiny))
     away = jnp.abs(missing[..., None] - 2.0 * jnp.square(jnp.sin(0.5 * s)))
     integrand = away * jnp.exp(log_density - here[..., None])
-    tail = 0.5 * width * jnp.sum(jnp.asarray(_WEIGHTS, s.dtype) * integrand, axis=-1)
+    tail = 0.5 * width * jnp.sum(weights * integrand, axis=-1)
     return angle, -tail * tangent
 
 

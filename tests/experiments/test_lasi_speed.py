@@ -17,9 +17,3 @@ def test_the_quadratic_versions_compute_the_same_distance(quadratic):
     x, y = jax.random.uniform(jax.random.key(0), (2, 7, 6, 3), float)
     expected = lasi_jax.distance(x, y, neighborhood_size=4)
     assert float(quadratic(x, y, 4)) == pytest.approx(float(expected), abs=1e-9)
-
-
-def test_calls_alternate():
-    order = []
-    times = lasi_speed.alternate(2, lambda: order.append("a"), lambda: order.append("b"))
-    assert order == list("ab" * 3) and len(times) == 2 and min(times) >= 0.0

@@ -16,7 +16,7 @@ X = np.array([0.0, 1e-8, 1e-3, 0.3, 1.0, 4.0, 30.0, 300.0, 1e4, 1e6])
 # What Debye's expansion leaves out, in absolute terms.
 TRUNCATION = 5e-9
 
-both = jax.jit(log_bessel_and_ratio)
+both = jax.jit(lambda order, x: log_bessel_and_ratio(order, x)[:2])
 
 
 @jax.jit
@@ -25,7 +25,7 @@ def slopes(order, x):
 
 
 @jax.jit
-def both_with_slopes(x):
+def all_with_slopes(x):
     function = functools.partial(log_bessel_and_ratio, 3.0)
     return jax.jvp(function, (x,), (jnp.ones_like(x),))
 
@@ -87,12 +87,12 @@ def test_gradient_equals_finite_differences_to_second_order():
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 @pytest.mark.parametrize("x", [0.0, 1e-30, 1e6, 1e12, 1e18])
 def test_values_and_derivatives_are_finite(x, dtype):
-    chex.assert_tree_all_finite(both_with_slopes(jnp.asarray([x], dtype)))
+    chex.assert_tree_all_finite(all_with_slopes(jnp.asarray([x], dtype)))
 
 
 def test_finite_up_to_the_largest_floats():
-    chex.assert_tree_all_finite(both_with_slopes(jnp.asarray([1e30], jnp.float32)))
-    chex.assert_tree_all_finite(both_with_slopes(jnp.asarray([1e250], jnp.float64)))
+    chex.assert_tree_all_finite(all_with_slopes(jnp.asarray([1e30], jnp.float32)))
+    chex.assert_tree_all_finite(all_with_slopes(jnp.asarray([1e250], jnp.float64)))
 
 
 def test_broadcasts_with_the_order():
@@ -102,8 +102,18 @@ def test_broadcasts_with_the_order():
         jnp.stack(each)
         for each in zip(*(both(v, a) for v, a in zip(orders, x, strict=True)), strict=True)
     ]
-    chex.assert_trees_all_close(list(both(orders, x)), expected, rtol=1e-13)
-    chex.assert_trees_all_close(
-        list(jax.vmap(log_bessel_and_ratio)(orders, x)), expected, rtol=1e-13
-    )
-    chex.assert_trees_all_close(list(log_bessel_and_ratio(orders, x)), expected, rtol=1e-13)
+    for function in (both, jax.vmap(both), lambda *pair: log_bessel_and_ratio(*pair)[:2]):
+        chex.assert_trees_all_close(list(function(orders, x)), expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_what_the_ratio_leaves_to_1_keeps_its_digits(order):
+    near, far = jnp.asarray([0.0, 0.1, 2.0, 30.0]), np.array([1e5, 1e6])
+    *_, rest = log_bessel_and_ratio(order, near)
+    np.testing.assert_allclose(rest, 1.0 - near * both(order, near)[1], atol=1e-14)
+    m = 2.0 * order + 1.0
+    expansion = m / (2.0 * far) - m * (m - 2.0) / (8.0 * far**2) * (1.0 + 1.0 / far)
+    if order < 20:
+        for dtype, tolerance in ((jnp.float64, 1e-10), (jnp.float32, 1e-5)):
+            *_, rest = log_bessel_and_ratio(order, jnp.asarray(far, dtype))
+            np.testing.assert_allclose(rest, expansion, rtol=tolerance, atol=1e-16)
