@@ -4,11 +4,11 @@ Pure functions of arrays, ready for `jit`, `grad` and `vmap`; they need jax
 alone. Data flows down this list:
 
     arguments             what users pass -> checked float arrays
+    euclidean             lengths and distances of points, gradient-safe
     bessel                the modified Bessel function, of any order, in logarithms
     gaussians             DiagonalGaussian and GaussianMixture
     generalized_gaussian  GeneralizedGaussian
     von_mises_fisher      VonMisesFisher
-    euclidean             lengths and distances of points, gradient-safe
     monte_carlo           entropy and divergence from samples
     distances             between two Gaussians
     pairwise              between all pairs of two sets

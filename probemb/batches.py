@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from probemb import arguments
 from probemb.gaussians import DiagonalGaussian, gaussian
-from probemb.reduction import batch_index
+from probemb.reduction import batch_index, batch_size
 
 
 def check_pair(image: Any, text: Any) -> tuple[DiagonalGaussian, DiagonalGaussian]:
@@ -31,11 +31,10 @@ def check_shapes(of_image: tuple[int, ...], of_text: tuple[int, ...], axes: str)
 
 def check_labels(labels: Any, like: jax.Array, axis_name: str | None) -> jax.Array | None:
     """Match probabilities (batch, batch of all devices), or None for the diagonal."""
+    rows, columns = len(like), batch_size(len(like), axis_name)
     if labels is None:
         return None
     labels = arguments.probabilities("labels", labels, like)
-    rows = len(like)
-    columns = rows if axis_name is None else rows * jax.lax.axis_size(axis_name)
     if labels.shape != (rows, columns):
         raise ValueError(
             f"labels must have shape (image, text) = ({rows}, {columns}), got {labels.shape}"

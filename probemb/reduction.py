@@ -105,8 +105,8 @@ def reduce_pairs(
     of_rows, of_columns = reduce_here(rows, columns, parameters)
     if axis_name is None:
         return of_rows, of_columns
-    devices = jax.lax.axis_size(axis_name)
-    onward = [(device, (device + 1) % devices) for device in range(devices)]
+    number = devices(axis_name)
+    onward = [(device, (device + 1) % number) for device in range(number)]
 
     def pass_on(tree):
         return jax.tree.map(lambda x: jax.lax.ppermute(x, axis_name, onward), tree)
@@ -119,8 +119,20 @@ def reduce_pairs(
         return (columns, of_rows, _merge_two(merge, of_columns, more_columns)), None
 
     state = (columns, of_rows, of_columns)
-    (_, of_rows, of_columns), _ = jax.lax.scan(turn, state, length=devices - 1)
+    (_, of_rows, of_columns), _ = jax.lax.scan(turn, state, length=number - 1)
     return of_rows, pass_on(of_columns)
+
+
+def devices(axis_name: str | None) -> int:
+    """How many devices share the batch."""
+    if axis_name is None:
+        return 1
+    try:
+        return jax.lax.axis_size(axis_name)
+    except NameError as error:
+        raise ValueError(
+            f"axis_name must name an axis of a surrounding shard_map, got {axis_name!r}"
+        ) from error
 
 
 def batch_sum(values: jax.Array, axis_name: str | None) -> jax.Array:
@@ -131,10 +143,11 @@ def batch_sum(values: jax.Array, axis_name: str | None) -> jax.Array:
 
 def batch_size(local: int, axis_name: str | None) -> int:
     """How many items the batch has on all devices."""
-    return local if axis_name is None else local * jax.lax.axis_size(axis_name)
+    return local * devices(axis_name)
 
 
 def batch_index(local: int, axis_name: str | None) -> jax.Array:
     """The places (local) of this device's items in the whole batch."""
+    devices(axis_name)  # complains of an unknown axis
     first = 0 if axis_name is None else local * jax.lax.axis_index(axis_name)
     return first + jnp.arange(local, dtype=jnp.int32)

@@ -64,7 +64,7 @@ ARRAYS = {
 
 
 @pytest.mark.parametrize(
-    "function", public_functions(), ids=lambda f: f"{f.__module__}.{f.__name__}"
+    "function", list(public_functions()), ids=lambda f: f"{f.__module__}.{f.__name__}"
 )
 def test_public_functions_are_documented_and_keyword_only(function):
     for part in ("Args:", "Returns:", "Raises:", "Source:", "Example:", ">>>"):

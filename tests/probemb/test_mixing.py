@@ -137,7 +137,12 @@ BAD_LABELS = {
     "scalar_partner": (jnp.array(1), 0.5, ValueError, r"partner must have shape .* got \(\)"),
     "too_high": ([0, 3, 1], 0.5, ValueError, r"partner must hold places in 0..2, got 3"),
     "negative": (jnp.array([0, -1]), 0.5, ValueError, r"partner must hold places in 0..1, got -1"),
-    "empty": (jnp.zeros(0, int), 0.5, ValueError, "partner must not be empty"),
+    "empty": (
+        jnp.zeros(0, int),
+        0.5,
+        ValueError,
+        r"partner must have shape \(batch,\), got \(0,\)",
+    ),
     "more_than_one": ([1, 0], 1.5, ValueError, r"own_share must lie in 0..1, got values from 1.5"),
     "less_than_zero": ([1, 0], [0.5, -0.1], ValueError, "own_share must lie in 0..1"),
     "nan_share": ([1, 0], float("nan"), ValueError, "own_share must lie in 0..1, got .* nan"),

@@ -104,6 +104,7 @@ def test_soft_labels_are_sharded_too(differences, name, number):
 
 
 P = DiagonalGaussian(jnp.zeros((2, 3)), jnp.zeros((2, 3)))
+LOGITS = {"logit_scale": 1.0, "logit_bias": 0.0}
 MESH = Mesh(np.array(jax.devices()[:1]), ("batch",))
 
 
@@ -123,10 +124,13 @@ def test_within_a_shard_map_of_ones_own():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
+        (lambda: probemb.prolip(P, P, **LOGITS, axis_name="rows"), ValueError,
+         "axis_name must name an axis of a surrounding shard_map, got 'rows'"),
+        (lambda: probemb.uniformity(P.mean, axis_name="rows"), ValueError, "axis_name must name"),
         (lambda: probemb.sharded(probemb.prolip, None), TypeError, "mesh must be a"),
         (lambda: probemb.sharded(probemb.prolip, MESH, axis_name="rows"), ValueError,
          "axis_name must be one of"),
-        (lambda: probemb.sharded(probemb.prolip, MESH)(P, P.mean, logit_scale=1.0, logit_bias=0.0),
+        (lambda: probemb.sharded(probemb.prolip, MESH)(P, P.mean, **LOGITS),
          TypeError, "text must be a DiagonalGaussian"),
         (lambda: probemb.sharded(probemb.uniformity, MESH)(jnp.zeros((0, 3))), ValueError,
          "the batch must be a multiple of the 1 devices"),
