@@ -2,11 +2,12 @@
 
     python -m experiments.match_probability
 
-About a minute on two CPU cores. For isotropic Gaussians the quadrature is exact.
+About four minutes on two CPU cores. For isotropic Gaussians the quadrature is exact.
 For others, the isotropic Gaussian with the same mean and variance of the squared
 distance stands in, and this measures what that costs: the greatest error against
-many samples, over distances of the means and sharpnesses of the sigmoid, for
-variances that spread evenly in logarithm over a ratio of greatest to least.
+many samples, over distances of the means and over sharpnesses and thresholds of
+the sigmoid, for variances that spread evenly in logarithm over a ratio of greatest
+to least.
 """
 
 import dataclasses
@@ -21,7 +22,9 @@ from tqdm import tqdm
 from probemb import DiagonalGaussian, expected_match_probability
 
 DISTANCES = (0.0, 0.5, 1.0, 2.0, 4.0)
-SHARPNESSES = (0.5, 2.0, 8.0, 32.0)
+SHARPNESSES = (0.5, 2.0, 8.0, 32.0, 128.0)
+# Where the sigmoid is a half, as a share of the root of the mean squared distance.
+THRESHOLDS = (0.2, 0.35, 0.5, 1.0, 1.5)
 DIRECTIONS = ("narrowest", "widest", "all")
 
 
@@ -54,23 +57,25 @@ def case(dimension: int, ratio: float, distance: float, direction: str):
     )
 
 
-def threshold(p: DiagonalGaussian, q: DiagonalGaussian) -> jax.Array:
-    """The distance where the sigmoid is a half: the root of the mean squared distance."""
-    return jnp.sqrt(jnp.sum(jnp.square(p.mean - q.mean) + p.variance + q.variance))
+def sigmoids(p: DiagonalGaussian, q: DiagonalGaussian) -> tuple[jax.Array, jax.Array]:
+    """The scale a and the shift b of every sharpness and threshold."""
+    size = jnp.sqrt(jnp.sum(jnp.square(p.mean - q.mean) + p.variance + q.variance))
+    a, threshold = (x.ravel() for x in jnp.meshgrid(jnp.array(SHARPNESSES), jnp.array(THRESHOLDS)))
+    return a, a * threshold * size
 
 
 @functools.partial(jax.jit, static_argnums=3)
 def estimates(key: jax.Array, p: DiagonalGaussian, q: DiagonalGaussian, number: int):
-    """The mean match probability over samples for each sharpness, and its standard error."""
-    chunk = min(number, 2**22 // p.mean.size)
+    """The mean match probability over samples for each sigmoid, and its standard error."""
+    chunk = min(number, 2**20 // p.mean.size)
     chunks = -(-number // chunk)
     deviation = jnp.sqrt(p.variance + q.variance)
 
     def moments(key):
         noise = jax.random.normal(key, (chunk, p.mean.size))
         distance = jnp.linalg.norm(p.mean - q.mean + deviation * noise, axis=1)
-        logits = jnp.asarray(SHARPNESSES)[:, None] * (threshold(p, q) - distance)
-        matches = jax.nn.sigmoid(logits)
+        a, b = sigmoids(p, q)
+        matches = jax.nn.sigmoid(b[:, None] - a[:, None] * distance)
         return jnp.mean(matches, 1), jnp.mean(jnp.square(matches), 1)
 
     first, second = jax.lax.map(moments, jax.random.split(key, chunks))
@@ -83,11 +88,10 @@ def estimates(key: jax.Array, p: DiagonalGaussian, q: DiagonalGaussian, number: 
 def expectations(p: DiagonalGaussian, q: DiagonalGaussian) -> jax.Array:
     """The same by quadrature."""
 
-    def expected(sharpness):
-        shift = sharpness * threshold(p, q)
-        return expected_match_probability(p, q, negative_scale=sharpness, shift=shift)
+    def expected(a, b):
+        return expected_match_probability(p, q, negative_scale=a, shift=b)
 
-    return jax.vmap(expected)(jnp.asarray(SHARPNESSES))
+    return jax.vmap(expected)(*sigmoids(p, q))
 
 
 def run(config: Config) -> dict[str, dict[str, float]]:

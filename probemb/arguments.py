@@ -56,10 +56,14 @@ def scalar(name: str, value: Any, like: jax.Array) -> jax.Array:
     """A finite scalar in the dtype of `like`; numbers and arrays of one element."""
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
         value = np.asarray(float(value))
-    value = floats(name, value)
-    if value.size != 1:
-        raise ValueError(f"{name} must be a scalar, got shape {value.shape}")
-    return value.reshape(()).astype(like.dtype)
+    elif jnp.issubdtype(getattr(value, "dtype", bool), jnp.integer):
+        value = jnp.asarray(value).astype(like.dtype)
+    checked = floats(name, value)
+    if checked.size != 1:
+        raise ValueError(f"{name} must be a scalar, got shape {checked.shape}")
+    if concrete(checked) and abs(float(checked.reshape(()))) > float(jnp.finfo(like.dtype).max):
+        raise ValueError(f"{name} must fit into {like.dtype}, got {float(checked.reshape(())):g}")
+    return checked.reshape(()).astype(like.dtype)
 
 
 def all_positive(name: str, values: jax.Array) -> None:
@@ -110,6 +114,15 @@ def count(name: str, value: Any, least: int = 1) -> int:
     if int(value) < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
     return int(value)
+
+
+def shape(value: Any) -> tuple[int, ...]:
+    """A tuple of lengths."""
+    if not isinstance(value, tuple) or not all(isinstance(n, numbers.Integral) for n in value):
+        raise TypeError(f"shape must be a tuple of integers, got {value!r}")
+    if any(n < 0 for n in value):
+        raise ValueError(f"shape must not hold negative lengths, got {value}")
+    return value
 
 
 def key(value: Any) -> jax.Array:

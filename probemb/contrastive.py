@@ -20,7 +20,13 @@ from probemb.batches import (
     with_labels,
 )
 from probemb.euclidean import centered
-from probemb.gaussians import DiagonalGaussian, GaussianMixture, standard_normal
+from probemb.gaussians import (
+    DiagonalGaussian,
+    GaussianMixture,
+    gaussian_or_mixture,
+    gaussians,
+    standard_normal,
+)
 from probemb.reduction import batch_sum, reduce_pairs, total
 
 # Squared distances below this count as 0.
@@ -30,6 +36,14 @@ _COINCIDENT = 1e-30
 def _cross_entropy(log_match: jax.Array, log_mismatch: jax.Array, match: jax.Array) -> jax.Array:
     """-[m log p + (1 - m) log(1 - p)] for a label m from 0 to 1."""
     return -(match * log_match + (1.0 - match) * log_mismatch)
+
+
+def _label(match: Any, like: jax.Array) -> jax.Array:
+    """A checked label of one pair."""
+    match = arguments.probabilities("match", match, like)
+    if match.shape != ():
+        raise ValueError(f"match must be a scalar (map over pairs with vmap), got {match.shape}")
+    return match
 
 
 def _bottleneck(key: jax.Array, p: Any, num_samples: int) -> jax.Array:
@@ -84,10 +98,13 @@ def soft_contrastive(
       True
     """
     of_p, of_q, of_p_divergence, of_q_divergence = jax.random.split(arguments.key(key), 4)
-    x = matching.weighted_samples(of_p, p, num_samples)
-    y = matching.weighted_samples(of_q, q, num_samples)
+    p, q = gaussian_or_mixture("p", p), gaussian_or_mixture("q", q)
+    if p.mean.shape != q.mean.shape:
+        raise ValueError(f"p and q must have one dimension, got {p.mean.shape} and {q.mean.shape}")
+    x = matching.weighted_samples(of_p, "p", p, num_samples)
+    y = matching.weighted_samples(of_q, "q", q, num_samples)
     log_match, log_mismatch = matching.log_monte_carlo(x, y, negative_scale, shift)
-    match = arguments.probabilities("match", match, log_match)
+    match = _label(match, log_match)
     beta = arguments.not_negative("bottleneck_weight", bottleneck_weight, log_match)
     divergence = _bottleneck(of_p_divergence, p, num_samples)
     divergence += _bottleneck(of_q_divergence, q, num_samples)
@@ -133,10 +150,11 @@ def soft_contrastive_quadrature(
             "p and q must be DiagonalGaussians: the bottleneck of a mixture needs samples, "
             "as soft_contrastive takes them"
         )
+    p, q = gaussians(p, q)
     log_match, log_mismatch = matching.log_expected_match_probability(
         p, q, negative_scale=negative_scale, shift=shift
     )
-    match = arguments.probabilities("match", match, log_match)
+    match = _label(match, log_match)
     beta = arguments.not_negative("bottleneck_weight", bottleneck_weight, log_match)
     divergence = p.kl_divergence(standard_normal(p.mean))
     divergence += q.kl_divergence(standard_normal(q.mean))

@@ -50,7 +50,7 @@ class DiagonalGaussian(NamedTuple):
 
     def sample(self, key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
         """Samples (*shape, ..., dimension), differentiable in both fields."""
-        self = gaussian("distribution", self)
+        self, shape = gaussian("distribution", self), arguments.shape(shape)
         noise = jax.random.normal(
             arguments.key(key), shape + self.mean.shape, dtype=self.mean.dtype
         )
@@ -124,7 +124,7 @@ class GaussianMixture(NamedTuple):
         The choice of a component has no derivative; `stratified_sample` is
         differentiable in the logits too.
         """
-        self = mixture("distribution", self)
+        self, shape = mixture("distribution", self), arguments.shape(shape)
         of_component, of_point = jax.random.split(arguments.key(key))
         chosen = jax.random.categorical(
             of_component, self.logits, axis=-1, shape=shape + self.logits.shape[:-1]
@@ -199,12 +199,23 @@ def mixture(name: str, value: Any) -> GaussianMixture:
     return GaussianMixture(*arguments.one_dtype(logits, components))
 
 
-def point(x: Any, like: jax.Array) -> jax.Array:
+def gaussian_or_mixture(name: str, value: Any) -> DiagonalGaussian | GaussianMixture:
+    """A checked distribution of either kind."""
+    if isinstance(value, GaussianMixture):
+        return mixture(name, value)
+    if isinstance(value, DiagonalGaussian):
+        return gaussian(name, value)
+    raise TypeError(
+        f"{name} must be a DiagonalGaussian or a GaussianMixture, got {type(value).__name__}"
+    )
+
+
+def point(x: Any, like: jax.Array, name: str = "x") -> jax.Array:
     """A checked point of the shape of a distribution's mean."""
-    x = arguments.floats("x", x)
+    x = arguments.floats(name, x)
     if x.shape != like.shape:
         raise ValueError(
-            f"x must have the shape of the distribution's mean {like.shape}, got {x.shape} "
+            f"{name} must have the shape of the distribution's mean {like.shape}, got {x.shape} "
             "(map over samples with vmap)"
         )
     return x

@@ -50,16 +50,17 @@ class GeneralizedGaussian(NamedTuple):
     def sample(self, key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
         """Samples (*shape, ..., dimension), differentiable in all fields.
 
-        (|x - m| / alpha)^beta has a Gamma(1 / beta) distribution.
+        (|x - m| / alpha)^beta is Gamma(1 / beta), so that |x - m| / alpha is U G^(1 / beta) with
+        U uniform and G of Gamma(1 + 1 / beta), which is well conditioned for any shape.
         """
-        self = generalized_gaussian("distribution", self)
-        of_size, of_sign = jax.random.split(arguments.key(key))
+        self, shape = generalized_gaussian("distribution", self), arguments.shape(shape)
+        of_gamma, of_uniform = jax.random.split(arguments.key(key))
         axes = (1,) * len(shape)
         location, scale, beta = (field.reshape(axes + field.shape) for field in self)
         whole = shape + self.location.shape
-        log_gamma = jax.random.loggamma(of_size, 1.0 / beta, whole, dtype=beta.dtype)
-        size = scale * jnp.exp(log_gamma / beta)
-        return location + size * jax.random.rademacher(of_sign, whole, dtype=beta.dtype)
+        gamma = jax.random.gamma(of_gamma, 1.0 + 1.0 / beta, whole, dtype=beta.dtype)
+        uniform = jax.random.uniform(of_uniform, whole, dtype=beta.dtype, minval=-1.0)
+        return location + scale * uniform * gamma ** (1.0 / beta)
 
     def log_prob(self, x: Any) -> jax.Array:
         """Log p(x) (...) of points (..., dimension).

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from probemb import arguments
-from probemb.gaussians import gaussians
+from probemb.gaussians import gaussian, gaussians
 
 
 def inclusion_test(p: Any, q: Any) -> jax.Array:
@@ -174,6 +174,7 @@ def masked_inclusion_loss(
       >>> bool(learned < masked_inclusion_loss(wide, narrow, wide, narrow))
       True
     """
-    return inclusion_loss(image, masked_image, scale=scale) + inclusion_loss(
-        text, masked_text, scale=scale
-    )
+    image, masked_image = gaussian("image", image), gaussian("masked_image", masked_image)
+    text, masked_text = gaussian("text", text), gaussian("masked_text", masked_text)
+    of_image = inclusion_loss(image, masked_image, scale=scale)
+    return of_image + inclusion_loss(text, masked_text, scale=scale)

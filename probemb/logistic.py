@@ -22,6 +22,9 @@ from probemb.gaussians import DiagonalGaussian
 from probemb.reduction import batch_size, batch_sum, reduce_pairs, total
 from probemb.regularizers import kl_to_standard_normal
 
+# Logits that differ by this many units of rounding are equal.
+_ROUNDING = 16.0
+
 
 def _mean_and_trace(p: DiagonalGaussian, mean: jax.Array) -> dict:
     return {"mean": mean, "trace": jnp.sum(p.variance, axis=1)}
@@ -100,9 +103,13 @@ def pcmepp(
 
     def with_positive(items, partner, label):
         apart = jnp.sum(jnp.square(items["mean"] - partner["mean"]), axis=1)
-        logit = b - a * (apart + items["trace"] + partner["trace"])
+        spread = items["trace"] + partner["trace"]
+        logit = b - a * (apart + spread)
+        # Duplicates of the positive tie with it; a tile's rounding must not decide.
+        squares = jnp.sum(jnp.square(items["mean"]) + jnp.square(partner["mean"]), axis=1)
+        slack = _ROUNDING * jnp.finfo(logit.dtype).eps * (a * (squares + spread) + jnp.abs(b))
         label = jnp.ones_like(logit) if label is None else label
-        return {**items, "positive_logit": jax.lax.stop_gradient(logit), "label": label}
+        return {**items, "positive_logit": jax.lax.stop_gradient(logit - slack), "label": label}
 
     of_image, of_text = partners(rows, columns, labels, axis_name)
     rows, columns = with_labels(

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from probemb import arguments, distances
 from probemb.euclidean import product, square_root, squared_distance
-from probemb.gaussians import DiagonalGaussian, GaussianMixture, gaussian, mixture
+from probemb.gaussians import DiagonalGaussian, GaussianMixture, gaussian_or_mixture
 from probemb.separation import log_expected_sigmoids
 
 Samples = tuple[jax.Array, jax.Array]
@@ -141,7 +141,14 @@ def matched_moments(
     return variance, trace / variance
 
 
+def _in_range(p: DiagonalGaussian) -> DiagonalGaussian:
+    """Log-variances within +-35 (+-300 in float64), where no square of a variance overflows."""
+    most = 35.0 if p.mean.dtype == jnp.float32 else 300.0
+    return p._replace(log_variance=jnp.clip(p.log_variance, -most, most))
+
+
 def _log_expected(p: DiagonalGaussian, q: DiagonalGaussian, a: jax.Array, b: jax.Array):
+    p, q = _in_range(p), _in_range(q)
     apart, spread = jnp.square(p.mean - q.mean), p.variance + q.variance
     distance, trace = jnp.sum(apart, axis=-1), jnp.sum(spread, axis=-1)
     variance, degrees = matched_moments(
@@ -188,7 +195,7 @@ def log_expected_match_probability(
     if of_p.mean.ndim != 2 or of_q.mean.ndim != 2 or of_p.mean.shape[1] != of_q.mean.shape[1]:
         raise ValueError(
             "p and q must be single distributions in one dimension (map over batches with vmap), "
-            f"got means of shape {of_p.mean.shape[1:]} and {of_q.mean.shape[1:]}"
+            f"got means of shape {p.mean.shape} and {q.mean.shape}"
         )
     a = arguments.positive("negative_scale", negative_scale, of_p.mean)
     b = arguments.scalar("shift", shift, of_p.mean)
@@ -200,9 +207,9 @@ def log_expected_match_probability(
 
 def _as_mixture(name: str, p: Any) -> GaussianMixture:
     """A mixture as it is, a Gaussian as a mixture of one."""
+    p = gaussian_or_mixture(name, p)
     if isinstance(p, GaussianMixture):
-        return mixture(name, p)
-    p = gaussian(name, p)
+        return p
     logits = jnp.zeros((*p.mean.shape[:-1], 1), p.mean.dtype)
     return GaussianMixture(logits, jax.tree.map(lambda x: x[..., None, :], p))
 
@@ -226,7 +233,8 @@ def expected_match_probability(p: Any, q: Any, *, negative_scale: Any, shift: An
       shift: b.
 
     Returns:
-      A scalar from 0 to 1, differentiable in everything. For a batch, `vmap`.
+      A scalar from 0 to 1, differentiable in everything. Log-variances beyond +-35 (float64:
+      +-300) count as that. For a batch, `vmap`.
 
     Raises:
       TypeError: p or q is neither a Gaussian nor a mixture.
@@ -307,17 +315,18 @@ def monte_carlo_self_mismatch(
       >>> round(float(monte_carlo_self_mismatch(jax.random.key(0), p, **options)), 4)
       0.5
     """
-    x, y = (weighted_samples(one, p, num_samples) for one in jax.random.split(key))
+    keys = jax.random.split(arguments.key(key))
+    x, y = (weighted_samples(one, "p", p, num_samples) for one in keys)
     _, log_mismatch = log_monte_carlo(x, y, negative_scale, shift)
     return jnp.exp(log_mismatch)
 
 
-def weighted_samples(key: jax.Array, p: Any, num_samples: int) -> Samples:
+def weighted_samples(key: jax.Array, name: str, p: Any, num_samples: int) -> Samples:
     """Samples (sample, dimension) of a Gaussian or a mixture, and their log-weights."""
-    p = _as_mixture("p", p)
+    p = _as_mixture(name, p)
     if p.components.mean.ndim != 2:
         raise ValueError(
-            "p must be a single distribution (map over batches with vmap), "
+            f"{name} must be a single distribution (map over batches with vmap), "
             f"got a mean of shape {p.mean.shape}"
         )
     return p.stratified_sample(key, num_samples)
@@ -331,6 +340,7 @@ def pairwise_log_expected(
     The four sums over dimensions that it needs are matrix products. Memory is
     `separation.NODES` times rows x columns.
     """
+    p, q = _in_range(p), _in_range(q)
     v, u = p.variance, q.variance
     apart = squared_distance(p.mean, q.mean)
     trace = jnp.sum(v, axis=1)[:, None] + jnp.sum(u, axis=1)[None]

@@ -1,20 +1,29 @@
 """Estimates from samples, for what has no closed form."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from probemb import arguments
+from probemb.gaussians import GaussianMixture
 
 
 def _check(name: str, p: Any) -> None:
-    if not (hasattr(p, "sample") and hasattr(p, "log_prob")):
+    if isinstance(p, type) or not (hasattr(p, "sample") and hasattr(p, "log_prob")):
         raise TypeError(f"{name} must be a distribution of this package, got {type(p).__name__}")
 
 
-def _log_probs(p: Any, points: jax.Array) -> jax.Array:
-    return jax.vmap(p.log_prob)(points)
+def _mean(key: jax.Array, p: Any, number: int, function: Callable) -> jax.Array:
+    """The mean of a function over samples of p, differentiable in all that p has.
+
+    A mixture's samples are stratified: the choice of a component has no derivative.
+    """
+    if isinstance(p, GaussianMixture):
+        points, log_weights = p.stratified_sample(key, number)
+        return jnp.sum(jnp.exp(log_weights) * jax.vmap(function)(points), axis=0)
+    return jnp.mean(jax.vmap(function)(p.sample(key, (number,))), axis=0)
 
 
 def entropy(key: jax.Array, p: Any, *, num_samples: int) -> jax.Array:
@@ -23,7 +32,8 @@ def entropy(key: jax.Array, p: Any, *, num_samples: int) -> jax.Array:
     Args:
       key: a random key.
       p: any distribution of this package, such as a `GaussianMixture`.
-      num_samples: how many samples; the error falls with its square root.
+      num_samples: how many samples, of a mixture for every component; the error falls with
+        its square root.
 
     Returns:
       The estimate (...) in nats.
@@ -43,7 +53,7 @@ def entropy(key: jax.Array, p: Any, *, num_samples: int) -> jax.Array:
     """
     _check("p", p)
     number = arguments.count("num_samples", num_samples)
-    return -jnp.mean(_log_probs(p, p.sample(key, (number,))), axis=0)
+    return -_mean(key, p, number, p.log_prob)
 
 
 def kl_divergence(key: jax.Array, p: Any, q: Any, *, num_samples: int) -> jax.Array:
@@ -53,7 +63,8 @@ def kl_divergence(key: jax.Array, p: Any, q: Any, *, num_samples: int) -> jax.Ar
       key: a random key.
       p: any distribution of this package.
       q: any distribution over the same space, of the same batch shape.
-      num_samples: how many samples; the error falls with its square root.
+      num_samples: how many samples, of a mixture for every component; the error falls with
+        its square root.
 
     Returns:
       The estimate (...) in nats; it may be negative.
@@ -73,5 +84,4 @@ def kl_divergence(key: jax.Array, p: Any, q: Any, *, num_samples: int) -> jax.Ar
     _check("p", p)
     _check("q", q)
     number = arguments.count("num_samples", num_samples)
-    points = p.sample(key, (number,))
-    return jnp.mean(_log_probs(p, points) - _log_probs(q, points), axis=0)
+    return _mean(key, p, number, lambda x: p.log_prob(x) - q.log_prob(x))

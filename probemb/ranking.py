@@ -126,7 +126,8 @@ def triplet(
       text: Gaussians (batch, dimension).
       margin: from 0 on.
       labels: match probabilities (batch, batch); by default 1 on the diagonal. Pairs with 0
-        are negatives; an item's positive is the first pair of its greatest label.
+        are negatives; an item's positive is the first pair of its greatest label. An item
+        without a positive counts as 0.
       axis_name: as in `info_nce`.
 
     Returns:
@@ -149,7 +150,7 @@ def triplet(
     margin = arguments.not_negative("margin", margin, image.mean)
     labels = check_labels(labels, image.mean, axis_name)
     image, text = ({"mean": normalized(p.mean)} for p in (image, text))
-    (of_image, _), (of_text, _) = partners(image, text, labels, axis_name)
+    of_image, of_text = partners(image, text, labels, axis_name)
     rows, columns = with_labels(image, text, labels, axis_name)
     hardest = reduce_pairs(
         _hardest_tile,
@@ -161,8 +162,9 @@ def triplet(
         axis_name=axis_name,
     )
 
-    def hinge(items, partner, hardest):
-        return jax.nn.relu(margin + hardest - jnp.sum(items["mean"] * partner["mean"], axis=1))
+    def hinge(items, hardest, partner, label):
+        loss = jax.nn.relu(margin + hardest - jnp.sum(items["mean"] * partner["mean"], axis=1))
+        return loss if label is None else jnp.where(label > 0.0, loss, 0.0)
 
-    losses = hinge(image, of_image, hardest[0]) + hinge(text, of_text, hardest[1])
+    losses = hinge(image, hardest[0], *of_image) + hinge(text, hardest[1], *of_text)
     return batch_sum(losses, axis_name)

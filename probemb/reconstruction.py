@@ -40,6 +40,7 @@ def reconstruction(p: Any, target: Any) -> jax.Array:
       1.6931
     """
     p = generalized_gaussian("p", p)
+    target = point(target, p.location, "target")
     return -jnp.mean(p.log_prob(target)) / p.location.shape[-1]
 
 
@@ -70,7 +71,7 @@ def reconstruction_released(p: Any, target: Any) -> jax.Array:
       1.0
     """
     p = generalized_gaussian("p", p)
-    p, target = arguments.one_dtype(p, point(target, p.location))
+    p, target = arguments.one_dtype(p, point(target, p.location, "target"))
     inverse_scale, shape = 1.0 / p.scale + 1e-4, p.shape + 1e-4
     residual = jnp.clip(jnp.abs(target - p.location) * inverse_scale * shape, 1e-4, 1e3)
     return jnp.mean(residual - jnp.log(inverse_scale) + gammaln(1.0 / shape) - jnp.log(shape))
@@ -78,6 +79,13 @@ def reconstruction_released(p: Any, target: Any) -> jax.Array:
 
 def _probvlm(loss, image, text, image_embedding, text_embedding, cross_modal_weight):
     image, text = generalized_gaussian("image", image), generalized_gaussian("text", text)
+    if image.location.shape != text.location.shape:
+        raise ValueError(
+            "image and text must have one shape (..., dimension), "
+            f"got {image.location.shape} and {text.location.shape}"
+        )
+    image_embedding = point(image_embedding, image.location, "image_embedding")
+    text_embedding = point(text_embedding, text.location, "text_embedding")
     weight = arguments.not_negative("cross_modal_weight", cross_modal_weight, image.location)
     within = loss(image, image_embedding) + loss(text, text_embedding)
     return within + weight * (loss(image, text_embedding) + loss(text, image_embedding))

@@ -127,6 +127,8 @@ def devices(axis_name: str | None) -> int:
     """How many devices share the batch."""
     if axis_name is None:
         return 1
+    if not isinstance(axis_name, str):
+        raise TypeError(f"axis_name must be a string, got {axis_name!r}")
     try:
         return jax.lax.axis_size(axis_name)
     except NameError as error:

@@ -1,5 +1,6 @@
 """A loss of a batch over the devices of a mesh: same value, same gradient."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -8,12 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from probemb import arguments
+
 
 def sharded(loss: Callable, mesh: Mesh, *, axis_name: str | None = None) -> Callable:
     """A loss of all pairs, computed by all devices of a mesh.
 
     Each device keeps its share of the images and passes its share of the texts around
-    the ring, so that no device ever holds the whole batch. Sums over the batch, the
+    the ring, and so holds logits for its own images alone; for the gradient it keeps the texts
+    that passed. Sums over the batch, the
     regularisers among them, count once. Value and gradient are those of one device, up to
     the order of summation. Within a `shard_map` of one's own, pass `axis_name` to the
     loss instead.
@@ -43,6 +47,8 @@ def sharded(loss: Callable, mesh: Mesh, *, axis_name: str | None = None) -> Call
       >>> round(float(sharded(prolip, mesh)(p, p, logit_scale=10, logit_bias=-5)), 4)
       0.0134
     """
+    if not callable(loss) or "axis_name" not in inspect.signature(loss).parameters:
+        raise TypeError(f"loss must be a function that takes axis_name, got {loss!r}")
     if not isinstance(mesh, Mesh):
         raise TypeError(f"mesh must be a jax.sharding.Mesh, got {type(mesh).__name__}")
     if axis_name is None and len(mesh.axis_names) != 1:
@@ -66,12 +72,16 @@ def sharded(loss: Callable, mesh: Mesh, *, axis_name: str | None = None) -> Call
 
     def loss_of_mesh(*batch: Any, **options: Any) -> jax.Array:
         batch = jax.tree.map(_array, batch)
+        for leaf in jax.tree.leaves(batch):  # here, because shard_map hides the values
+            if jnp.issubdtype(leaf.dtype, jnp.floating):
+                arguments.floats("the batch", leaf)
         if options.get("labels") is not None:
-            options["labels"] = _array(options["labels"])
+            options["labels"] = arguments.probabilities("labels", options["labels"], _first(batch))
+        # What is concrete stays so, for the loss to check.
         arrays = {
             name: value
             for name, value in options.items()
-            if isinstance(value, jax.Array | np.ndarray)
+            if value is not None and (name == "labels" or not arguments.concrete(value))
         }
         rest = {name: value for name, value in options.items() if name not in arrays}
         specs = {name: PartitionSpec() for name in arrays}
@@ -90,6 +100,11 @@ def sharded(loss: Callable, mesh: Mesh, *, axis_name: str | None = None) -> Call
         return of_all(batch, arrays)
 
     return loss_of_mesh
+
+
+def _first(batch: Any) -> jax.Array:
+    """The first floating-point array."""
+    return next(x for x in jax.tree.leaves(batch) if jnp.issubdtype(x.dtype, jnp.floating))
 
 
 def _array(x: Any) -> Any:

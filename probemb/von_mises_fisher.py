@@ -76,7 +76,7 @@ class VonMisesFisher(NamedTuple):
         The angle to the mean direction is drawn by rejection (Wood, 1994); its
         derivative in the concentration is that of its distribution function.
         """
-        self = von_mises_fisher("distribution", self)
+        self, shape = von_mises_fisher("distribution", self), arguments.shape(shape)
         of_angle, of_tangent = jax.random.split(arguments.key(key))
         whole = shape + self.mean_direction.shape
         direction = jnp.broadcast_to(

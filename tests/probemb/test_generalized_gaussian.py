@@ -227,3 +227,18 @@ def test_bad_input(case):
     call, error, message = BAD[case]
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("shape", [0.5, 2.0, 100.0])
+def test_samples_have_the_derivative_of_their_variance_in_the_shape(dtype, shape):
+    zeros, ones = jnp.zeros(1, dtype), jnp.ones(1, dtype)
+
+    def squares(beta):
+        p = GeneralizedGaussian(zeros, ones, beta * ones)
+        return jnp.square(p.sample(jax.random.key(0), (100_000,)))[:, 0]
+
+    _, slopes = jax.jvp(squares, (jnp.asarray(shape, dtype),), (jnp.asarray(1.0, dtype),))
+    error = float(slopes.std()) / 100_000**0.5
+    exact = jax.grad(lambda beta: GeneralizedGaussian(0.0, 1.0, beta).variance)(shape)
+    assert abs(float(slopes.astype(float).mean()) - float(exact)) < 5.0 * error

@@ -68,7 +68,7 @@ def test_released_prolip(golden):
     assert_gradients(golden, "prolip", gradient, ("logit_scale", "logit_bias"))
 
 
-def pcmepp_by_definition(image, text, a, b, labels, alpha, beta):
+def pcmepp_by_definition(image, text, a, b, labels, alpha, beta, slack=0.0):
     """Pair by pair; a pseudo-positive takes the label of its row's (or column's) positive."""
     image, text = (jax.tree.map(np.asarray, p) for p in (image, text))
     size = len(labels)
@@ -81,8 +81,8 @@ def pcmepp_by_definition(image, text, a, b, labels, alpha, beta):
     by_row, by_column = labels.copy(), labels.copy()
     for k in range(size):
         row, column = np.argmax(labels[k]), np.argmax(labels[:, k])
-        by_row[k, logits[k] >= logits[k, row]] = labels[k, row]
-        by_column[logits[:, k] >= logits[column, k], k] = labels[column, k]
+        by_row[k, logits[k] >= logits[k, row] - slack] = labels[k, row]
+        by_column[logits[:, k] >= logits[column, k] - slack, k] = labels[column, k]
 
     def cross_entropy(y):
         return np.mean(np.logaddexp(0.0, logits) - y * logits)
@@ -131,6 +131,17 @@ def test_prolip_and_siglip_are_cross_entropies_of_their_logits(labelled):
     np.testing.assert_allclose(
         probemb.siglip(image, text, **options), expected(7.0 * x @ z.T - 2.0), rtol=1e-12
     )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_duplicates_of_a_positive_are_pseudo_positives(dtype):
+    image, text = (jax.tree.map(lambda x: jnp.repeat(x, 2, axis=0), p) for p in random_pair(16, 24))
+    cast = jax.tree.map(lambda x: x.astype(dtype), (image, text))
+    value = probemb.pcmepp(
+        *cast, negative_scale=3.0, shift=3.0, pseudo_positive_weight=1.0, kl_weight=0.0
+    )
+    expected = pcmepp_by_definition(image, text, 3.0, 3.0, np.eye(32), 1.0, 0.0, slack=1e-9)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
 LOSSES = {

@@ -146,8 +146,8 @@ def test_gradients_of_the_quadrature():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("log_variance", [-30.0, 0.0, 30.0])
-@pytest.mark.parametrize("dimension", [1, 2, 300])
+@pytest.mark.parametrize("log_variance", [-100.0, -30.0, 0.0, 30.0, 100.0])
+@pytest.mark.parametrize("dimension", [1, 300])
 def test_identical_gaussians_of_any_width_have_finite_gradients(dtype, log_variance, dimension):
     p = DiagonalGaussian(jnp.ones(dimension, dtype), jnp.full(dimension, log_variance, dtype))
 

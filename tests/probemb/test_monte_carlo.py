@@ -165,3 +165,25 @@ def test_bad_input(case):
     call, error, message = BAD[case]
     with pytest.raises(error, match=message):
         call()
+
+
+def test_a_mixtures_weights_have_the_gradient_of_the_divergence():
+    components = DiagonalGaussian(jnp.asarray([[0.0], [3.0]]), jnp.zeros((2, 1)))
+    q = DiagonalGaussian(jnp.zeros(1), jnp.zeros(1))
+    logits = jnp.asarray([0.3, -0.2])
+    x = np.linspace(-12.0, 15.0, 20_001)
+
+    def by_quadrature(logits):
+        p = GaussianMixture(logits, components)
+        log_p = jax.vmap(p.log_prob)(jnp.asarray(x)[:, None])
+        log_q = jax.vmap(q.log_prob)(jnp.asarray(x)[:, None])
+        return jnp.trapezoid(jnp.exp(log_p) * (log_p - log_q), jnp.asarray(x))
+
+    def estimate(logits):
+        p = GaussianMixture(logits, components)
+        return monte_carlo.kl_divergence(jax.random.key(0), p, q, num_samples=20_000)
+
+    for one, other in zip(
+        jax.value_and_grad(estimate)(logits), jax.value_and_grad(by_quadrature)(logits), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=0.03)

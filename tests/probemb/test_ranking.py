@@ -64,6 +64,31 @@ def test_triplet_takes_the_hardest_negatives(blocks, labelled):
     np.testing.assert_allclose(value, expected, rtol=1e-12)
 
 
+def test_triplet_counts_no_item_without_a_positive():
+    image, text = random_pair(4)
+    assert probemb.triplet(image, text, margin=1.0, labels=np.zeros((4, 4))) == 0.0
+    labels = np.diag([1.0, 1.0, 1.0, 0.0])
+    slope = jax.grad(
+        lambda p: (
+            probemb.triplet(p, text, margin=5.0, labels=labels)
+            - probemb.triplet(p, text, margin=4.0, labels=labels)
+        )
+    )(image)
+    assert np.abs(np.asarray(slope.mean)).max() < 1e-12
+    value = probemb.triplet(image, text, margin=5.0, labels=labels)
+    assert float(value) - float(
+        probemb.triplet(image, text, margin=4.0, labels=labels)
+    ) == pytest.approx(6.0)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_lengths_near_the_ends_of_the_floats_do_not_count(scale):
+    image, text = random_pair(dtype=np.float32)
+    scaled = image._replace(mean=image.mean * np.float32(scale))
+    value = probemb.info_nce(scaled, text, logit_scale=5.0)
+    np.testing.assert_allclose(value, probemb.info_nce(image, text, logit_scale=5.0), rtol=1e-5)
+
+
 LOSSES = {
     "info_nce": lambda p, q, s: probemb.info_nce(p, q, logit_scale=s),
     "triplet": lambda p, q, s: probemb.triplet(p, q, margin=s),

@@ -120,7 +120,7 @@ def test_bad_input():
     p = GeneralizedGaussian(ones, ones, ones)
     with pytest.raises(ValueError, match=r"p.scale must be positive, got -1"):
         probemb.reconstruction(p._replace(scale=-ones), ones)
-    with pytest.raises(ValueError, match="x must have the shape of the distribution's mean"):
+    with pytest.raises(ValueError, match="target must have the shape of the distribution's mean"):
         probemb.reconstruction(p, ones[0])
     with pytest.raises(TypeError, match="text must be a GeneralizedGaussian"):
         probemb.probvlm(p, ones, ones, ones, cross_modal_weight=1.0)

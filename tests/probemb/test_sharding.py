@@ -21,9 +21,8 @@ import json
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, Mesh
 import probemb
-from probemb import DiagonalGaussian, bessel, sharded
+from probemb import DiagonalGaussian, sharded
 
-bessel.RAISED = 3  # less exact and sooner compiled; the ring does not care
 B, D = 24, 5
 key, *keys = jax.random.split(jax.random.key(0), 6)
 mean, noise, *log_variances = (jax.random.normal(k, (B, D)) for k in keys[:4])
@@ -127,6 +126,14 @@ def test_within_a_shard_map_of_ones_own():
         (lambda: probemb.prolip(P, P, **LOGITS, axis_name="rows"), ValueError,
          "axis_name must name an axis of a surrounding shard_map, got 'rows'"),
         (lambda: probemb.uniformity(P.mean, axis_name="rows"), ValueError, "axis_name must name"),
+        (lambda: probemb.sharded(probemb.prolip, MESH)(
+            P, P, logit_scale=jnp.array(-1.0), logit_bias=0.0), ValueError,
+         "logit_scale must be positive, got -1"),
+        (lambda: probemb.sharded(probemb.prolip, MESH)(P, P, **LOGITS, labels=5.0 * np.eye(2)),
+         ValueError, "labels must lie in 0..1"),
+        (lambda: probemb.sharded(probemb.uniformity, MESH)(jnp.full((2, 3), jnp.nan)), ValueError,
+         "the batch must be finite"),
+        (lambda: probemb.sharded(probemb.reconstruction, MESH), TypeError, "takes axis_name"),
         (lambda: probemb.sharded(probemb.prolip, None), TypeError, "mesh must be a"),
         (lambda: probemb.sharded(probemb.prolip, MESH, axis_name="rows"), ValueError,
          "axis_name must be one of"),
