@@ -2,7 +2,7 @@
 
     python -m experiments.match_probability
 
-About four minutes on two CPU cores. For isotropic Gaussians the quadrature is exact.
+About two minutes on two CPU cores. For isotropic Gaussians the quadrature is exact.
 For others, the isotropic Gaussian with the same mean and variance of the squared
 distance stands in, and this measures what that costs: the greatest error against
 many samples, over distances of the means and over sharpnesses and thresholds of

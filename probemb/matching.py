@@ -221,9 +221,9 @@ def expected_match_probability(p: Any, q: Any, *, negative_scale: Any, shift: An
     Gaussians it is exact, a one-dimensional quadrature over the noncentral chi
     distribution (see `separation`). Other Gaussians stand in by the isotropic one
     whose squared distance has the same mean and variance (see `matched_moments`). Against
-    10^6 samples, over many distances and sharpnesses, the greatest error of the probability
-    is 0.02 in 2 dimensions and 0.004 in 64 where the greatest variance is 4 times the least,
-    and 0.12 and 0.02 at 100 times (`python -m experiments.match_probability`). A
+    10^6 samples, over many distances, thresholds and sharpnesses, the greatest error of the
+    probability is 0.04 in 2 dimensions and 0.005 in 64 where the greatest variance is 4 times
+    the least, and 0.15 and 0.03 at 100 times (`python -m experiments.match_probability`). A
     mixture is the weighted sum over its components.
 
     Args:
