@@ -54,16 +54,21 @@ def one_dtype(*values: Any) -> tuple[Any, ...]:
 
 def scalar(name: str, value: Any, like: jax.Array) -> jax.Array:
     """A finite scalar in the dtype of `like`; numbers and arrays of one element."""
+    return _scalar(name, value, like)[0]
+
+
+def _scalar(name: str, value: Any, like: jax.Array) -> tuple[jax.Array, float | None]:
+    """The scalar, and, where it can be looked at, its value."""
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
         value = np.asarray(float(value))
-    elif jnp.issubdtype(getattr(value, "dtype", bool), jnp.integer):
-        value = jnp.asarray(value).astype(like.dtype)
-    checked = floats(name, value)
-    if checked.size != 1:
-        raise ValueError(f"{name} must be a scalar, got shape {checked.shape}")
-    if concrete(checked) and abs(float(checked.reshape(()))) > float(jnp.finfo(like.dtype).max):
-        raise ValueError(f"{name} must fit into {like.dtype}, got {float(checked.reshape(())):g}")
-    return checked.reshape(()).astype(like.dtype)
+    if not jnp.issubdtype(getattr(value, "dtype", float), jnp.integer):
+        value = floats(name, value) if not isinstance(value, np.ndarray) else value
+    if value.size != 1:
+        raise ValueError(f"{name} must be a scalar, got shape {value.shape}")
+    number = float(np.asarray(value).reshape(())) if concrete(value) else None
+    if number is not None and not abs(number) <= float(jnp.finfo(like.dtype).max):
+        raise ValueError(f"{name} must be finite in {like.dtype}, got {number:g}")
+    return jnp.asarray(value).reshape(()).astype(like.dtype), number
 
 
 def all_positive(name: str, values: jax.Array) -> None:
@@ -76,16 +81,17 @@ def all_positive(name: str, values: jax.Array) -> None:
 
 def positive(name: str, value: Any, like: jax.Array) -> jax.Array:
     """A scalar above 0."""
-    result = scalar(name, value, like)
-    all_positive(name, result)
+    result, number = _scalar(name, value, like)
+    if number is not None and not number > 0.0:
+        raise ValueError(f"{name} must be positive, got {number:g}")
     return result
 
 
 def not_negative(name: str, value: Any, like: jax.Array) -> jax.Array:
     """A scalar from 0 on."""
-    result = scalar(name, value, like)
-    if concrete(result) and not float(result) >= 0.0:
-        raise ValueError(f"{name} must not be negative, got {float(result):g}")
+    result, number = _scalar(name, value, like)
+    if number is not None and not number >= 0.0:
+        raise ValueError(f"{name} must not be negative, got {number:g}")
     return result
 
 

@@ -65,6 +65,7 @@ def debye_sum(order: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
     return in_powers(terms), in_powers(slopes)
 
 
+@jax.jit  # hundreds of small operations, slow one by one
 def log_bessel_and_ratio(
     order: jax.Array | float, x: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -21,3 +21,9 @@ def golden(request):
     with np.load(GOLDEN) as archive:
         values = dict(archive)
     return lambda name: values[f"{request.param}/{name}"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_more_compiled_programs_than_a_module_needs():
+    yield
+    jax.clear_caches()

@@ -21,8 +21,9 @@ import json
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, Mesh
 import probemb
-from probemb import DiagonalGaussian, sharded
+from probemb import DiagonalGaussian, bessel, sharded
 
+bessel.RAISED = 3  # less exact and sooner compiled; the ring is the same
 B, D = 24, 5
 key, *keys = jax.random.split(jax.random.key(0), 6)
 mean, noise, *log_variances = (jax.random.normal(k, (B, D)) for k in keys[:4])
@@ -48,7 +49,7 @@ losses = {
 differences = {}
 for name, loss in losses.items():
     for kind, labels in (("diagonal", None), ("soft", soft)):
-        if name == "uniformity" and kind == "soft":
+        if kind == "soft" and name in ("uniformity", "pcme_quadrature"):
             continue
 
         def measure(of):
@@ -97,7 +98,7 @@ def test_value_and_gradient_equal_those_of_one_device(differences, name, number)
 
 
 @pytest.mark.parametrize("number", [2, 4])
-@pytest.mark.parametrize("name", LOSSES[:-1])
+@pytest.mark.parametrize("name", ["pcme", "pcmepp", "prolip", "siglip", "info_nce", "triplet"])
 def test_soft_labels_are_sharded_too(differences, name, number):
     assert differences[f"{name} soft {number}"] < 1e-11
 
@@ -140,7 +141,7 @@ def test_within_a_shard_map_of_ones_own():
         (lambda: probemb.sharded(probemb.prolip, MESH)(P, P.mean, **LOGITS),
          TypeError, "text must be a DiagonalGaussian"),
         (lambda: probemb.sharded(probemb.uniformity, MESH)(jnp.zeros((0, 3))), ValueError,
-         "the batch must be a multiple of the 1 devices"),
+         "the batch must not be empty"),
     ],
 )  # fmt: skip
 def test_bad_input(call, error, message):
