@@ -5,6 +5,7 @@ positive, 0 to 1) are checked where the values are concrete: under `jit`, `grad`
 or `vmap` there is nothing to look at.
 """
 
+import math
 import numbers
 from typing import Any
 
@@ -61,13 +62,14 @@ def _scalar(name: str, value: Any, like: jax.Array) -> tuple[jax.Array, float | 
     """The scalar, and, where it can be looked at, its value."""
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
         value = np.asarray(float(value))
-    if not jnp.issubdtype(getattr(value, "dtype", float), jnp.integer):
-        value = floats(name, value) if not isinstance(value, np.ndarray) else value
+    elif not jnp.issubdtype(getattr(value, "dtype", float), jnp.integer):
+        value = floats(name, value)
     if value.size != 1:
         raise ValueError(f"{name} must be a scalar, got shape {value.shape}")
     number = float(np.asarray(value).reshape(())) if concrete(value) else None
     if number is not None and not abs(number) <= float(jnp.finfo(like.dtype).max):
-        raise ValueError(f"{name} must be finite in {like.dtype}, got {number:g}")
+        rule = f"fit into {like.dtype}" if math.isfinite(number) else "be finite"
+        raise ValueError(f"{name} must {rule}, got {number:g}")
     return jnp.asarray(value).reshape(()).astype(like.dtype), number
 
 
