@@ -85,7 +85,7 @@ def soft_contrastive(
     Raises:
       TypeError, ValueError: arguments that do not fit, or values out of range.
 
-    Source: HIB (Oh et al., ICLR 2019), equations 4 to 8. No official training code exists.
+    Source: HIB (Oh et al., ICLR 2019). No official training code exists.
     The samples of a mixture are stratified, which makes the loss differentiable in its
     weights; the divergence of a mixture is estimated from K samples.
 
@@ -255,7 +255,7 @@ def pcme_of_samples(
     Raises:
       TypeError, ValueError: shapes that do not fit, or values out of range.
 
-    Source: PCME (Chun et al., CVPR 2021), equations 3 and 4. `pcme_released` is the loss
+    Source: PCME (Chun et al., CVPR 2021). `pcme_released` is the loss
     of the release.
 
     Example:

@@ -32,7 +32,7 @@ def sampled_distance(p: Any, q: Any) -> jax.Array:
     Raises:
       TypeError, ValueError: not two Gaussians of one shape, or values not finite.
 
-    Source: PCME++ (Chun, ICLR 2024), equation 1.
+    Source: PCME++ (Chun, ICLR 2024).
 
     Example:
       >>> import jax.numpy as jnp
@@ -231,7 +231,7 @@ def mutual_likelihood_score(p: Any, q: Any) -> jax.Array:
     Raises:
       TypeError, ValueError: not two Gaussians of one shape, or values not finite.
 
-    Source: PFE (Shi and Jain, ICCV 2019), equation 3.
+    Source: PFE (Shi and Jain, ICCV 2019).
 
     Example:
       >>> import jax.numpy as jnp

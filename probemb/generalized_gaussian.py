@@ -19,7 +19,7 @@ class GeneralizedGaussian(NamedTuple):
       scale: alpha > 0 (..., dimension).
       shape: beta > 0 (..., dimension), of every dimension its own.
 
-    Source: ProbVLM (Upadhyay et al., ICCV 2023), equation 1; scipy.stats.gennorm.
+    Source: ProbVLM (Upadhyay et al., ICCV 2023); scipy.stats.gennorm.
 
     Example:
       >>> import jax.numpy as jnp

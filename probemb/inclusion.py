@@ -27,7 +27,7 @@ def inclusion_test(p: Any, q: Any) -> jax.Array:
     Raises:
       TypeError, ValueError: not two Gaussians of one shape, or values not finite.
 
-    Source: ProLIP (Chun et al., ICLR 2025), equation 6. `inclusion_test_released` is what the
+    Source: ProLIP (Chun et al., ICLR 2025). `inclusion_test_released` is what the
     release computes.
 
     Example:
@@ -96,7 +96,7 @@ def inclusion_loss(p: Any, q: Any, *, scale: Any = 1.0) -> jax.Array:
     Raises:
       TypeError, ValueError: not two Gaussians of one shape, or values out of range.
 
-    Source: ProLIP (Chun et al., ICLR 2025), equation 7.
+    Source: ProLIP (Chun et al., ICLR 2025).
 
     Example:
       >>> import jax.numpy as jnp
@@ -164,7 +164,7 @@ def masked_inclusion_loss(
     Raises:
       TypeError, ValueError: not Gaussians of one shape, or values out of range.
 
-    Source: ProLIP (Chun et al., ICLR 2025), section 3.3.
+    Source: ProLIP (Chun et al., ICLR 2025).
 
     Example:
       >>> import jax.numpy as jnp

@@ -82,7 +82,7 @@ def pcmepp(
     Raises:
       TypeError, ValueError: arguments that do not fit, or values out of range.
 
-    Source: PCME++ (Chun, ICLR 2024), equations 1 to 4; naver-ai/pcmepp.
+    Source: PCME++ (Chun, ICLR 2024); naver-ai/pcmepp.
 
     Example:
       >>> import jax.numpy as jnp
@@ -173,7 +173,7 @@ def prolip(
     Raises:
       TypeError, ValueError: arguments that do not fit, or values out of range.
 
-    Source: ProLIP (Chun et al., ICLR 2025), equation 4. The release rotates stale tensors
+    Source: ProLIP (Chun et al., ICLR 2025). The release rotates stale tensors
     around its ring for every even number of devices, fails at 2, and adds regularisers
     at each step of the ring.
 
@@ -218,7 +218,7 @@ def siglip(
     Raises:
       TypeError, ValueError: arguments that do not fit, or values out of range.
 
-    Source: SigLIP (Zhai et al., ICCV 2023), algorithm 1.
+    Source: SigLIP (Zhai et al., ICCV 2023).
 
     Example:
       >>> import jax.numpy as jnp

@@ -36,7 +36,7 @@ def closed_form_match_logit(p: Any, q: Any, *, negative_scale: Any, shift: Any) 
     Raises:
       TypeError, ValueError: not two Gaussians of one shape, or values out of range.
 
-    Source: PCME++ (Chun, ICLR 2024), equation 2.
+    Source: PCME++ (Chun, ICLR 2024).
 
     Example:
       >>> import jax.numpy as jnp
@@ -103,7 +103,7 @@ def monte_carlo_match_probability(x: Any, y: Any, *, negative_scale: Any, shift:
     Raises:
       TypeError, ValueError: shapes that do not fit, or values out of range.
 
-    Source: HIB (Oh et al., ICLR 2019), equation 4.
+    Source: HIB (Oh et al., ICLR 2019).
 
     Example:
       >>> import jax.numpy as jnp
@@ -269,7 +269,7 @@ def self_mismatch(p: Any, *, negative_scale: Any, shift: Any) -> jax.Array:
     Raises:
       TypeError, ValueError: as `expected_match_probability`.
 
-    Source: HIB (Oh et al., ICLR 2019), equation 10.
+    Source: HIB (Oh et al., ICLR 2019).
 
     Example:
       >>> import jax.numpy as jnp
@@ -305,7 +305,7 @@ def monte_carlo_self_mismatch(
     Raises:
       TypeError, ValueError: no key, no distribution, or values out of range.
 
-    Source: HIB (Oh et al., ICLR 2019), equation 10.
+    Source: HIB (Oh et al., ICLR 2019).
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -53,7 +53,7 @@ def soft_labels(partner: Any, own_share: Any) -> jax.Array:
       TypeError, ValueError: no integers, places out of range, or shares outside of 0..1.
 
     Source: mixup (Zhang et al., ICLR 2018), CutMix (Yun et al., ICCV 2019); for image and text
-    in PCME++ (Chun, ICLR 2024), section 3.4.
+    in PCME++ (Chun, ICLR 2024).
 
     Example:
       >>> import jax.numpy as jnp
@@ -120,7 +120,7 @@ def cutmix(key: jax.Array, image: Any, partner: Any, *, concentration: Any = 1.0
     Raises:
       TypeError, ValueError: no key, no images, places or values out of range.
 
-    Source: CutMix (Yun et al., ICCV 2019), section 3.1.
+    Source: CutMix (Yun et al., ICCV 2019).
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -63,7 +63,7 @@ def info_nce(
     Raises:
       TypeError, ValueError: arguments that do not fit, or values out of range.
 
-    Source: van den Oord et al., 2018; CLIP (Radford et al., ICML 2021), figure 3.
+    Source: van den Oord et al., 2018; CLIP (Radford et al., ICML 2021).
 
     Example:
       >>> import jax.numpy as jnp
@@ -136,7 +136,7 @@ def triplet(
     Raises:
       TypeError, ValueError: arguments that do not fit, or values out of range.
 
-    Source: VSE++ (Faghri et al., BMVC 2018), equation 6; VSE-infinity (Chen et al., CVPR
+    Source: VSE++ (Faghri et al., BMVC 2018); VSE-infinity (Chen et al., CVPR
     2021) trains with the same loss.
 
     Example:

@@ -29,7 +29,7 @@ def reconstruction(p: Any, target: Any) -> jax.Array:
     Raises:
       TypeError, ValueError: shapes that do not fit, or values out of range.
 
-    Source: ProbVLM (Upadhyay et al., ICCV 2023), equation 3.
+    Source: ProbVLM (Upadhyay et al., ICCV 2023).
     `reconstruction_released` is the loss of the release.
 
     Example:
@@ -117,7 +117,7 @@ def probvlm(
     Raises:
       TypeError, ValueError: shapes that do not fit, or values out of range.
 
-    Source: ProbVLM (Upadhyay et al., ICCV 2023), equations 3 to 5.
+    Source: ProbVLM (Upadhyay et al., ICCV 2023).
 
     Example:
       >>> import jax.numpy as jnp

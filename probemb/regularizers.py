@@ -24,7 +24,7 @@ def kl_to_standard_normal(p: Any) -> jax.Array:
     Raises:
       TypeError, ValueError: no Gaussian, or values not finite.
 
-    Source: HIB (Oh et al., ICLR 2019), equation 8.
+    Source: HIB (Oh et al., ICLR 2019).
 
     Example:
       >>> import jax.numpy as jnp

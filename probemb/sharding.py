@@ -37,7 +37,7 @@ def sharded(loss: Callable, mesh: Mesh, *, axis_name: str | None = None) -> Call
         not divide, or what the loss itself raises.
 
     Source: the ring is ProLIP's (Chun et al., ICLR 2025), after SigLIP (Zhai et al., ICCV
-    2023), section 3.3.
+    2023).
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -26,7 +26,7 @@ class VonMisesFisher(NamedTuple):
       mean_direction: m (..., dimension), unit vectors of two dimensions or more.
       concentration: kappa >= 0 (...).
 
-    Source: Mardia and Jupp, Directional Statistics (2000), chapter 9.
+    Source: Mardia and Jupp, Directional Statistics (2000).
 
     Example:
       >>> import jax.numpy as jnp
