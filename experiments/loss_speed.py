@@ -32,7 +32,7 @@ class Config:
     repeats: int = 5
     """Timed calls of each function; the median counts."""
     large: bool = True
-    """Run PCME's gradient at B = 4096, K = 8, D = 512 too (about two minutes)."""
+    """Run PCME's gradient at B = 4096, K = 8, D = 512 too (about a minute)."""
     processes: bool = True
     """Measure the memory of whole processes too."""
     seed: int = 0

@@ -28,6 +28,7 @@ from probemb.gaussians import (
     standard_normal,
 )
 from probemb.reduction import batch_sum, reduce_pairs, total
+from probemb.regularizers import kl_to_standard_normal
 
 # Squared distances below this count as 0.
 _COINCIDENT = 1e-30
@@ -48,10 +49,9 @@ def _label(match: Any, like: jax.Array) -> jax.Array:
 
 def _bottleneck(key: jax.Array, p: Any, num_samples: int) -> jax.Array:
     """KL(p || N(0, I)): closed for a Gaussian, from samples for a mixture."""
-    standard = standard_normal(p.mean)
     if isinstance(p, DiagonalGaussian):
-        return p.kl_divergence(standard)
-    return monte_carlo.kl_divergence(key, p, standard, num_samples=num_samples)
+        return kl_to_standard_normal(p)
+    return monte_carlo.kl_divergence(key, p, standard_normal(p.mean), num_samples=num_samples)
 
 
 def soft_contrastive(
@@ -156,8 +156,7 @@ def soft_contrastive_quadrature(
     )
     match = _label(match, log_match)
     beta = arguments.not_negative("bottleneck_weight", bottleneck_weight, log_match)
-    divergence = p.kl_divergence(standard_normal(p.mean))
-    divergence += q.kl_divergence(standard_normal(q.mean))
+    divergence = kl_to_standard_normal(p) + kl_to_standard_normal(q)
     return _cross_entropy(log_match, log_mismatch, match) + beta * divergence
 
 

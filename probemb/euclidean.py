@@ -14,7 +14,7 @@ def square_root(squared: jax.Array) -> jax.Array:
 
 
 def normalized(x: jax.Array) -> jax.Array:
-    """X / |x| over the last axis; 0, with the derivative 0, where x is 0."""
+    """The unit vector x / |x| over the last axis; 0, with the derivative 0, where x is 0."""
     greatest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
     x = x / jnp.where(greatest > 0.0, greatest, 1.0)  # so that no square leaves the floats
     length = square_root(jnp.sum(jnp.square(x), axis=-1, keepdims=True))

@@ -13,11 +13,11 @@ import numpy as np
 from probemb import arguments
 
 
-def _mixing(name: str, image: Any, partner: Any) -> tuple[jax.Array, jax.Array]:
+def _mixing(image: Any, partner: Any) -> tuple[jax.Array, jax.Array]:
     """Images (batch, ...), and the places of their partners."""
-    image = arguments.floats(name, image)
+    image = arguments.floats("image", image)
     if image.ndim < 1:
-        raise ValueError(f"{name} must have a batch axis, got shape {image.shape}")
+        raise ValueError(f"image must have a batch axis, got shape {image.shape}")
     return image, _partners(partner, len(image))
 
 
@@ -96,7 +96,7 @@ def mixup(key: jax.Array, image: Any, partner: Any, *, concentration: Any = 1.0)
       >>> bool(jnp.allclose(mixed[1], share))
       True
     """
-    image, partner = _mixing("image", image, partner)
+    image, partner = _mixing(image, partner)
     a = arguments.positive("concentration", concentration, image)
     share = jax.random.beta(arguments.key(key), a, a, dtype=image.dtype)
     return share * image + (1.0 - share) * image[partner], share
@@ -129,7 +129,7 @@ def cutmix(key: jax.Array, image: Any, partner: Any, *, concentration: Any = 1.0
       >>> bool(jnp.allclose(mixed[1].mean(), share))
       True
     """
-    image, partner = _mixing("image", image, partner)
+    image, partner = _mixing(image, partner)
     if image.ndim != 4:
         raise ValueError(
             f"image must have shape (batch height width channel), got shape {image.shape}"

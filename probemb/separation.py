@@ -3,9 +3,9 @@
 For isotropic Gaussians in D dimensions, |z_1 - z_2| / sqrt(s) has the noncentral chi
 distribution with D degrees of freedom and noncentrality |m_1 - m_2| / sqrt(s), where s
 is the sum of the two variances. The mean of sigmoid(b - a |z_1 - z_2|) is therefore a
-one-dimensional integral, here by Gauss-Legendre quadrature: to 2e-9 for whole D (to 1e-5 for
-the D between 1 and 2 that stand for very unequal variances), and log-probabilities down to
--170 to 1e-4 of their value.
+one-dimensional integral, here by Gauss-Legendre quadrature: to 2e-9 for whole D in our tests.
+It is less exact for the D between 1 and 2 that stand for very unequal variances, and for the
+logarithms of the rarest matches.
 
 The density, up to a constant, at r = r_0 + x is
 
@@ -24,7 +24,7 @@ from probemb import bessel
 
 _PANELS = tuple(np.polynomial.legendre.leggauss(nodes) for nodes in (40, 64, 40))
 NODES = sum(len(nodes) for nodes, _ in _PANELS)
-# The density beyond this many standard deviations is less than 1e-14 of its mass.
+# The density beyond this many standard deviations is less than 3e-14 of its mass.
 _REACH = 8.0
 # The sigmoid is 1 or 0 to 2e-8 this many of its widths away from its threshold.
 _TRANSITION = 18.0

@@ -16,11 +16,10 @@ def sharded(loss: Callable, mesh: Mesh, *, axis_name: str | None = None) -> Call
     """A loss of all pairs, computed by all devices of a mesh.
 
     Each device keeps its share of the images and passes its share of the texts around
-    the ring, and so holds logits for its own images alone; for the gradient it keeps the texts
-    that passed. Sums over the batch, the
-    regularisers among them, count once. Value and gradient are those of one device, up to
-    the order of summation. Within a `shard_map` of one's own, pass `axis_name` to the
-    loss instead.
+    the ring, and so holds logits for its own images alone; for the gradient it keeps the
+    texts that passed. Sums over the batch, the regularisers among them, count once. Value
+    and gradient are those of one device, up to the order of summation. Within a
+    `shard_map` of one's own, pass `axis_name` to the loss instead.
 
     Args:
       loss: a function of this package that takes `axis_name`, such as `pcmepp`.

@@ -76,6 +76,8 @@ def test_public_functions_are_documented_and_keyword_only(function):
     options = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
     for option in options:
         assert option.name in function.__doc__, option.name
+    if function.__module__.startswith("lasi_jax"):
+        assert positional in (["image"], ["x", "y"])
 
 
 @pytest.mark.parametrize(
