@@ -1,7 +1,7 @@
 """Embeddings that are distributions: what they are, how they match, how they learn.
 
-Pure functions of arrays, ready for `jit`, `grad` and `vmap`; they need jax
-alone. Data flows down this list:
+Pure functions of arrays, ready for `jit`, `grad` and `vmap`; but for `heads` they
+need jax alone. Data flows down this list:
 
     arguments             what users pass -> checked float arrays
     euclidean             lengths and distances of points, gradient-safe
@@ -24,15 +24,18 @@ alone. Data flows down this list:
     reconstruction        ProbVLM
     mixing                Mixup and CutMix with soft labels
     sharding              a loss over the devices of a mesh
+    calibration           does uncertainty predict error, are probabilities frequencies
+    heads                 Flax: features -> embedding; needs flax, imported by name
 """
 
-from probemb import distances, monte_carlo, pairwise
+from probemb import calibration, distances, monte_carlo, pairwise
 from probemb.contrastive import (
     pcme,
     pcme_of_samples,
     pcme_quadrature,
     pcme_released,
     soft_contrastive,
+    soft_contrastive_of_samples,
     soft_contrastive_quadrature,
 )
 from probemb.gaussians import DiagonalGaussian, GaussianMixture
@@ -70,6 +73,7 @@ __all__ = [
     "GaussianMixture",
     "GeneralizedGaussian",
     "VonMisesFisher",
+    "calibration",
     "closed_form_match_logit",
     "cutmix",
     "distances",
@@ -101,6 +105,7 @@ __all__ = [
     "sharded",
     "siglip",
     "soft_contrastive",
+    "soft_contrastive_of_samples",
     "soft_contrastive_quadrature",
     "soft_labels",
     "triplet",

@@ -103,12 +103,45 @@ def soft_contrastive(
         raise ValueError(f"p and q must have one dimension, got {p.mean.shape} and {q.mean.shape}")
     x = matching.weighted_samples(of_p, "p", p, num_samples)
     y = matching.weighted_samples(of_q, "q", q, num_samples)
-    log_match, log_mismatch = matching.log_monte_carlo(x, y, negative_scale, shift)
-    match = _label(match, log_match)
-    beta = arguments.not_negative("bottleneck_weight", bottleneck_weight, log_match)
+    loss = soft_contrastive_of_samples(x, y, match, negative_scale=negative_scale, shift=shift)
+    beta = arguments.not_negative("bottleneck_weight", bottleneck_weight, loss)
     divergence = _bottleneck(of_p_divergence, p, num_samples)
     divergence += _bottleneck(of_q_divergence, q, num_samples)
-    return _cross_entropy(log_match, log_mismatch, match) + beta * divergence
+    return loss + beta * divergence
+
+
+def soft_contrastive_of_samples(
+    x: Any, y: Any, match: Any, *, negative_scale: Any, shift: Any
+) -> jax.Array:
+    """HIB's loss of one pair of inputs from given samples, without the bottleneck.
+
+    -log p(m | x_1, x_2). One sample a side is the loss of two points, HIB's deterministic
+    baseline: -log sigmoid(-a |x - y| + b) for a match.
+
+    Args:
+      x: samples (sample, dimension), or (samples, log-weights) as of
+        `GaussianMixture.stratified_sample`.
+      y: samples of the other input; as many as there are.
+      match: m, 1 for a match and 0 for none, or a probability between.
+      negative_scale: a > 0.
+      shift: b.
+
+    Returns:
+      A scalar. For a batch, `vmap`.
+
+    Raises:
+      TypeError, ValueError: shapes that do not fit, or values out of range.
+
+    Source: HIB (Oh et al., ICLR 2019).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> x = jnp.zeros((1, 2))
+      >>> round(float(soft_contrastive_of_samples(x, x, 1, negative_scale=1, shift=0)), 4)
+      0.6931
+    """
+    log_match, log_mismatch = matching.log_monte_carlo(x, y, negative_scale, shift)
+    return _cross_entropy(log_match, log_mismatch, _label(match, log_match))
 
 
 def soft_contrastive_quadrature(

@@ -1,0 +1,331 @@
+"""Do occluded digits get wide embeddings, and does their width predict failure?
+
+    python -m experiments.hedged_digits
+    python -m experiments.hedged_digits --mnist FOLDER --tables FOLDER
+    python -m experiments.hedged_digits --toy
+
+Trains hedged instance embeddings (HIB) on N-digit MNIST: as points, as Gaussians and as
+mixtures of two, each with several seeds; then verification, identification, and how well
+eta, the total variance and what a deterministic embedding has in their place predict
+failure. By default the digits are scikit-learn's. The same command again goes on where
+the last one was stopped, to the same numbers.
+
+On two CPU cores: about MINUTES minutes by default, under a minute with --toy. Expected on
+the split `number` of 2 digits: AUROC of eta between corrupt and clean images at least
+0.8, R-AUROC of eta on corrupt ones at least 0.7; `hedged_digits.md` has what is reached.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import flax
+import jax
+import optax
+import tyro
+
+from experiments import (
+    hedged_embedding,
+    hedged_evaluation,
+    hedged_pictures,
+    hedged_report,
+    n_digit_mnist,
+    results,
+    training,
+)
+from experiments.digits import Source
+from experiments.hedged_embedding import Kind, Model
+from experiments.number_tables import Protocol
+
+_EVALUATION_SEED = 1810_00319
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Options of hedged digits."""
+
+    source: Source | None = None
+    """Where the digits come from. Default: mnist if a folder of it is given, else sklearn."""
+    mnist: Path | None = None
+    """The folder of MNIST's four files. Default: downloaded, where the source is mnist."""
+    tables: Path | None = None
+    """The folder of google/n-digit-mnist's tables. Default: downloaded, likewise."""
+    datasets: Path = Path("results/datasets")
+    """Where the data set is prepared, once."""
+    num_digits: int = 2
+    """N, 2 or 3."""
+    protocol: Protocol = "number"
+    """Test numbers: those of training and others (number), or all in both (instance)."""
+    embeddings: tuple[Kind, ...] = ("point", "gaussian", "mixture")
+    """What images are embedded as."""
+    dimension: int = 2
+    """D, of the embedding."""
+    channels: tuple[int, int] = (16, 32)
+    """Of the two convolutions."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """A training for each."""
+    num_steps: int = 6000
+    """Steps of a training."""
+    quadruples: int = 32
+    """A batch has four times as many images, and as many pairs."""
+    learning_rate: float = 2e-3
+    """Of Adam at the start; it falls to 0 along a cosine."""
+    occlusion_probability: float = 0.2
+    """Of a digit of a training image."""
+    num_samples: int = 8
+    """K, samples of an embedding in training and in identification."""
+    bottleneck_weight: float = 1e-4
+    """beta."""
+    num_queries: int = 2000
+    """At most so many queries of a test split."""
+    num_pairs: int = 10_000
+    """Pairs of queries in verification."""
+    num_resamples: int = 1000
+    """Of the bootstrap intervals."""
+    checkpoint_every: int = 500
+    """Steps from one checkpoint to the next."""
+    log_every: int = 100
+    """Steps from one line of metrics.jsonl to the next."""
+    toy: bool = False
+    """A tenth of the steps and fewer resamples, to see all of it in a minute."""
+    output: Path | None = None
+    """The folder of the run. Default: results/hedged_digits-..., named after all options."""
+
+
+def resolved(config: Config) -> Config:
+    """The configuration with its defaults filled in, checked.
+
+    Raises:
+      ValueError: an option out of range, or two that contradict each other.
+    """
+    for name in ("num_steps", "quadruples", "dimension", "num_samples", "num_queries", "num_pairs"):
+        _at_least(name, getattr(config, name), 1)
+    for name in ("num_resamples", "checkpoint_every", "log_every"):
+        _at_least(name, getattr(config, name), 1)
+    for name in ("channels", "seeds"):
+        for value in getattr(config, name):
+            _at_least(name, value, 0 if name == "seeds" else 1)
+    for name in ("embeddings", "seeds"):
+        values = getattr(config, name)
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"{name} must be different and at least one, got {values}")
+    if not 0.0 <= config.occlusion_probability <= 1.0:
+        raise ValueError(
+            f"occlusion_probability must lie in 0..1, got {config.occlusion_probability}"
+        )
+    if not 0.0 < config.learning_rate < float("inf"):
+        raise ValueError(f"learning_rate must be positive, got {config.learning_rate}")
+    if not 0.0 <= config.bottleneck_weight < float("inf"):
+        raise ValueError(f"bottleneck_weight must not be negative, got {config.bottleneck_weight}")
+    folders = config.mnist is not None or config.tables is not None
+    if config.source == "sklearn" and folders:
+        raise ValueError("source sklearn takes neither mnist nor tables, one of them is given")
+    config = dataclasses.replace(
+        config, source=config.source or ("mnist" if folders else "sklearn")
+    )
+    if config.toy:
+        config = dataclasses.replace(
+            config,
+            num_steps=max(1, config.num_steps // 10),
+            num_queries=min(config.num_queries, 600),
+            num_pairs=min(config.num_pairs, 2000),
+            num_resamples=min(config.num_resamples, 100),
+        )
+    return config
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def run_folder(config: Config) -> Path:
+    """Where a configuration lives: a folder of its own unless one is named."""
+    if config.output is not None:
+        return config.output
+    digest = hashlib.sha256(json.dumps(_options(config)).encode()).hexdigest()[:8]
+    name = f"{config.source}_{config.num_digits}_{config.protocol}"
+    return Path("results") / f"hedged_digits-{name}{'-toy' * config.toy}-{digest}"
+
+
+def _options(config: Config) -> dict[str, Any]:
+    """All options that numbers depend on."""
+    options = results.plain(dataclasses.asdict(config))
+    for name in ("output", "mnist", "tables", "datasets"):  # only where files lie
+        del options[name]
+    return options
+
+
+def claim(folder: Path, config: Config) -> None:
+    """Begin a run in a folder, or go on with the run that is there.
+
+    Raises:
+      ValueError: the folder holds something else, or a run with other options.
+    """
+    path = folder / "config.json"
+    if path.exists():
+        try:
+            before = json.loads(path.read_text("utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is damaged: {error}") from None
+        now = _options(config)
+        for name in now:
+            if before.get(name) != now[name]:
+                raise ValueError(
+                    f"output must be a new folder or a run with the same options, {folder} has "
+                    f"{name} = {before.get(name)!r}, now it is {now[name]!r}"
+                )
+    elif folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"output must be a new folder or a run's, {folder} is neither")
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        results.replace_text(path, json.dumps(_options(config), indent=2) + "\n")
+
+
+def train(
+    config: Config, model: Model, seed: int, numbers: n_digit_mnist.Numbers, folder: Path
+) -> Any:
+    """The parameters of a model after training, gone on with where it was stopped."""
+    schedule = optax.cosine_decay_schedule(config.learning_rate, config.num_steps)
+    optimizer = optax.adam(schedule)
+    step = functools.partial(
+        hedged_embedding.train_step,
+        model,
+        optimizer,
+        seed,
+        num_samples=config.num_samples,
+        bottleneck_weight=config.bottleneck_weight,
+    )
+    state = training.fit(
+        folder / "runs" / f"{model.kind}-{seed}",
+        training.begin(model.initialize(seed), optimizer),
+        step,
+        hedged_embedding.batches(
+            numbers,
+            config.num_steps,
+            seed=seed,
+            quadruples=config.quadruples,
+            num_digits=config.num_digits,
+            occlusion_probability=config.occlusion_probability,
+        ),
+        num_steps=config.num_steps,
+        checkpoint_every=config.checkpoint_every,
+        log_every=config.log_every,
+        label=f"{model.kind}, seed {seed}",
+    )
+    return state.parameters
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Train what is not trained yet, evaluate, save the report, and return its numbers."""
+    started = time.perf_counter()
+    config = resolved(config)
+    assert config.source is not None
+    folder = run_folder(config)
+    claim(folder, config)
+    report = folder / "report"
+    if report.exists():
+        print(f"{folder} is complete\n\n{(report / 'results.md').read_text('utf-8')}")
+        return json.loads((report / "results.json").read_text("utf-8"))
+    splits = n_digit_mnist.load(
+        config.source,
+        config.num_digits,
+        config.protocol,
+        config.datasets,
+        mnist=config.mnist,
+        tables=config.tables,
+    )
+    train_split = splits.pop("train")
+    data = (
+        f"{n_digit_mnist.describe(config.source)}, {config.num_digits} digits, protocol "
+        f"{config.protocol}, {len(train_split.numbers):,} training images"
+    )
+    print(f"{data}\nin {folder}", flush=True)
+    height, width = train_split.images.shape[1:]
+    models = {
+        kind: Model(kind, config.dimension, height, width, config.channels)
+        for kind in config.embeddings
+    }
+    parameters = {
+        kind: [train(config, model, seed, train_split, folder) for seed in config.seeds]
+        for kind, model in models.items()
+    }
+    trials, outcomes = evaluate(config, models, parameters, splits)
+    key = jax.random.key(_EVALUATION_SEED)
+    content: dict[str, Any] = {
+        "command": shlex.join(["python", "-m", "experiments.hedged_digits", *sys.argv[1:]]),
+        "config": _options(config),
+        "data": data,
+        "splits": list(splits),
+        "versions": {"jax": jax.__version__, "flax": flax.__version__},
+        "backend": jax.default_backend(),
+        "performance": hedged_report.performance(outcomes, trials),
+        "uncertainty": hedged_report.uncertainty(
+            outcomes, trials, key=key, num_resamples=config.num_resamples
+        ),
+        "separation": hedged_report.separation(outcomes),
+    }
+    content["expectations"] = hedged_report.expectations(content)
+    with results.new_folder(report) as partial:
+        results.write_json(partial / "results.json", content)
+        results.replace_text(partial / "results.md", hedged_report.markdown(content))
+        hedged_pictures.draw(partial, models, parameters, trials, outcomes)
+    print(f"\n{hedged_report.markdown(content)}")
+    print(f"saved {report}; this call took {time.perf_counter() - started:.0f} s")
+    return content
+
+
+def evaluate(
+    config: Config,
+    models: dict[Kind, Model],
+    parameters: dict[Kind, list[Any]],
+    splits: dict[str, n_digit_mnist.Numbers],
+) -> tuple[dict, dict]:
+    """Every model on every test split, clean and corrupt: trials and outcomes by cell."""
+    trials, outcomes = {}, {}
+    for split, numbers in splits.items():
+        of_split = hedged_evaluation.trials(
+            numbers,
+            num_digits=config.num_digits,
+            num_queries=config.num_queries,
+            num_pairs=config.num_pairs,
+            seed=_EVALUATION_SEED,
+        )
+        for condition, trial in of_split.items():
+            print(f"evaluating on {split}, {condition}", flush=True)
+            trials[split, condition] = trial
+            of_cell = {
+                kind: [
+                    hedged_evaluation.evaluate(
+                        model,
+                        trained,
+                        trial,
+                        num_samples=config.num_samples,
+                        key=jax.random.key(_EVALUATION_SEED),
+                    )
+                    for trained in parameters[kind]
+                ]
+                for kind, model in models.items()
+            }
+            if "point" in of_cell and len(config.seeds) > 1:
+                points = hedged_evaluation.ensemble(of_cell["point"], trial)
+                of_cell["ensemble of points"] = [points]
+            outcomes[split, condition] = of_cell
+    return trials, outcomes
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        run(tyro.cli(Config, prog="python -m experiments.hedged_digits", description=__doc__))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on from the last checkpoint")

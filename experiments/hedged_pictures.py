@@ -1,0 +1,5 @@
+"""The pictures of hedged digits."""
+
+
+def draw(*a):
+    pass

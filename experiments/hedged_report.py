@@ -1,0 +1,295 @@
+"""The numbers of hedged digits: from outcomes to means with intervals, and to a table."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+import sklearn.metrics
+
+from experiments.hedged_evaluation import Outcome, Trial
+from probemb import calibration
+
+NUM_BINS = 20
+Outcomes = dict[str, list[Outcome]]
+"""Embedding -> an outcome for each seed."""
+Cell = tuple[str, str]
+"""Test split and condition."""
+
+
+def over_seeds(values: list[float]) -> dict[str, Any]:
+    """The mean over seeds with its 95 % t interval; without an interval for a single one."""
+    mean = float(np.mean(values))
+    half = 0.0
+    if len(values) > 1:
+        error = np.std(values, ddof=1) / np.sqrt(len(values))
+        half = float(scipy.stats.t.ppf(0.975, len(values) - 1) * error)
+    several = len(values) > 1
+    return {
+        "mean": mean,
+        "low": mean - half if several else None,
+        "high": mean + half if several else None,
+        "seeds": [float(value) for value in values],
+    }
+
+
+def average_precision(outcome: Outcome, trial: Trial) -> float:
+    """Of verification: the pairs of one number, ranked by match probability."""
+    return float(sklearn.metrics.average_precision_score(trial.match, outcome.match_of_pairs))
+
+
+def accuracy(outcome: Outcome, trial: Trial) -> float:
+    """Of identification by the vote of the nearest."""
+    return float(np.mean(outcome.predicted == trial.queries.numbers))
+
+
+def performance(outcomes: dict[Cell, Outcomes], trials: dict[Cell, Trial]) -> list[dict]:
+    """Verification, identification and calibration of every embedding in every cell."""
+    return [
+        {
+            "embedding": embedding,
+            "split": cell[0],
+            "condition": cell[1],
+            "average_precision": over_seeds([average_precision(o, trials[cell]) for o in each]),
+            "accuracy": over_seeds([accuracy(o, trials[cell]) for o in each]),
+            "calibration_error": over_seeds(
+                [
+                    float(
+                        calibration.expected_calibration_error(
+                            np.asarray(o.match_of_pairs, np.float64), trials[cell].match
+                        )
+                    )
+                    for o in each
+                ]
+            ),
+        }
+        for cell, embeddings in outcomes.items()
+        for embedding, each in embeddings.items()
+    ]
+
+
+def binned_tau(uncertainty: np.ndarray, performance_of_bin) -> float:
+    """Kendall's tau between uncertainty bins and their performance; -1 is ideal."""
+    bins = np.asarray(calibration.equal_bins(uncertainty, num_bins=NUM_BINS))
+    values = [performance_of_bin(bins == place) for place in range(NUM_BINS)]
+    tau = scipy.stats.kendalltau(np.arange(NUM_BINS), values).statistic
+    return 0.0 if np.isnan(tau) else float(tau)  # NaN: all bins perform alike
+
+
+def _tau_of_verification(uncertainty: np.ndarray, outcome: Outcome, trial: Trial) -> float:
+    """The same for pairs, as uncertain as the less certain of the two."""
+    of_pair = np.maximum(uncertainty[trial.first], uncertainty[trial.second])
+
+    def precision(chosen: np.ndarray) -> float:
+        match, score = trial.match[chosen], outcome.match_of_pairs[chosen]
+        return float(sklearn.metrics.average_precision_score(match, score)) if match.any() else 0.0
+
+    return binned_tau(of_pair, precision)
+
+
+def _interval(key: jax.Array, statistic, *items: np.ndarray, num_resamples: int) -> dict[str, Any]:
+    """The mean over seeds of a statistic of (item, seed), with its interval over items."""
+
+    def mean_over_seeds(*columns):
+        return jnp.mean(jax.vmap(statistic, in_axes=1)(*columns))
+
+    low, high = calibration.bootstrap_interval(
+        key, mean_over_seeds, *items, num_resamples=num_resamples
+    )
+    return {"mean": float(mean_over_seeds(*items)), "low": float(low), "high": float(high)}
+
+
+def uncertainty(
+    outcomes: dict[Cell, Outcomes], trials: dict[Cell, Trial], *, key: jax.Array, num_resamples: int
+) -> list[dict]:
+    """How well every measure of uncertainty predicts failure, in every cell."""
+    rows = []
+    for cell, embeddings in outcomes.items():
+        trial = trials[cell]
+        for embedding, each in embeddings.items():
+            right = np.stack([o.predicted == trial.queries.numbers for o in each], 1)
+            if not 0 < right.sum(0).min() <= right.sum(0).max() < len(right):
+                continue  # nothing to predict
+            for measure in each[0].uncertainty:
+                values = np.stack([o.uncertainty[measure] for o in each], 1)
+                items = (values.astype(np.float32), right.astype(np.float32))
+                rows.append(
+                    {
+                        "embedding": embedding,
+                        "measure": measure,
+                        "split": cell[0],
+                        "condition": cell[1],
+                        "r_auroc": _interval(
+                            key, calibration.r_auroc, *items, num_resamples=num_resamples
+                        ),
+                        "aurc": _interval(
+                            key,
+                            lambda u, correct: calibration.aurc(u, 1.0 - correct),
+                            *items,
+                            num_resamples=num_resamples,
+                        ),
+                        "tau_identification": over_seeds(
+                            [
+                                binned_tau(u, lambda chosen, r=r: r[chosen].mean())
+                                for u, r in zip(values.T, right.T, strict=True)
+                            ]
+                        ),
+                        "tau_verification": over_seeds(
+                            [_tau_of_verification(o.uncertainty[measure], o, trial) for o in each]
+                        ),
+                    }
+                )
+    return rows
+
+
+def separation(outcomes: dict[Cell, Outcomes]) -> list[dict]:
+    """The AUROC of every measure in telling corrupt images from clean ones."""
+    rows = []
+    for split in dict.fromkeys(cell[0] for cell in outcomes):
+        clean, corrupt = outcomes[split, "clean"], outcomes[split, "corrupt"]
+        for embedding in clean:
+            for measure in clean[embedding][0].uncertainty:
+                values = []
+                for before, after in zip(clean[embedding], corrupt[embedding], strict=True):
+                    both = [o.uncertainty[measure] for o in (before, after)]
+                    label = np.repeat([0.0, 1.0], [len(one) for one in both])
+                    # The corrupt ones are to be the more uncertain: "errors".
+                    values.append(
+                        float(
+                            calibration.r_auroc(
+                                np.concatenate(both).astype(np.float64), 1.0 - label
+                            )
+                        )
+                    )
+                rows.append(
+                    {
+                        "embedding": embedding,
+                        "measure": measure,
+                        "split": split,
+                        "auroc": over_seeds(values),
+                    }
+                )
+    return rows
+
+
+def _find(rows: list[dict], **what: str) -> dict | None:
+    return next((row for row in rows if all(row[k] == v for k, v in what.items())), None)
+
+
+def expectations(content: dict) -> list[dict]:
+    """What was expected, what was reached, and whether that meets it."""
+    split = content["splits"][0]
+    rows = []
+
+    def expect(what: str, reached: dict | None, least: float) -> None:
+        if reached is not None:
+            met = bool(reached["mean"] > least if least == 0.0 else reached["mean"] >= least)
+            rows.append({"what": what, "least": least, "reached": reached, "met": met})
+
+    corrupt = {"split": split, "condition": "corrupt"}
+    gaussian, point = (
+        _find(content["performance"], embedding=kind, **corrupt) for kind in ("gaussian", "point")
+    )
+    if gaussian and point:
+        for task, name in (
+            ("average_precision", "verification (AP)"),
+            ("accuracy", "identification (accuracy)"),
+        ):
+            pairs = zip(gaussian[task]["seeds"], point[task]["seeds"], strict=True)
+            gain = over_seeds([one - other for one, other in pairs])
+            expect(f"gaussian minus point, corrupt {name}", gain, 0.0)
+    of_eta = {"embedding": "gaussian", "measure": "eta"}
+    apart = _find(content["separation"], split=split, **of_eta)
+    expect("AUROC of eta, corrupt against clean", apart and apart["auroc"], 0.8)
+    trusted = _find(content["uncertainty"], **of_eta, **corrupt)
+    expect("R-AUROC of eta on corrupt images", trusted and trusted["r_auroc"], 0.7)
+    return rows
+
+
+def _number(value: dict[str, Any], digits: int = 3) -> str:
+    text = f"{value['mean']:.{digits}f}"
+    if value["low"] is not None:
+        text += f" [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
+    return text
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def markdown(content: dict) -> str:
+    """The whole report as text, from what results.json holds."""
+    seeds = content["config"]["seeds"]
+    parts = [
+        "# Hedged digits: results",
+        f"`{content['command']}`",
+        f"Data: {content['data']}. Seeds {', '.join(map(str, seeds))}; jax "
+        f"{content['versions']['jax']} on {content['backend']}. Everything on this page is written "
+        "by that command.",
+        "## Expected and reached",
+        f"On `{content['splits'][0]}`. Intervals are 95 %: over seeds (t) for differences and for "
+        "corrupt against clean, over test images (bootstrap) for R-AUROC.",
+        _table(
+            ["expected", "at least", "reached", ""],
+            [
+                [
+                    row["what"],
+                    "above 0" if row["least"] == 0.0 else f"{row['least']:g}",
+                    _number(row["reached"]),
+                    "met" if row["met"] else "MISSED",
+                ]
+                for row in content["expectations"]
+            ],
+        ),
+        "## Performance",
+        "Verification: average precision over pairs. Identification: accuracy of 5 nearest "
+        "neighbours in a clean gallery. Calibration: expected calibration error of the match "
+        "probability (0 is ideal). Mean over seeds [95 % t interval].",
+        _table(
+            ["test images", "embedding", "verification", "identification", "calibration"],
+            [
+                [
+                    f"{row['split']}, {row['condition']}",
+                    row["embedding"],
+                    _number(row["average_precision"]),
+                    _number(row["accuracy"]),
+                    _number(row["calibration_error"]),
+                ]
+                for row in content["performance"]
+            ],
+        ),
+        "## Does the uncertainty predict failure?",
+        "R-AUROC: an error of identification is more uncertain than a success (1/2 is chance). "
+        "AURC: mean error when the least certain are rejected first (0 is ideal). Both: mean over "
+        "seeds [95 % bootstrap interval over test images]. tau: Kendall's between 20 bins of "
+        "uncertainty and their accuracy (identification) or average precision (verification, a "
+        "pair counts as uncertain as the less certain of its two images); -1 is ideal; mean over "
+        "seeds.",
+        _table(
+            ["test images", "embedding", "uncertainty", "R-AUROC", "AURC", "tau id.", "tau ver."],
+            [
+                [
+                    f"{row['split']}, {row['condition']}",
+                    row["embedding"],
+                    row["measure"],
+                    _number(row["r_auroc"]),
+                    _number(row["aurc"]),
+                    f"{row['tau_identification']['mean']:.2f}",
+                    f"{row['tau_verification']['mean']:.2f}",
+                ]
+                for row in content["uncertainty"]
+            ],
+        ),
+        "## Is a corrupt image more uncertain than a clean one?",
+        "AUROC, mean over seeds [95 % t interval].",
+        _table(
+            ["test images", "embedding", "uncertainty", "AUROC"],
+            [
+                [row["split"], row["embedding"], row["measure"], _number(row["auroc"])]
+                for row in content["separation"]
+            ],
+        ),
+    ]
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,30 @@
+"""HIB's small convolutional network: two 5 x 5 convolutions with pooling, one hidden layer."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+HIDDEN = 128
+
+
+class ImageTower(nnx.Module):
+    """Images (batch, height, width) uint8 to features (batch, 128).
+
+    Args:
+      height: a multiple of 4.
+      width: a multiple of 4.
+      channels: of the first and of the second convolution.
+      rngs: of the initial parameters.
+    """
+
+    def __init__(self, height: int, width: int, channels: tuple[int, int], *, rngs: nnx.Rngs):
+        self.first = nnx.Conv(1, channels[0], (5, 5), rngs=rngs)
+        self.second = nnx.Conv(channels[0], channels[1], (5, 5), rngs=rngs)
+        self.hidden = nnx.Linear(height // 4 * (width // 4) * channels[1], HIDDEN, rngs=rngs)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Features of images."""
+        x = images[..., None].astype(jnp.float32) / 255.0
+        for convolution in (self.first, self.second):
+            x = nnx.max_pool(nnx.relu(convolution(x)), (2, 2), strides=(2, 2))
+        return nnx.relu(self.hidden(x.reshape(x.shape[0], -1)))

@@ -1,0 +1,192 @@
+"""The training loop: resumable to the bit, with progress, logs and checkpoints.
+
+A run is a folder. Started again, it goes on from its newest whole checkpoint and ends
+with the numbers of a run that was never stopped: the checkpoint holds parameters,
+optimizer, step and data position, batches are a function of seed and position, and the
+key of a step is a function of seed and step.
+"""
+
+import json
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grain
+import jax
+import numpy as np
+import optax
+import tensorboardX
+from tqdm import tqdm
+
+from experiments import checkpoints
+
+
+class TrainState(NamedTuple):
+    """What a step of training takes and returns.
+
+    Attributes:
+      step: steps taken so far, a scalar int32.
+      parameters: a tree of arrays.
+      optimizer: the state of the optimizer.
+    """
+
+    step: jax.Array
+    parameters: Any
+    optimizer: optax.OptState
+
+
+TrainStep = Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
+
+
+def begin(parameters: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    return TrainState(jax.numpy.zeros((), jax.numpy.int32), parameters, optimizer.init(parameters))
+
+
+class _Log:
+    """metrics.jsonl and TensorBoard of a run, cut back to the step that it goes on from."""
+
+    def __init__(self, folder: Path, step: int):
+        path = folder / "metrics.jsonl"
+        kept = [line for line in _whole_lines(path) if line["step"] <= step]
+        temporary = path.with_suffix(".partial")
+        temporary.write_text("".join(f"{json.dumps(line)}\n" for line in kept), "utf-8")
+        os.replace(temporary, path)
+        self._file = path.open("a", encoding="utf-8")
+        self._board = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._file.close()
+        self._board.close()
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        self._file.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+
+def _whole_lines(path: Path) -> list[dict]:
+    """The lines of a JSON lines file, but for a last one that was cut."""
+    lines = []
+    for line in path.read_text("utf-8").splitlines() if path.exists() else ():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+class _Signals:
+    """Turns SIGTERM and SIGINT into a flag, so that a step is never cut in half."""
+
+    def __enter__(self):
+        self.received: int | None = None
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._receive)
+        return self
+
+    def _receive(self, number, _):
+        self.received = number
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def fit(
+    folder: Path,
+    state: TrainState,
+    train_step: TrainStep,
+    batches: grain.MapDataset,
+    *,
+    num_steps: int,
+    checkpoint_every: int,
+    log_every: int,
+    label: str,
+) -> TrainState:
+    """Train up to `num_steps`, from the newest checkpoint in `folder` if there is one.
+
+    Args:
+      folder: of the run: `checkpoints`, `metrics.jsonl`, `tensorboard`.
+      state: the state to begin with; where there is a checkpoint, only its form counts.
+      train_step: pure, (state, batch) -> (state, metrics); it is compiled here.
+      batches: a batch for each step, the same whenever it is asked for again.
+      num_steps: how many steps a whole run has.
+      checkpoint_every: steps from one checkpoint to the next; the last step has one too.
+      log_every: steps that a line of the log is the mean of.
+      label: what the progress bar says.
+
+    Raises:
+      ValueError: a loss that is not finite, or checkpoints of another model.
+      SystemExit: on SIGTERM and SIGINT, when a checkpoint has been saved.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    saved = folder / "checkpoints"
+    iterator = iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1)))
+    form = {"state": state, "data": {"next_index": np.asarray(0)}}
+    found = checkpoints.load_newest(saved, form)
+    if found is not None:
+        state, data = found[1]["state"], found[1]["data"]
+        iterator.set_state({"next_index": int(data["next_index"])})
+    step = begun = int(state.step)
+    if step >= num_steps:
+        return state
+
+    def save() -> None:
+        position = {"next_index": np.asarray(iterator.get_state()["next_index"])}
+        checkpoints.save(saved, step, {"state": state, "data": position})
+
+    train_step = jax.jit(train_step)
+    window: list[dict[str, jax.Array]] = []
+    waited, started = 0.0, time.perf_counter()
+    watched = sys.stderr.isatty()
+    bar = tqdm(
+        total=num_steps, initial=step, desc=label, unit="step", mininterval=0.1 if watched else 10
+    )
+    with _Signals() as signals, _Log(folder, step) as log, bar:
+        while step < num_steps:
+            asked = time.perf_counter()
+            batch = next(iterator)  # meanwhile the step before is still computed
+            waited += time.perf_counter() - asked
+            if window:
+                jax.block_until_ready(window[-1])
+            state, metrics = train_step(state, batch)
+            window.append(metrics)
+            step += 1
+            bar.update()
+            last = step == num_steps or signals.received is not None
+            if last or step % log_every == 0:
+                values = {name: float(np.mean([m[name] for m in window])) for name in metrics}
+                window = []
+                for name, value in values.items():
+                    if not math.isfinite(value):
+                        raise ValueError(
+                            f"{label}: {name} must be finite, got {value} at step {step}; "
+                            f"the newest checkpoint is from before, in {saved}"
+                        )
+                seconds = time.perf_counter() - started
+                values["steps_per_second"] = (step - begun) / seconds
+                values["share_waiting_for_data"] = waited / seconds
+                log.write(step, values)
+                bar.set_postfix_str(f"loss {values['loss']:.4f}, waiting {waited / seconds:.1%}")
+            if last or step % checkpoint_every == 0:
+                save()
+            if signals.received is not None:
+                break
+    if signals.received is not None:
+        name = signal.Signals(signals.received).name
+        print(f"{name}: saved step {step} of {label}; the same command goes on", file=sys.stderr)
+        sys.exit(128 + signals.received)
+    return state
