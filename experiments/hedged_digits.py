@@ -190,37 +190,38 @@ def claim(folder: Path, config: Config) -> None:
 
 
 def train(
-    config: Config, model: Model, seed: int, numbers: n_digit_mnist.Numbers, folder: Path
-) -> Any:
-    """The parameters of a model after training, gone on with where it was stopped."""
-    schedule = optax.cosine_decay_schedule(config.learning_rate, config.num_steps)
-    optimizer = optax.adam(schedule)
+    config: Config, model: Model, numbers: n_digit_mnist.Numbers, folder: Path
+) -> list[dict[str, Any]]:
+    """The parameters of a model for each seed, gone on with where training was stopped."""
+    optimizer = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.num_steps))
     step = functools.partial(
         hedged_embedding.train_step,
         model,
         optimizer,
-        seed,
         num_samples=config.num_samples,
         bottleneck_weight=config.bottleneck_weight,
     )
-    state = training.fit(
-        folder / "runs" / f"{model.kind}-{seed}",
-        training.begin(model.initialize(seed), optimizer),
-        step,
-        hedged_embedding.batches(
-            numbers,
-            config.num_steps,
-            seed=seed,
-            quadruples=config.quadruples,
-            num_digits=config.num_digits,
-            occlusion_probability=config.occlusion_probability,
-        ),
-        num_steps=config.num_steps,
-        checkpoint_every=config.checkpoint_every,
-        log_every=config.log_every,
-        label=f"{model.kind}, seed {seed}",
-    )
-    return state.parameters
+    trained = []
+    for seed in config.seeds:
+        state = training.fit(
+            folder / "runs" / f"{model.kind}-{seed}",
+            training.begin(seed, model.initialize(seed), optimizer),
+            step,
+            hedged_embedding.batches(
+                numbers,
+                config.num_steps,
+                seed=seed,
+                quadruples=config.quadruples,
+                num_digits=config.num_digits,
+                occlusion_probability=config.occlusion_probability,
+            ),
+            num_steps=config.num_steps,
+            checkpoint_every=config.checkpoint_every,
+            log_every=config.log_every,
+            label=f"{model.kind}, seed {seed}",
+        )
+        trained.append(state.parameters)
+    return trained
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -253,10 +254,7 @@ def run(config: Config) -> dict[str, Any]:
         kind: Model(kind, config.dimension, height, width, config.channels)
         for kind in config.embeddings
     }
-    parameters = {
-        kind: [train(config, model, seed, train_split, folder) for seed in config.seeds]
-        for kind, model in models.items()
-    }
+    parameters = {kind: train(config, model, train_split, folder) for kind, model in models.items()}
     trials, outcomes = evaluate(config, models, parameters, splits)
     key = jax.random.key(_EVALUATION_SEED)
     content: dict[str, Any] = {

@@ -146,7 +146,6 @@ def loss(
 def train_step(
     model: Model,
     optimizer: optax.GradientTransformation,
-    seed: int,
     state: training.TrainState,
     images: jax.Array,
     *,
@@ -154,7 +153,7 @@ def train_step(
     bottleneck_weight: float,
 ) -> tuple[training.TrainState, dict[str, jax.Array]]:
     """One step on a batch (4, quadruple, height, width); pure."""
-    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
 
     def of_parameters(parameters):
         return loss(
@@ -170,7 +169,7 @@ def train_step(
     updates, moments = optimizer.update(gradient, state.optimizer, state.parameters)
     parameters = optax.apply_updates(state.parameters, updates)
     metrics = {"loss": value, **match_parameters(parameters)}
-    return training.TrainState(state.step + 1, parameters, moments), metrics
+    return state._replace(step=state.step + 1, parameters=parameters, optimizer=moments), metrics
 
 
 def batches(

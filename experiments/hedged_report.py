@@ -1,5 +1,6 @@
 """The numbers of hedged digits: from outcomes to means with intervals, and to a table."""
 
+import functools
 from typing import Any
 
 import jax
@@ -88,16 +89,29 @@ def _tau_of_verification(uncertainty: np.ndarray, outcome: Outcome, trial: Trial
     return binned_tau(of_pair, precision)
 
 
-def _interval(key: jax.Array, statistic, *items: np.ndarray, num_resamples: int) -> dict[str, Any]:
-    """The mean over seeds of a statistic of (item, seed), with its interval over items."""
+def _mean_r_auroc(uncertainty: jax.Array, right: jax.Array, *, weights: jax.Array) -> jax.Array:
+    """The mean over seeds for uncertainties and successes (item, seed)."""
+    of_seed = functools.partial(calibration.r_auroc, weights=weights)
+    return jnp.mean(jax.vmap(of_seed, in_axes=1)(uncertainty, right))
 
-    def mean_over_seeds(*columns):
-        return jnp.mean(jax.vmap(statistic, in_axes=1)(*columns))
 
-    low, high = calibration.bootstrap_interval(
-        key, mean_over_seeds, *items, num_resamples=num_resamples
-    )
-    return {"mean": float(mean_over_seeds(*items)), "low": float(low), "high": float(high)}
+def _mean_aurc(uncertainty: jax.Array, right: jax.Array, *, weights: jax.Array) -> jax.Array:
+    of_seed = functools.partial(calibration.aurc, weights=weights)
+    return jnp.mean(jax.vmap(of_seed, in_axes=1)(uncertainty, 1.0 - right))
+
+
+@functools.partial(jax.jit, static_argnums=(1, 4))
+def _bootstrap(key, statistic, uncertainty, right, num_resamples):
+    items = uncertainty, right
+    mean = statistic(*items, weights=jnp.ones(len(right)))
+    interval = calibration.bootstrap_interval(key, statistic, *items, num_resamples=num_resamples)
+    return mean, *interval
+
+
+def _interval(key, statistic, uncertainty, right, num_resamples: int) -> dict[str, Any]:
+    """The mean over seeds with its bootstrap interval over test images."""
+    values = _bootstrap(key, statistic, uncertainty, right, num_resamples)
+    return dict(zip(("mean", "low", "high"), map(float, values), strict=True))
 
 
 def uncertainty(
@@ -120,15 +134,8 @@ def uncertainty(
                         "measure": measure,
                         "split": cell[0],
                         "condition": cell[1],
-                        "r_auroc": _interval(
-                            key, calibration.r_auroc, *items, num_resamples=num_resamples
-                        ),
-                        "aurc": _interval(
-                            key,
-                            lambda u, correct: calibration.aurc(u, 1.0 - correct),
-                            *items,
-                            num_resamples=num_resamples,
-                        ),
+                        "r_auroc": _interval(key, _mean_r_auroc, *items, num_resamples),
+                        "aurc": _interval(key, _mean_aurc, *items, num_resamples),
                         "tau_identification": over_seeds(
                             [
                                 binned_tau(u, lambda chosen, r=r: r[chosen].mean())

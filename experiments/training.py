@@ -2,8 +2,8 @@
 
 A run is a folder. Started again, it goes on from its newest whole checkpoint and ends
 with the numbers of a run that was never stopped: the checkpoint holds parameters,
-optimizer, step and data position, batches are a function of seed and position, and the
-key of a step is a function of seed and step.
+optimizer, step, key and data position; a batch is a function of seed and position, the key
+of a step one of the run's key and the step.
 """
 
 import json
@@ -32,11 +32,14 @@ class TrainState(NamedTuple):
 
     Attributes:
       step: steps taken so far, a scalar int32.
+      key_data: of the random key of the run (`jax.random.key_data`); that of a step is
+        folded from it and the step.
       parameters: a tree of arrays.
       optimizer: the state of the optimizer.
     """
 
     step: jax.Array
+    key_data: jax.Array
     parameters: Any
     optimizer: optax.OptState
 
@@ -44,9 +47,14 @@ class TrainState(NamedTuple):
 TrainStep = Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
 
 
-def begin(parameters: Any, optimizer: optax.GradientTransformation) -> TrainState:
+def begin(seed: int, parameters: Any, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step."""
-    return TrainState(jax.numpy.zeros((), jax.numpy.int32), parameters, optimizer.init(parameters))
+    return TrainState(
+        jax.numpy.zeros((), jax.numpy.int32),
+        jax.random.key_data(jax.random.key(seed)),
+        parameters,
+        optimizer.init(parameters),
+    )
 
 
 class _Log:
@@ -121,7 +129,8 @@ def fit(
     Args:
       folder: of the run: `checkpoints`, `metrics.jsonl`, `tensorboard`.
       state: the state to begin with; where there is a checkpoint, only its form counts.
-      train_step: pure, (state, batch) -> (state, metrics); it is compiled here.
+      train_step: pure, (state, batch) -> (state, metrics), with a metric "loss". It is compiled
+        here, once for all runs that share the function.
       batches: a batch for each step, the same whenever it is asked for again.
       num_steps: how many steps a whole run has.
       checkpoint_every: steps from one checkpoint to the next; the last step has one too.

@@ -14,6 +14,8 @@ import numpy as np
 
 from probemb import arguments
 
+_RESAMPLES_AT_ONCE = 50
+
 
 class Reliability(NamedTuple):
     """Bins of equal width in probability, as `reliability` fills them.
@@ -37,15 +39,32 @@ def _items(name: str, values: Any, like: jax.Array) -> jax.Array:
     return values
 
 
-def _ranks(uncertainty: jax.Array) -> jax.Array:
-    """Ranks from 1, the mean of the places of a tie (item)."""
-    ordered = jnp.sort(uncertainty)
-    first = jnp.searchsorted(ordered, uncertainty, side="left")
-    last = jnp.searchsorted(ordered, uncertainty, side="right")
-    return 0.5 * (first + last + 1).astype(uncertainty.dtype)
+def _weights(weights: Any, like: jax.Array) -> jax.Array:
+    """Weights of items, 1 by default."""
+    if weights is None:
+        return jnp.ones_like(like)
+    weights = jnp.asarray(weights).astype(like.dtype)
+    if weights.shape != like.shape:
+        raise ValueError(f"weights must have one value per item, {like.shape}, got {weights.shape}")
+    if arguments.concrete(weights):
+        seen = np.asarray(weights)
+        if not (seen.min() >= 0.0 and np.isfinite(seen).all() and seen.any()):
+            raise ValueError("weights must be finite, not negative and not all 0")
+    return weights
 
 
-def r_auroc(uncertainty: Any, correct: Any) -> jax.Array:
+def _sum_of_as_certain(uncertainty: jax.Array, values: jax.Array, side: str) -> jax.Array:
+    """For every item the sum over items as certain or more ("right"), or over more ("left").
+
+    Nothing but the cumulative sum depends on the values, so that a `vmap` over them, as in
+    the bootstrap, sorts once.
+    """
+    order = jnp.argsort(uncertainty)
+    place = jnp.searchsorted(uncertainty[order], uncertainty, side=side)
+    return jnp.concatenate([jnp.zeros(1, values.dtype), jnp.cumsum(values[order])])[place]
+
+
+def r_auroc(uncertainty: Any, correct: Any, *, weights: Any = None) -> jax.Array:
     """The probability that an error is more uncertain than a success: R-AUROC.
 
     P(u_wrong > u_right) + P(u_wrong = u_right) / 2: 1 is ideal, 1/2 is chance.
@@ -53,6 +72,7 @@ def r_auroc(uncertainty: Any, correct: Any) -> jax.Array:
     Args:
       uncertainty: (item).
       correct: (item), 1 where the item was right (such as recall at 1) and 0 where not.
+      weights: (item), how often an item counts; by default once.
 
     Returns:
       A scalar from 0 to 1; under `jit` or `vmap`, NaN where all are right or all wrong.
@@ -71,62 +91,61 @@ def r_auroc(uncertainty: Any, correct: Any) -> jax.Array:
     uncertainty = arguments.batch("uncertainty", uncertainty, "item")
     correct = _items("correct", correct, uncertainty)
     if arguments.concrete(correct):
-        seen = np.asarray(correct)
-        if not np.isin(seen, (0, 1)).all() or seen.min() == seen.max():
-            raise ValueError(
-                "correct must be 0 or 1 and hold both, "
-                f"got the values {np.unique(seen)[:5].tolist()}"
-            )
-    wrong = 1.0 - correct
-    mean_rank = jnp.sum(_ranks(uncertainty) * wrong) / jnp.sum(wrong)
-    return (mean_rank - 0.5 * (jnp.sum(wrong) + 1.0)) / jnp.sum(correct)
+        seen = np.unique(np.asarray(correct))
+        if seen.tolist() != [0.0, 1.0]:
+            raise ValueError(f"correct must be 0 or 1 and hold both, got {seen[:5].tolist()}")
+    weights = _weights(weights, uncertainty)
+    right, wrong = weights * correct, weights * (1.0 - correct)
+    below, up_to = (_sum_of_as_certain(uncertainty, right, side) for side in ("left", "right"))
+    return jnp.sum(wrong * 0.5 * (below + up_to)) / (jnp.sum(right) * jnp.sum(wrong))
 
 
-def risk_coverage(uncertainty: Any, error: Any) -> jax.Array:
-    """The mean error of the k most certain items, for every k: error against rejection.
+def selective_risk(uncertainty: Any, error: Any, *, weights: Any = None) -> jax.Array:
+    """For every item, the mean error of all that are as certain or more: error against rejection.
+
+    Sorted by `uncertainty`, this is the risk-coverage curve: where all items differ, entry k - 1
+    is the risk of the k most certain.
 
     Args:
       uncertainty: (item).
       error: (item), from 0 to 1, such as 1 - recall at 1.
+      weights: (item), how often an item counts; by default once.
 
     Returns:
-      (item): entry k - 1 is the risk at coverage k / n; the last is the mean of all.
+      (item), in the order of the items.
 
     Raises:
       TypeError, ValueError: other shapes, NaN, or errors beyond 0 to 1.
 
-    Source: Geifman and El-Yaniv (NeurIPS 2017). Ties count as if their order were random.
+    Source: Geifman and El-Yaniv (NeurIPS 2017).
 
     Example:
       >>> import jax.numpy as jnp
-      >>> risk_coverage(jnp.array([0.1, 0.4, 0.3, 0.9]), jnp.array([0, 1, 0, 1])).tolist()
-      [0.0, 0.0, 0.3333333432674408, 0.5]
+      >>> selective_risk(jnp.array([0.1, 0.4, 0.9, 0.3]), jnp.array([0, 1, 1, 0])).tolist()
+      [0.0, 0.3333333432674408, 0.5, 0.0]
     """
     uncertainty = arguments.batch("uncertainty", uncertainty, "item")
     error = _items("error", error, uncertainty)
-    order = jnp.argsort(uncertainty)
-    ordered = uncertainty[order]
-    first = jnp.searchsorted(ordered, ordered, side="left")
-    last = jnp.searchsorted(ordered, ordered, side="right")
-    total = jnp.concatenate([jnp.zeros(1, error.dtype), jnp.cumsum(error[order])])
-    # Within a tie every place holds the mean error of the tie.
-    place = jnp.arange(1, len(ordered) + 1)
-    share = ((place - first) / (last - first)).astype(error.dtype)
-    return (total[first] + share * (total[last] - total[first])) / place.astype(error.dtype)
+    weights = _weights(weights, uncertainty)
+    wrong, accepted = (
+        _sum_of_as_certain(uncertainty, values, "right") for values in (weights * error, weights)
+    )
+    return wrong / jnp.where(accepted > 0.0, accepted, 1.0)  # 0 where nothing counts
 
 
-def aurc(uncertainty: Any, error: Any) -> jax.Array:
-    """The area under the risk-coverage curve: the mean of `risk_coverage`, 0 is ideal.
+def aurc(uncertainty: Any, error: Any, *, weights: Any = None) -> jax.Array:
+    """The area under the risk-coverage curve: the mean of `selective_risk`, 0 is ideal.
 
     Args:
       uncertainty: (item).
       error: (item), from 0 to 1.
+      weights: (item), how often an item counts; by default once.
 
     Returns:
       A scalar from 0 to 1. It depends on how many errors there are, and on their order.
 
     Raises:
-      TypeError, ValueError: as `risk_coverage`.
+      TypeError, ValueError: as `selective_risk`.
 
     Source: Geifman, Uziel and El-Yaniv (ICLR 2019).
 
@@ -135,7 +154,9 @@ def aurc(uncertainty: Any, error: Any) -> jax.Array:
       >>> float(aurc(jnp.array([0.1, 0.4]), jnp.array([0, 1])))
       0.25
     """
-    return jnp.mean(risk_coverage(uncertainty, error))
+    risk = selective_risk(uncertainty, error, weights=weights)
+    weights = _weights(weights, risk)
+    return jnp.sum(weights * risk) / jnp.sum(weights)
 
 
 def equal_bins(uncertainty: Any, *, num_bins: int) -> jax.Array:
@@ -239,9 +260,13 @@ def bootstrap_interval(
 ) -> tuple[jax.Array, jax.Array]:
     """The percentile interval of a statistic over items that are drawn again with replacement.
 
+    A resample is a weight for each item, how often it was drawn, so that what does not depend
+    on the weights (such as the order of the items) is computed once for many resamples.
+
     Args:
       key: a random key.
-      statistic: of arrays like `items`, to an array (...); it is traced.
+      statistic: of `items` and a keyword `weights` (item), to an array (...), such as `aurc`.
+        It is traced.
       items: arrays (item, ...), which are resampled together.
       num_resamples: how many times.
       level: of confidence, between 0 and 1.
@@ -257,7 +282,7 @@ def bootstrap_interval(
 
     Example:
       >>> import jax, jax.numpy as jnp
-      >>> low, high = bootstrap_interval(jax.random.key(0), jnp.mean, jnp.arange(100.0))
+      >>> low, high = bootstrap_interval(jax.random.key(0), jnp.average, jnp.arange(100.0))
       >>> bool(low < 49.5 < high)
       True
     """
@@ -272,12 +297,13 @@ def bootstrap_interval(
     if not 0.0 < level < 1.0:
         raise ValueError(f"level must lie between 0 and 1, got {level}")
     number = len(arrays[0])
+    dtype = jnp.result_type(float)
 
     def of_resample(key: jax.Array) -> jax.Array:
-        chosen = jax.random.randint(key, (number,), 0, number)
-        return statistic(*(array[chosen] for array in arrays))
+        drawn = jax.random.randint(key, (number,), 0, number)
+        return statistic(*arrays, weights=jnp.zeros(number, dtype).at[drawn].add(1.0))
 
-    values = jax.lax.map(of_resample, keys)
+    values = jax.lax.map(of_resample, keys, batch_size=_RESAMPLES_AT_ONCE)
     tail = 0.5 - 0.5 * level
     low, high = jnp.nanquantile(values, jnp.array([tail, 1.0 - tail], values.dtype), axis=0)
     return low, high
