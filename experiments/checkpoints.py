@@ -4,10 +4,13 @@ Every checkpoint carries a SHA-256 of its arrays, since a file system may return
 other bytes than were written and the format itself does not notice all of it.
 """
 
+import contextlib
 import hashlib
+import itertools
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +21,22 @@ from orbax.checkpoint import v1 as ocp
 _KEPT = 3
 
 
+class DamagedError(ValueError):
+    """A checkpoint that is not what was written."""
+
+
 def _digest(tree: Any) -> str:
-    """SHA-256 of names, dtypes, shapes and values of all leaves."""
+    """SHA-256 of the bytes of all leaves, in order."""
     digest = hashlib.sha256()
-    for path, leaf in jax.tree.leaves_with_path(tree):
-        array = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape} ".encode())
-        digest.update(array.tobytes())
+    for leaf in jax.tree.leaves(tree):
+        digest.update(np.asarray(leaf).tobytes())
     return digest.hexdigest()
 
 
-def _form(tree: Any) -> list[tuple[str, tuple[int, ...], str]]:
+def _form(tree: Any) -> list[str]:
+    """Name, shape and dtype of every leaf."""
     return [
-        (jax.tree_util.keystr(path), np.shape(leaf), str(leaf.dtype))
+        f"{jax.tree_util.keystr(path)} {np.shape(leaf)} {leaf.dtype}"
         for path, leaf in jax.tree.leaves_with_path(tree)
     ]
 
@@ -55,7 +61,7 @@ def save(folder: Path, step: int, tree: Any) -> None:
         (folder / str(step)).resolve(),
         tree,
         overwrite=True,
-        custom_metadata={"sha256": _digest(tree)},
+        custom_metadata={"sha256": _digest(tree), "form": _form(tree)},
     )
     for old in steps(folder)[:-_KEPT]:
         shutil.rmtree(folder / str(old))
@@ -70,36 +76,51 @@ def load(folder: Path, step: int, like: Any) -> Any:
       like: a tree of arrays of the same names, shapes and dtypes.
 
     Raises:
-      ValueError: the checkpoint is damaged, or of other shapes.
+      DamagedError: the checkpoint is not what was written.
+      ValueError: it is whole, but of other names, shapes or dtypes.
     """
     path = (folder / str(step)).resolve()
-    try:
-        tree = ocp.load(path, like)
-        digest = ocp.metadata(path).custom_metadata["sha256"]
-    except Exception as error:  # orbax, tensorstore and JSON each have errors of their own
-        reason = str(error).strip().partition("\n")[0]
-        raise ValueError(f"checkpoint {path} is damaged: {reason}") from error
-    if _digest(tree) != digest:
-        raise ValueError(
-            f"checkpoint {path} is damaged: its SHA-256 is not the one it was saved with"
+    with _damage(path):
+        written = ocp.metadata(path).custom_metadata
+        form, digest = written["form"], written["sha256"]
+    if form != _form(like):
+        here, there = next(
+            pair for pair in itertools.zip_longest(form, _form(like)) if len(set(pair)) > 1
         )
-    if _form(tree) != _form(like):
-        raise ValueError(f"checkpoint {path} is of another model: its arrays have other shapes")
+        raise ValueError(f"checkpoint {path} is of another model: it has {here}, not {there}")
+    with _damage(path):
+        tree = ocp.load(path, like)
+    if _digest(tree) != digest:
+        raise DamagedError(f"checkpoint {path} is damaged: its SHA-256 is not the written one")
     return tree
+
+
+@contextlib.contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Orbax, tensorstore and JSON each have errors of their own: here they are one."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise DamagedError(f"checkpoint {path} is damaged: {reason}") from error
 
 
 def load_newest(folder: Path, like: Any) -> tuple[int, Any] | None:
     """The step and tree of the newest checkpoint that is whole, None where there is none.
 
     What is damaged is reported and moved aside, to `damaged-...` beside the folder.
+
+    Raises:
+      ValueError: the checkpoint is whole, but of other names, shapes or dtypes.
     """
     for step in reversed(steps(folder)):
         try:
             return step, load(folder, step, like)
-        except ValueError as error:
+        except DamagedError as error:
             aside = Path(tempfile.mkdtemp(prefix="damaged-", dir=folder.parent))
             (folder / str(step)).rename(aside / str(step))
             print(
-                f"warning: {error}; moved to {aside}, going on from the one before", file=sys.stderr
+                f"warning: {error}; moved to {aside}, going on from the one before",
+                file=sys.stderr,
             )
     return None

@@ -204,8 +204,9 @@ def evaluate(
     gallery = embed(model, parameters, trial.gallery.images)
     matrix = np.asarray(_match_matrix(model, parameters, of_matrix, queries, gallery, num_samples))
     votes, predicted = nearest(matrix, trial.gallery.numbers)
-    sides = (jax.tree.map(lambda x: x[ids], queries) for ids in (trial.first, trial.second))
-    pairs = np.asarray(_match_pairs(model, parameters, of_pairs, *sides))
+    first = jax.tree.map(lambda x: x[trial.first], queries)
+    second = jax.tree.map(lambda x: x[trial.second], queries)
+    pairs = np.asarray(_match_pairs(model, parameters, of_pairs, first, second))
     uncertainty = {"distance to nearest": 1.0 - matrix.max(1)}
     if model.kind == "point":
         uncertainty["minus norm"] = -np.linalg.norm(np.asarray(queries), axis=1)

@@ -1,5 +1,186 @@
-"""The pictures of hedged digits."""
+"""The pictures of hedged digits: the space, the images, the probabilities, the rejection."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Ellipse
+
+from experiments import hedged_evaluation
+from experiments.hedged_embedding import Kind, Model
+from experiments.hedged_evaluation import Trial
+from experiments.hedged_report import Cell, Outcomes
+from probemb import calibration
+
+_NUMBERS_SHOWN = 8
+_IMAGES_OF_A_NUMBER = 5
+_SAMPLES_SHOWN = 24
+_CONDITIONS = ("clean", "corrupt")
 
 
-def draw(*a):
-    pass
+def draw(
+    folder: Path,
+    models: dict[Kind, Model],
+    parameters: dict[Kind, list[Any]],
+    trials: dict[Cell, Trial],
+    outcomes: dict[Cell, Outcomes],
+) -> None:
+    """Save every picture that the trained embeddings allow, of the first test split."""
+    split = next(iter(trials))[0]
+    of_split = {condition: trials[split, condition] for condition in _CONDITIONS}
+    first = {kind: trained[0] for kind, trained in parameters.items()}
+    if next(iter(models.values())).dimension > 1:
+        _save(folder / "embedding.png", _embedding(models, first, of_split))
+    for kind in ("gaussian", "mixture"):
+        if kind in models:
+            etas = [outcomes[split, c][kind][0].uncertainty["eta"] for c in _CONDITIONS]
+            figure = _images(kind, of_split["corrupt"], outcomes[split, "corrupt"][kind][0], *etas)
+            _save(folder / f"uncertainty_{kind}.png", figure)
+    _save(folder / "reliability.png", _reliability(split, trials, outcomes))
+    _save(folder / "rejection.png", _rejection(split, trials, outcomes))
+
+
+def _save(path: Path, figure: Any) -> None:
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _embedding(models: dict[Kind, Model], parameters: dict[Kind, Any], trials: dict[str, Trial]):
+    """The first two dimensions: embeddings of a few numbers, clean and occluded."""
+    figure, axes = plt.subplots(
+        len(models), 2, figsize=(10, 4.6 * len(models)), layout="constrained", squeeze=False
+    )
+    numbers = np.unique(trials["clean"].queries.numbers)
+    shown = numbers[np.linspace(0, len(numbers) - 1, min(_NUMBERS_SHOWN, len(numbers))).astype(int)]
+    for row, (kind, model) in zip(axes, models.items(), strict=True):
+        gallery = hedged_evaluation.embed(model, parameters[kind], trials["clean"].gallery.images)
+        center = np.asarray(gallery if kind == "point" else gallery.mean)[:, :2]
+        low, high = np.quantile(center, [0.005, 0.995], axis=0)
+        margin = 0.12 * (high - low)
+        for axis, condition in zip(row, _CONDITIONS, strict=True):
+            axis.plot(*center.T, ".", color="0.88", markersize=2, zorder=0)
+            queries = trials[condition].queries
+            for place, number in enumerate(shown):
+                ids = np.flatnonzero(queries.numbers == number)[:_IMAGES_OF_A_NUMBER]
+                each = hedged_evaluation.embed(model, parameters[kind], queries.images[ids])
+                _draw_embeddings(axis, model, each, f"C{place}", str(number).zfill(2))
+            axis.set_xlim(low[0] - margin[0], high[0] + margin[0])
+            axis.set_ylim(low[1] - margin[1], high[1] + margin[1])
+            axis.set_title(f"{kind}, {'occluded' if condition == 'corrupt' else condition} digits")
+            axis.set_xticks([])
+            axis.set_yticks([])
+    dimension = next(iter(models.values())).dimension
+    note = "" if dimension == 2 else f"; the first 2 of {dimension} dimensions"
+    figure.suptitle(
+        f"Ellipses: one standard deviation{note}. Grey: clean images of all numbers", fontsize=10
+    )
+    return figure
+
+
+def _draw_embeddings(axis: Axes, model: Model, embeddings: Any, color: str, name: str) -> None:
+    mean = np.asarray(embeddings if model.kind == "point" else embeddings.mean)[:, :2]
+    if model.kind == "point":
+        axis.plot(*mean.T, "o", color=color, markersize=5, alpha=0.8)
+    else:
+        parts = embeddings.components if model.kind == "mixture" else embeddings
+        centers = np.asarray(parts.mean).reshape(-1, model.dimension)[:, :2]
+        spreads = np.asarray(parts.standard_deviation).reshape(-1, model.dimension)[:, :2]
+        weights = (
+            np.asarray(embeddings.weights).ravel()
+            if model.kind == "mixture"
+            else np.ones(len(centers))
+        )
+        for center, spread, weight in zip(centers, spreads, weights, strict=True):
+            ellipse = Ellipse(
+                center, *(2.0 * spread), facecolor=color, edgecolor=color, alpha=0.35 * weight
+            )
+            axis.add_patch(ellipse)
+        points = embeddings.sample(jax.random.key(0), (_SAMPLES_SHOWN,))
+        points = np.asarray(points).reshape(-1, model.dimension)[:, :2]
+        axis.plot(*points.T, ".", color=color, markersize=1.5, alpha=0.5)
+    for place in mean:
+        axis.annotate(
+            name, place, color=color, fontsize=8, ha="center", va="center", weight="bold",
+            annotation_clip=True, clip_on=True,
+        )  # fmt: skip
+
+
+def _images(kind, trial: Trial, outcome, clean_eta: np.ndarray, corrupt_eta: np.ndarray):
+    """Histograms of eta, and corrupt images from the most certain to the least."""
+    across, down = 8, 4
+    figure = plt.figure(figsize=(10, 7.2), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, height_ratios=(1, 2.4))
+    axis = top.subplots()
+    bins = np.linspace(0.0, max(clean_eta.max(), corrupt_eta.max()), 50).tolist()
+    for values, name in ((clean_eta, "clean"), (corrupt_eta, "corrupt")):
+        axis.hist(values, bins, alpha=0.6, label=name)
+    axis.set_xlabel(f"eta of the {kind}")
+    axis.set_ylabel("images")
+    axis.legend()
+    order = np.argsort(corrupt_eta)
+    chosen = order[np.linspace(0, len(order) - 1, across * down).astype(int)]
+    for panel, query in zip(bottom.subplots(down, across).flat, chosen, strict=True):
+        panel.imshow(trial.queries.images[query], cmap="gray", vmin=0, vmax=255)
+        panel.set_xticks([])
+        panel.set_yticks([])
+        number, guess = trial.queries.numbers[query], outcome.predicted[query]
+        panel.set_title(
+            f"{corrupt_eta[query]:.3f}\n{number} as {guess}",
+            fontsize=8,
+            color="tab:green" if number == guess else "tab:red",
+        )
+    bottom.suptitle("corrupt images by eta: number as identified, green if right", fontsize=10)
+    return figure
+
+
+def _reliability(split: str, trials: dict[Cell, Trial], outcomes: dict[Cell, Outcomes]):
+    """Predicted match probability against the observed share of matches."""
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.6), layout="constrained", sharey=True)
+    for axis, condition in zip(axes, _CONDITIONS, strict=True):
+        match = trials[split, condition].match
+        axis.plot([0, 1], [0, 1], ":", color="0.5")
+        for embedding, each in outcomes[split, condition].items():
+            probability = np.concatenate([outcome.match_of_pairs for outcome in each])
+            bins = calibration.reliability(probability, np.tile(match, len(each)), num_bins=12)
+            predicted, observed, weight = (np.asarray(values) for values in bins)
+            filled = weight > 0.002
+            axis.plot(predicted[filled], observed[filled], "o-", markersize=4, label=embedding)
+        axis.set_title(f"{split}, {condition}")
+        axis.set_xlabel("predicted match probability")
+    axes[0].set_ylabel("observed share of matches")
+    axes[0].legend()
+    return figure
+
+
+def _rejection(split: str, trials: dict[Cell, Trial], outcomes: dict[Cell, Outcomes]):
+    """Accuracy of what is left when the least certain queries are rejected."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
+    for axis, condition in zip(axes, _CONDITIONS, strict=True):
+        numbers = trials[split, condition].queries.numbers
+        for embedding, each in outcomes[split, condition].items():
+            for measure in each[0].uncertainty:
+                curves = []
+                for outcome in each:
+                    values = outcome.uncertainty[measure].astype(np.float32)
+                    wrong = outcome.predicted != numbers
+                    risk = np.asarray(calibration.selective_risk(values, wrong))
+                    curves.append(1.0 - risk[np.argsort(values, kind="stable")])
+                kept = np.arange(1, len(numbers) + 1) / len(numbers)
+                shown = kept > 0.02  # a handful of images tells nothing
+                axis.plot(
+                    1.0 - kept[shown],
+                    np.mean(curves, 0)[shown],
+                    "-" if measure == "eta" else "--",
+                    label=f"{embedding}: {measure}",
+                )
+        axis.set_title(f"{split}, {condition}")
+        axis.set_xlabel("share of queries rejected, the least certain first")
+    axes[0].set_ylabel("accuracy of identification of the rest (mean over seeds)")
+    axes[0].legend(fontsize=7)
+    return figure

@@ -13,7 +13,7 @@ import socket
 import sys
 import urllib.parse
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import ClassVar, NamedTuple, get_args
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -46,7 +46,7 @@ class NDigitMnist(tfds.core.GeneratorBasedBuilder):
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS = [
+    BUILDER_CONFIGS: ClassVar = [
         tfds.core.BuilderConfig(
             name=f"{source}_{num_digits}_{protocol}",
             description=f"{num_digits} digits of {source}, protocol {protocol}",

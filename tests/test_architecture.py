@@ -60,6 +60,7 @@ ARRAYS = {
     *("image", "x", "y", "p", "q", "text", "points", "target", "match", "partner", "own_share"),
     *("image_samples", "text_samples", "image_embedding", "text_embedding"),
     *("masked_image", "masked_text", "loss", "mesh"),
+    *("uncertainty", "correct", "error", "probability", "statistic"),
 }
 
 
