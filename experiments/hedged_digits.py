@@ -44,7 +44,8 @@ from experiments.digits import Source
 from experiments.hedged_embedding import Kind, Model
 from experiments.number_tables import Protocol
 
-_EVALUATION_SEED = 1810_00319
+_EVALUATION_SEED = 0
+_CONFIG = "config.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,17 +164,17 @@ def _options(config: Config) -> dict[str, Any]:
     return options
 
 
-def claim(folder: Path, config: Config) -> None:
-    """Begin a run in a folder, or go on with the run that is there.
+def check_folder(folder: Path, config: Config) -> None:
+    """Refuse a folder that holds something else, or a run with other options.
 
     Raises:
-      ValueError: the folder holds something else, or a run with other options.
+      ValueError: it does.
     """
-    path = folder / "config.json"
+    path = folder / _CONFIG
     if path.exists():
         try:
             before = json.loads(path.read_text("utf-8"))
-        except json.JSONDecodeError as error:
+        except ValueError as error:
             raise ValueError(f"{path} is damaged: {error}") from None
         now = _options(config)
         for name in now:
@@ -184,9 +185,6 @@ def claim(folder: Path, config: Config) -> None:
                 )
     elif folder.exists() and any(folder.iterdir()):
         raise ValueError(f"output must be a new folder or a run's, {folder} is neither")
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-        results.replace_text(path, json.dumps(_options(config), indent=2) + "\n")
 
 
 def train(
@@ -230,7 +228,7 @@ def run(config: Config) -> dict[str, Any]:
     config = resolved(config)
     assert config.source is not None
     folder = run_folder(config)
-    claim(folder, config)
+    check_folder(folder, config)
     report = folder / "report"
     if report.exists():
         print(f"{folder} is complete\n\n{(report / 'results.md').read_text('utf-8')}")
@@ -243,6 +241,8 @@ def run(config: Config) -> dict[str, Any]:
         mnist=config.mnist,
         tables=config.tables,
     )
+    folder.mkdir(parents=True, exist_ok=True)
+    results.replace_text(folder / _CONFIG, json.dumps(_options(config), indent=2) + "\n")
     train_split = splits.pop("train")
     data = (
         f"{n_digit_mnist.describe(config.source)}, {config.num_digits} digits, protocol "

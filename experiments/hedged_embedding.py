@@ -70,8 +70,8 @@ class Model:
         _, network = nnx.split(_Network(self, nnx.Rngs(seed)))
         return {
             "network": nnx.to_pure_dict(network),
-            "log_negative_scale": jnp.zeros(()),
-            "shift": jnp.ones(()),
+            "log_negative_scale": jnp.zeros((), jnp.float32),
+            "shift": jnp.ones((), jnp.float32),
         }
 
     def embed(self, parameters: dict[str, Any], images: jax.Array) -> Any:

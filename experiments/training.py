@@ -134,7 +134,8 @@ def fit(
       batches: a batch for each step, the same whenever it is asked for again.
       num_steps: how many steps a whole run has.
       checkpoint_every: steps from one checkpoint to the next; the last step has one too.
-      log_every: steps that a line of the log is the mean of.
+      log_every: steps from one line of the log to the next, a mean over them; a checkpoint
+        has a line too, so that nothing is saved that is not finite.
       label: what the progress bar says.
 
     Raises:
@@ -176,7 +177,7 @@ def fit(
             step += 1
             bar.update()
             last = step == num_steps or signals.received is not None
-            if last or step % log_every == 0:
+            if last or step % log_every == 0 or step % checkpoint_every == 0:
                 values = {name: float(np.mean([m[name] for m in window])) for name in metrics}
                 window = []
                 for name, value in values.items():
