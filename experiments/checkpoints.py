@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 _KEPT = 3
@@ -57,12 +58,9 @@ def save(folder: Path, step: int, tree: Any) -> None:
       tree: any tree of JAX or NumPy arrays.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    ocp.save(
-        (folder / str(step)).resolve(),
-        tree,
-        overwrite=True,
-        custom_metadata={"sha256": _digest(tree), "form": _form(tree)},
-    )
+    written: Any = {"sha256": _digest(tree), "form": _form(tree)}
+    path = epath.Path((folder / str(step)).resolve())
+    ocp.save(path, tree, overwrite=True, custom_metadata=written)
     for old in steps(folder)[:-_KEPT]:
         shutil.rmtree(folder / str(old))
 
@@ -79,9 +77,9 @@ def load(folder: Path, step: int, like: Any) -> Any:
       DamagedError: the checkpoint is not what was written.
       ValueError: it is whole, but of other names, shapes or dtypes.
     """
-    path = (folder / str(step)).resolve()
+    path = epath.Path((folder / str(step)).resolve())
     with _damage(path):
-        written = ocp.metadata(path).custom_metadata
+        written: Any = ocp.metadata(path).custom_metadata
         form, digest = written["form"], written["sha256"]
     if form != _form(like):
         here, there = next(
@@ -96,7 +94,7 @@ def load(folder: Path, step: int, like: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _damage(path: Path) -> Iterator[None]:
+def _damage(path: epath.Path) -> Iterator[None]:
     """Orbax, tensorstore and JSON each have errors of their own: here they are one."""
     try:
         yield

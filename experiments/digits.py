@@ -36,10 +36,10 @@ class Digits(NamedTuple):
 
 def of_sklearn() -> dict[str, Digits]:
     """Scikit-learn's digits as the pools "train" and "test", intensities 0..16 as 0..255."""
-    bunch = sklearn.datasets.load_digits()
-    order = np.random.RandomState(0).permutation(len(bunch.target))
-    images = np.rint(bunch.images * (255.0 / 16.0)).astype(np.uint8)[order]
-    labels = bunch.target.astype(np.uint8)[order]
+    pixels, labels = sklearn.datasets.load_digits(return_X_y=True)
+    order = np.random.RandomState(0).permutation(len(labels))
+    images = np.rint(pixels.reshape(-1, 8, 8) * (255.0 / 16.0)).astype(np.uint8)[order]
+    labels = labels.astype(np.uint8)[order]
     cut = round(0.7 * len(order))
     return {
         "train": Digits(images[:cut], labels[:cut]),

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Ellipse
 
 from experiments import hedged_evaluation
-from experiments.hedged_embedding import Kind, Model
+from experiments.hedged_embedding import Model
 from experiments.hedged_evaluation import Trial
 from experiments.hedged_report import Cell, Outcomes
 from probemb import calibration
@@ -26,8 +26,8 @@ _CONDITIONS = ("clean", "corrupt")
 
 def draw(
     folder: Path,
-    models: dict[Kind, Model],
-    parameters: dict[Kind, list[Any]],
+    models: dict[str, Model],
+    parameters: dict[str, list[Any]],
     trials: dict[Cell, Trial],
     outcomes: dict[Cell, Outcomes],
 ) -> None:
@@ -51,7 +51,7 @@ def _save(path: Path, figure: Any) -> None:
     plt.close(figure)
 
 
-def _embedding(models: dict[Kind, Model], parameters: dict[Kind, Any], trials: dict[str, Trial]):
+def _embedding(models: dict[str, Model], parameters: dict[str, Any], trials: dict[str, Trial]):
     """The first two dimensions: embeddings of a few numbers, clean and occluded."""
     figure, axes = plt.subplots(
         len(models), 2, figsize=(10, 4.6 * len(models)), layout="constrained", squeeze=False
@@ -115,7 +115,8 @@ def _images(kind, trial: Trial, outcome, clean_eta: np.ndarray, corrupt_eta: np.
     """Histograms of eta, and corrupt images from the most certain to the least."""
     across, down = 8, 4
     figure = plt.figure(figsize=(10, 7.2), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=(1, 2.4))
+    parts: Any = figure.subfigures(2, 1, height_ratios=[1.0, 2.4])
+    top, bottom = parts
     axis = top.subplots()
     bins = np.linspace(0.0, max(clean_eta.max(), corrupt_eta.max()), 50).tolist()
     for values, name in ((clean_eta, "clean"), (corrupt_eta, "corrupt")):

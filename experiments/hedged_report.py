@@ -74,8 +74,8 @@ def binned_tau(uncertainty: np.ndarray, performance_of_bin) -> float:
     """Kendall's tau between uncertainty bins and their performance; -1 is ideal."""
     bins = np.asarray(calibration.equal_bins(uncertainty, num_bins=NUM_BINS))
     values = [performance_of_bin(bins == place) for place in range(NUM_BINS)]
-    tau = scipy.stats.kendalltau(np.arange(NUM_BINS), values).statistic
-    return 0.0 if np.isnan(tau) else float(tau)  # NaN: all bins perform alike
+    found: Any = scipy.stats.kendalltau(np.arange(NUM_BINS), values)
+    return float(np.nan_to_num(found.statistic))  # NaN where all bins perform alike
 
 
 def _tau_of_verification(uncertainty: np.ndarray, outcome: Outcome, trial: Trial) -> float:

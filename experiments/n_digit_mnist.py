@@ -13,7 +13,7 @@ import socket
 import sys
 import urllib.parse
 from pathlib import Path
-from typing import ClassVar, NamedTuple, get_args
+from typing import Any, ClassVar, NamedTuple, get_args
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -60,11 +60,9 @@ class NDigitMnist(tfds.core.GeneratorBasedBuilder):
 
     @property
     def _choice(self) -> tuple[digits.Source, int, number_tables.Protocol]:
-        return next(
-            choice
-            for choice in number_tables.SIZES
-            if self.builder_config.name == "{}_{}_{}".format(*choice)
-        )
+        assert self.builder_config is not None
+        name = self.builder_config.name
+        return next(c for c in number_tables.SIZES if name == "{}_{}_{}".format(*c))
 
     def _info(self) -> tfds.core.DatasetInfo:
         source, num_digits, _ = self._choice
@@ -197,7 +195,8 @@ def describe(source: digits.Source) -> str:
 
 
 def _in_memory(builder: NDigitMnist, split: str) -> Numbers:
-    source = builder.as_data_source(split=split)
+    as_data_source: Any = builder.as_data_source  # its decorator hides its parameters
+    source = as_data_source(split=split)
     examples = source.__getitems__(range(len(source)))
     return Numbers(
         np.stack([example["image"] for example in examples]),
