@@ -21,7 +21,7 @@ from experiments.n_digit_mnist import Numbers
 NEIGHBORS = 5
 _SAMPLES_OF_ETA = 128
 _SAMPLES_OF_PAIR = 32
-_EMBEDDED_AT_ONCE = 500
+_EMBEDDED_AT_ONCE = 512
 _CONDITIONS = {"clean": 0.0, "corrupt": 1.0}
 
 
@@ -117,11 +117,13 @@ def _embed(model: Model, parameters: Any, images: jax.Array) -> Any:
 
 def embed(model: Model, parameters: Any, images: np.ndarray) -> Any:
     """Embeddings (image, ...) of any number of images."""
+    number = len(images)
+    images = np.pad(images, ((0, -number % _EMBEDDED_AT_ONCE), (0, 0), (0, 0)))
     parts = [
-        _embed(model, parameters, images[start : start + _EMBEDDED_AT_ONCE])
-        for start in range(0, len(images), _EMBEDDED_AT_ONCE)
+        _embed(model, parameters, part)
+        for part in np.split(images, len(images) // _EMBEDDED_AT_ONCE)
     ]
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:number], *parts)
 
 
 def _samples(model: Model, key: jax.Array, embeddings: Any, number: int):

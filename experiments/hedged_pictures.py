@@ -18,7 +18,7 @@ from experiments.hedged_evaluation import Trial
 from experiments.hedged_report import Cell, Outcomes
 from probemb import calibration
 
-_NUMBERS_SHOWN = 8
+_NUMBERS_SHOWN = 6
 _IMAGES_OF_A_NUMBER = 5
 _SAMPLES_SHOWN = 24
 _CONDITIONS = ("clean", "corrupt")
@@ -66,10 +66,12 @@ def _embedding(models: dict[str, Model], parameters: dict[str, Any], trials: dic
         for axis, condition in zip(row, _CONDITIONS, strict=True):
             axis.plot(*center.T, ".", color="0.88", markersize=2, zorder=0)
             queries = trials[condition].queries
+            every = hedged_evaluation.embed(model, parameters[kind], queries.images)
+            digits = queries.images.shape[2] // queries.images.shape[1]
             for place, number in enumerate(shown):
                 ids = np.flatnonzero(queries.numbers == number)[:_IMAGES_OF_A_NUMBER]
-                each = hedged_evaluation.embed(model, parameters[kind], queries.images[ids])
-                _draw_embeddings(axis, model, each, f"C{place}", str(number).zfill(2))
+                each = jax.tree.map(lambda x, ids=ids: x[ids], every)
+                _draw_embeddings(axis, model, each, f"C{place}", str(number).zfill(digits))
             axis.set_xlim(low[0] - margin[0], high[0] + margin[0])
             axis.set_ylim(low[1] - margin[1], high[1] + margin[1])
             axis.set_title(f"{kind}, {'occluded' if condition == 'corrupt' else condition} digits")
@@ -114,11 +116,12 @@ def _draw_embeddings(axis: Axes, model: Model, embeddings: Any, color: str, name
 def _images(kind, trial: Trial, outcome, clean_eta: np.ndarray, corrupt_eta: np.ndarray):
     """Histograms of eta, and corrupt images from the most certain to the least."""
     across, down = 8, 4
-    figure = plt.figure(figsize=(10, 7.2), layout="constrained")
+    figure = plt.figure(figsize=(10, 6.4), layout="constrained")
     parts: Any = figure.subfigures(2, 1, height_ratios=[1.0, 2.4])
     top, bottom = parts
     axis = top.subplots()
-    bins = np.linspace(0.0, max(clean_eta.max(), corrupt_eta.max()), 50).tolist()
+    both = np.concatenate([clean_eta, corrupt_eta])
+    bins = np.linspace(both.min(), both.max(), 60).tolist()
     for values, name in ((clean_eta, "clean"), (corrupt_eta, "corrupt")):
         axis.hist(values, bins, alpha=0.6, label=name)
     axis.set_xlabel(f"eta of the {kind}")
@@ -130,7 +133,11 @@ def _images(kind, trial: Trial, outcome, clean_eta: np.ndarray, corrupt_eta: np.
         panel.imshow(trial.queries.images[query], cmap="gray", vmin=0, vmax=255)
         panel.set_xticks([])
         panel.set_yticks([])
-        number, guess = trial.queries.numbers[query], outcome.predicted[query]
+        digits = trial.queries.images.shape[2] // trial.queries.images.shape[1]
+        number, guess = (
+            str(numbers[query]).zfill(digits)
+            for numbers in (trial.queries.numbers, outcome.predicted)
+        )
         panel.set_title(
             f"{corrupt_eta[query]:.3f}\n{number} as {guess}",
             fontsize=8,
@@ -161,7 +168,7 @@ def _reliability(split: str, trials: dict[Cell, Trial], outcomes: dict[Cell, Out
 
 def _rejection(split: str, trials: dict[Cell, Trial], outcomes: dict[Cell, Outcomes]):
     """Accuracy of what is left when the least certain queries are rejected."""
-    figure, axes = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(11, 6), layout="constrained")
     for axis, condition in zip(axes, _CONDITIONS, strict=True):
         numbers = trials[split, condition].queries.numbers
         for embedding, each in outcomes[split, condition].items():
@@ -183,5 +190,5 @@ def _rejection(split: str, trials: dict[Cell, Trial], outcomes: dict[Cell, Outco
         axis.set_title(f"{split}, {condition}")
         axis.set_xlabel("share of queries rejected, the least certain first")
     axes[0].set_ylabel("accuracy of identification of the rest (mean over seeds)")
-    axes[0].legend(fontsize=7)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure

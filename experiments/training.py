@@ -113,6 +113,17 @@ class _Signals:
             signal.signal(number, handler)
 
 
+def _finite_means(window: list[dict[str, jax.Array]], where: str) -> dict[str, float]:
+    """The means of metrics over some steps."""
+    values = {name: float(np.mean([step[name] for step in window])) for name in window[-1]}
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise ValueError(
+                f"{where}: {name} must be finite, got {value}; all checkpoints are from before"
+            )
+    return values
+
+
 def fit(
     folder: Path,
     state: TrainState,
@@ -168,29 +179,25 @@ def fit(
     with _Signals() as signals, _Log(folder, step) as log, bar:
         while step < num_steps:
             asked = time.perf_counter()
-            batch = next(iterator)  # meanwhile the step before is still computed
-            waited += time.perf_counter() - asked
+            batch = next(iterator)
+            if not window or window[-1]["loss"].is_ready():  # else nothing waits for the batch
+                waited += time.perf_counter() - asked
             if window:
-                jax.block_until_ready(window[-1])
+                jax.block_until_ready(window[-1])  # at most one step is under way
             state, metrics = train_step(state, batch)
             window.append(metrics)
             step += 1
             bar.update()
             last = step == num_steps or signals.received is not None
             if last or step % log_every == 0 or step % checkpoint_every == 0:
-                values = {name: float(np.mean([m[name] for m in window])) for name in metrics}
+                values = _finite_means(window, f"{label}, step {step}")
                 window = []
-                for name, value in values.items():
-                    if not math.isfinite(value):
-                        raise ValueError(
-                            f"{label}: {name} must be finite, got {value} at step {step}; "
-                            f"the newest checkpoint is from before, in {saved}"
-                        )
                 seconds = time.perf_counter() - started
                 values["steps_per_second"] = (step - begun) / seconds
                 values["share_waiting_for_data"] = waited / seconds
                 log.write(step, values)
-                bar.set_postfix_str(f"loss {values['loss']:.4f}, waiting {waited / seconds:.1%}")
+                status = f"loss {values['loss']:.4f}, waiting for data {waited / seconds:.1%}"
+                bar.set_postfix_str(status, refresh=watched)
             if last or step % checkpoint_every == 0:
                 save()
             if signals.received is not None:

@@ -124,7 +124,7 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_saved(tmp_path):
     def poison(step, batch):
         return (batch[0], batch[1] * np.float32("nan")) if step == 42 else batch
 
-    with pytest.raises(ValueError, match=r"test: loss must be finite, got nan at step 45"):
+    with pytest.raises(ValueError, match=r"test, step 45: loss must be finite, got nan"):
         fit(tmp_path, batches(poison))
     step, saved = checkpoints.load_newest(
         tmp_path / "checkpoints",
