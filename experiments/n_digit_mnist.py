@@ -135,11 +135,11 @@ class NDigitMnist(tfds.core.GeneratorBasedBuilder):
 
 def _download(dl_manager, addresses: dict[str, str], otherwise: str) -> dict[str, Path]:
     """Files by TFDS's download manager; without a network an error at once, not after minutes."""
-    host = urllib.parse.urlsplit(next(iter(addresses.values()))).hostname
+    address = urllib.parse.urlsplit(next(iter(addresses.values())))
     try:
-        socket.create_connection((host, 443), timeout=10).close()
+        socket.create_connection((address.hostname, address.port or 443), timeout=10).close()
     except OSError as error:
-        raise ValueError(f"{host} cannot be reached ({error}): {otherwise}") from None
+        raise ValueError(f"{address.hostname} cannot be reached ({error}): {otherwise}") from None
     return {name: Path(path) for name, path in dl_manager.download(addresses).items()}
 
 
@@ -178,7 +178,9 @@ def load(
         tables=tables,
     )
     with _quiet():
-        builder.download_and_prepare()
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+        )
     try:
         return {split: _in_memory(builder, split) for split in builder.info.splits}
     except Exception as error:  # array_record, zlib and protobuf each have errors of their own

@@ -1,8 +1,12 @@
+import functools
+import http.server
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from experiments import digits, n_digit_mnist, number_tables
 
@@ -63,36 +67,40 @@ def test_mnist_from_folders(data, tmp_path):
         assert splits["test_unseen"].numbers[class_ * 333 + place] == table.numbers[class_]
 
 
-class Downloads:
-    """TFDS's download manager, with files that are here already."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.asked = []
-
-    def download(self, addresses):
-        self.asked += addresses.values()
-        return {
-            name: next(self.folder.rglob(address.rpartition("/")[2]))
-            for name, address in addresses.items()
-        }
+class _Silent(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
 
 
-def test_downloaded_where_no_folder_is_named(data, tmp_path, monkeypatch):
-    class Connection:
-        def close(self):
-            pass
+@pytest.fixture
+def server(data):
+    """The address of a server on this machine for the folder of the data."""
+    handler = functools.partial(_Silent, directory=str(data))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
 
-    monkeypatch.setattr(n_digit_mnist.socket, "create_connection", lambda *_, **__: Connection())
+
+def test_downloaded_where_no_folder_is_named(data, server, tmp_path, monkeypatch):
+    monkeypatch.setattr(n_digit_mnist, "_MNIST_ADDRESS", f"{server}/mnist/")
+    monkeypatch.setattr(n_digit_mnist, "_TABLES_ADDRESS", f"{server}/n_digit_mnist/")
     builder = n_digit_mnist.NDigitMnist(
         config="mnist_2_instance", data_dir=tmp_path, file_format="array_record"
     )
-    downloads = Downloads(data)
-    splits = builder._split_generators(downloads)
-    assert list(splits) == ["train", "test"] and len(downloads.asked) == 6
-    assert all(address.startswith("https://") for address in downloads.asked)
+    manager = tfds.download.DownloadManager(
+        download_dir=str(tmp_path / "downloads"), dataset_name="n_digit_mnist"
+    )
+    splits = builder._split_generators(manager)
+    assert list(splits) == ["train", "test"]
     _, first = next(iter(splits["test"]))
-    assert first["image"].shape == (28, 56) and 0 <= first["number"] < 100
+    assert first["image"].shape == (28, 56) and first["number"] == 0
+    labels = (data / "mnist" / "t10k-labels-idx1-ubyte.gz").read_bytes()
+    files = (path for path in (tmp_path / "downloads").rglob("*") if path.is_file())
+    (path,) = (path for path in files if path.read_bytes() == labels)
+    path.write_bytes(labels[:100])
+    with pytest.raises(ValueError, match="is damaged"):  # what was downloaded is checked too
+        builder._split_generators(manager)
 
 
 def test_without_a_network_an_error_at_once(tmp_path, monkeypatch):
