@@ -86,31 +86,48 @@ def _embedding(models: dict[str, Model], parameters: dict[str, Any], trials: dic
 
 
 def _draw_embeddings(axis: Axes, model: Model, embeddings: Any, color: str, name: str) -> None:
+    """Points, or the ellipses and some samples of distributions, with the number at each mean."""
     mean = np.asarray(embeddings if model.kind == "point" else embeddings.mean)[:, :2]
     if model.kind == "point":
         axis.plot(*mean.T, "o", color=color, markersize=5, alpha=0.8)
+    elif model.kind == "gaussian":
+        fields = embeddings.mean, embeddings.standard_deviation
+        for center, spread in zip(*(np.asarray(x)[:, :2] for x in fields), strict=True):
+            _draw_component(axis, center, spread, 1.0, color)
     else:
-        parts = embeddings.components if model.kind == "mixture" else embeddings
-        centers = np.asarray(parts.mean).reshape(-1, model.dimension)[:, :2]
-        spreads = np.asarray(parts.standard_deviation).reshape(-1, model.dimension)[:, :2]
-        weights = (
-            np.asarray(embeddings.weights).ravel()
-            if model.kind == "mixture"
-            else np.ones(len(centers))
+        parts = embeddings.components
+        fields = (
+            np.asarray(parts.mean)[..., :2],
+            np.asarray(parts.standard_deviation)[..., :2],
+            np.asarray(embeddings.weights),
         )
-        for center, spread, weight in zip(centers, spreads, weights, strict=True):
-            ellipse = Ellipse(
-                center, *(2.0 * spread), facecolor=color, edgecolor=color, alpha=0.35 * weight
-            )
-            axis.add_patch(ellipse)
-        points = embeddings.sample(jax.random.key(0), (_SAMPLES_SHOWN,))
-        points = np.asarray(points).reshape(-1, model.dimension)[:, :2]
-        axis.plot(*points.T, ".", color=color, markersize=1.5, alpha=0.5)
+        for centers, spreads, weights in zip(*fields, strict=True):
+            for part in zip(centers, spreads, weights, strict=True):
+                _draw_component(axis, *part, color)
+            # The components of one image belong together.
+            axis.plot(*centers.T, "-", color=color, linewidth=1.0, alpha=2.0 * weights.min())
     for place in mean:
         axis.annotate(
             name, place, color=color, fontsize=8, ha="center", va="center", weight="bold",
             annotation_clip=True, clip_on=True,
         )  # fmt: skip
+
+
+def _draw_component(
+    axis: Axes, center: np.ndarray, spread: np.ndarray, weight: float, color: str
+) -> None:
+    """The ellipse of one standard deviation, and samples in proportion to the weight."""
+    axis.add_patch(
+        Ellipse(
+            (center[0], center[1]),
+            *(2.0 * spread),
+            facecolor=color,
+            edgecolor=color,
+            alpha=0.35 * weight,
+        )
+    )
+    noise = np.random.default_rng(0).normal(size=(round(_SAMPLES_SHOWN * weight), 2))
+    axis.plot(*(center + spread * noise).T, ".", color=color, markersize=2, alpha=0.6)
 
 
 def _images(kind, trial: Trial, outcome, clean_eta: np.ndarray, corrupt_eta: np.ndarray):
@@ -126,6 +143,7 @@ def _images(kind, trial: Trial, outcome, clean_eta: np.ndarray, corrupt_eta: np.
         axis.hist(values, bins, alpha=0.6, label=name)
     axis.set_xlabel(f"eta of the {kind}")
     axis.set_ylabel("images")
+    axis.set_yscale("log")
     axis.legend()
     order = np.argsort(corrupt_eta)
     chosen = order[np.linspace(0, len(order) - 1, across * down).astype(int)]

@@ -214,6 +214,13 @@ def expectations(content: dict) -> list[dict]:
     return rows
 
 
+def _verdict(row: dict[str, Any]) -> str:
+    """Whether an expectation is met, and whether its interval leaves that open."""
+    low, high = row["reached"]["low"], row["reached"]["high"]
+    within = low is not None and low <= row["least"] <= high
+    return ("met" if row["met"] else "MISSED") + ", but the interval allows either" * within
+
+
 def _number(value: dict[str, Any], digits: int = 3) -> str:
     text = f"{value['mean']:.{digits}f}"
     if value["low"] is not None:
@@ -245,7 +252,7 @@ def markdown(content: dict) -> str:
                     row["what"],
                     "above 0" if row["least"] == 0.0 else f"{row['least']:g}",
                     _number(row["reached"]),
-                    "met" if row["met"] else "MISSED",
+                    _verdict(row),
                 ]
                 for row in content["expectations"]
             ],

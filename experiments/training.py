@@ -113,7 +113,7 @@ class _Signals:
             signal.signal(number, handler)
 
 
-def _finite_means(window: list[dict[str, jax.Array]], where: str) -> dict[str, float]:
+def _finite_means(window: list[dict[str, Any]], where: str) -> dict[str, float]:
     """The means of metrics over some steps."""
     values = {name: float(np.mean([step[name] for step in window])) for name in window[-1]}
     for name, value in values.items():
@@ -170,7 +170,7 @@ def fit(
         checkpoints.save(saved, step, {"state": state, "data": position})
 
     train_step = jax.jit(train_step)
-    window: list[dict[str, jax.Array]] = []
+    window: list[dict[str, Any]] = []
     waited, started = 0.0, time.perf_counter()
     watched = sys.stderr.isatty()
     bar = tqdm(
