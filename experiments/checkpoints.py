@@ -16,7 +16,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 _KEPT = 3
@@ -59,10 +58,12 @@ def save(folder: Path, step: int, tree: Any) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     written: Any = {"sha256": _digest(tree), "form": _form(tree)}
-    path = epath.Path((folder / str(step)).resolve())
+    path: Any = (folder / str(step)).resolve()
     ocp.save(path, tree, overwrite=True, custom_metadata=written)
-    for old in steps(folder)[:-_KEPT]:
-        shutil.rmtree(folder / str(old))
+    kept = {str(step) for step in steps(folder)[-_KEPT:]}
+    for path in folder.iterdir():
+        if path.name not in kept:  # old, or half of a save that was killed
+            shutil.rmtree(path)
 
 
 def load(folder: Path, step: int, like: Any) -> Any:
@@ -77,7 +78,7 @@ def load(folder: Path, step: int, like: Any) -> Any:
       DamagedError: the checkpoint is not what was written.
       ValueError: it is whole, but of other names, shapes or dtypes.
     """
-    path = epath.Path((folder / str(step)).resolve())
+    path: Any = (folder / str(step)).resolve()
     with _damage(path):
         written: Any = ocp.metadata(path).custom_metadata
         form, digest = written["form"], written["sha256"]
@@ -94,10 +95,12 @@ def load(folder: Path, step: int, like: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _damage(path: epath.Path) -> Iterator[None]:
+def _damage(path: Path) -> Iterator[None]:
     """Orbax, tensorstore and JSON each have errors of their own: here they are one."""
     try:
         yield
+    except (MemoryError, PermissionError):
+        raise  # the checkpoint may be whole
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise DamagedError(f"checkpoint {path} is damaged: {reason}") from error
@@ -111,14 +114,15 @@ def load_newest(folder: Path, like: Any) -> tuple[int, Any] | None:
     Raises:
       ValueError: the checkpoint is whole, but of other names, shapes or dtypes.
     """
+    whole = True
     for step in reversed(steps(folder)):
         try:
             return step, load(folder, step, like)
         except DamagedError as error:
+            whole = False
             aside = Path(tempfile.mkdtemp(prefix="damaged-", dir=folder.parent))
             (folder / str(step)).rename(aside / str(step))
-            print(
-                f"warning: {error}; moved to {aside}, going on from the one before",
-                file=sys.stderr,
-            )
+            print(f"warning: {error}; moved to {aside}", file=sys.stderr)
+    if not whole:
+        print("warning: no checkpoint is whole, starting from step 0", file=sys.stderr)
     return None

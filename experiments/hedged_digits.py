@@ -45,6 +45,18 @@ from experiments.hedged_embedding import Kind, Model
 from experiments.number_tables import Protocol
 
 _EVALUATION_SEED = 0
+_FOLDERS = ("mnist", "tables", "datasets", "output")
+_LEAST = {
+    "num_steps": 1,
+    "quadruples": 1,
+    "dimension": 1,
+    "num_samples": 1,
+    "num_queries": hedged_report.NUM_BINS,
+    "num_pairs": hedged_report.NUM_BINS,
+    "num_resamples": 100,
+    "checkpoint_every": 1,
+    "log_every": 1,
+}
 _CONFIG = "config.json"
 
 
@@ -106,13 +118,15 @@ def resolved(config: Config) -> Config:
     Raises:
       ValueError: an option out of range, or two that contradict each other.
     """
-    for name in ("num_steps", "quadruples", "dimension", "num_samples", "num_queries", "num_pairs"):
-        _at_least(name, getattr(config, name), 1)
-    for name in ("num_resamples", "checkpoint_every", "log_every"):
-        _at_least(name, getattr(config, name), 1)
-    for name in ("channels", "seeds"):
-        for value in getattr(config, name):
-            _at_least(name, value, 0 if name == "seeds" else 1)
+    for name, least in _LEAST.items():
+        if getattr(config, name) < least:
+            raise ValueError(f"{name} must be at least {least}, got {getattr(config, name)}")
+    for channels in config.channels:
+        if channels < 1:
+            raise ValueError(f"channels must be at least 1, got {channels}")
+    for seed in config.seeds:
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"seeds must lie in 0..2^32 - 1, got {seed}")
     for name in ("embeddings", "seeds"):
         values = getattr(config, name)
         if not values or len(set(values)) < len(values):
@@ -142,11 +156,6 @@ def resolved(config: Config) -> Config:
     return config
 
 
-def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-
-
 def run_folder(config: Config) -> Path:
     """Where a configuration lives: a folder of its own unless one is named."""
     if config.output is not None:
@@ -159,9 +168,24 @@ def run_folder(config: Config) -> Path:
 def _options(config: Config) -> dict[str, Any]:
     """All options that numbers depend on."""
     options = results.plain(dataclasses.asdict(config))
-    for name in ("output", "mnist", "tables", "datasets"):  # only where files lie
+    for name in (*_FOLDERS, "checkpoint_every", "log_every"):
         del options[name]
     return options
+
+
+def command(config: Config) -> str:
+    """The command of a configuration, with FOLDER for where files lie on this machine."""
+    words = ["python", "-m", "experiments.hedged_digits"]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value == field.default or field.name in ("datasets", "output"):
+            continue
+        words.append(f"--{field.name.replace('_', '-')}")
+        if field.name in _FOLDERS:
+            words.append("FOLDER")
+        elif not isinstance(value, bool):
+            words += map(str, value if isinstance(value, tuple) else [value])
+    return shlex.join(words)
 
 
 def check_folder(folder: Path, config: Config) -> None:
@@ -183,7 +207,7 @@ def check_folder(folder: Path, config: Config) -> None:
                     f"output must be a new folder or a run with the same options, {folder} has "
                     f"{name} = {before.get(name)!r}, now it is {now[name]!r}"
                 )
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and any(other != results.partial(path) for other in folder.iterdir()):
         raise ValueError(f"output must be a new folder or a run's, {folder} is neither")
 
 
@@ -201,9 +225,10 @@ def train(
     )
     trained = []
     for seed in config.seeds:
+        of_parameters, of_training = jax.random.split(jax.random.key(seed))
         state = training.fit(
             folder / "runs" / f"{model.kind}-{seed}",
-            training.begin(seed, model.initialize(seed), optimizer),
+            training.begin(of_training, model.initialize(of_parameters), optimizer),
             step,
             hedged_embedding.batches(
                 numbers,
@@ -225,7 +250,7 @@ def train(
 def run(config: Config) -> dict[str, Any]:
     """Train what is not trained yet, evaluate, save the report, and return its numbers."""
     started = time.perf_counter()
-    config = resolved(config)
+    asked_for, config = command(config), resolved(config)
     assert config.source is not None
     folder = run_folder(config)
     check_folder(folder, config)
@@ -233,7 +258,7 @@ def run(config: Config) -> dict[str, Any]:
     if report.exists():
         print(f"{folder} is complete\n\n{(report / 'results.md').read_text('utf-8')}")
         return json.loads((report / "results.json").read_text("utf-8"))
-    splits = n_digit_mnist.load(
+    numbers = n_digit_mnist.load(
         config.source,
         config.num_digits,
         config.protocol,
@@ -241,9 +266,10 @@ def run(config: Config) -> dict[str, Any]:
         mnist=config.mnist,
         tables=config.tables,
     )
+    train_split = numbers.pop("train")
+    trials = make_trials(config, numbers)
     folder.mkdir(parents=True, exist_ok=True)
     results.replace_text(folder / _CONFIG, json.dumps(_options(config), indent=2) + "\n")
-    train_split = splits.pop("train")
     data = (
         f"{n_digit_mnist.describe(config.source)}, {config.num_digits} digits, protocol "
         f"{config.protocol}, {len(train_split.numbers):,} training images"
@@ -255,13 +281,13 @@ def run(config: Config) -> dict[str, Any]:
         for kind in config.embeddings
     }
     parameters = {kind: train(config, model, train_split, folder) for kind, model in models.items()}
-    trials, outcomes = evaluate(config, models, parameters, splits)
+    outcomes = evaluate(config, models, parameters, trials)
     key = jax.random.key(_EVALUATION_SEED)
     content: dict[str, Any] = {
-        "command": shlex.join(["python", "-m", "experiments.hedged_digits", *sys.argv[1:]]),
+        "command": asked_for,
         "config": _options(config),
         "data": data,
-        "splits": list(splits),
+        "splits": list(numbers),
         "versions": {"jax": jax.__version__, "flax": flax.__version__},
         "backend": jax.default_backend(),
         "performance": hedged_report.performance(outcomes, trials),
@@ -280,43 +306,49 @@ def run(config: Config) -> dict[str, Any]:
     return content
 
 
-def evaluate(
-    config: Config,
-    models: dict[str, Model],
-    parameters: dict[str, list[Any]],
-    splits: dict[str, n_digit_mnist.Numbers],
-) -> tuple[dict, dict]:
-    """Every model on every test split, clean and corrupt: trials and outcomes by cell."""
-    trials, outcomes = {}, {}
-    for split, numbers in splits.items():
-        of_split = hedged_evaluation.trials(
+def make_trials(
+    config: Config, splits: dict[str, n_digit_mnist.Numbers]
+) -> dict[hedged_report.Cell, hedged_evaluation.Trial]:
+    """The trials of every test split, clean and corrupt; the same for every seed."""
+    return {
+        (split, condition): trial
+        for split, numbers in splits.items()
+        for condition, trial in hedged_evaluation.trials(
             numbers,
             num_digits=config.num_digits,
             num_queries=config.num_queries,
             num_pairs=config.num_pairs,
             seed=_EVALUATION_SEED,
-        )
-        for condition, trial in of_split.items():
-            print(f"evaluating on {split}, {condition}", flush=True)
-            trials[split, condition] = trial
-            of_cell = {
-                kind: [
-                    hedged_evaluation.evaluate(
-                        model,
-                        trained,
-                        trial,
-                        num_samples=config.num_samples,
-                        key=jax.random.key(_EVALUATION_SEED),
-                    )
-                    for trained in parameters[kind]
-                ]
-                for kind, model in models.items()
-            }
-            if "point" in of_cell and len(config.seeds) > 1:
-                points = hedged_evaluation.ensemble(of_cell["point"], trial)
-                of_cell["ensemble of points"] = [points]
-            outcomes[split, condition] = of_cell
-    return trials, outcomes
+        ).items()
+    }
+
+
+def evaluate(
+    config: Config,
+    models: dict[str, Model],
+    parameters: dict[str, list[Any]],
+    trials: dict[hedged_report.Cell, hedged_evaluation.Trial],
+) -> dict[hedged_report.Cell, hedged_report.Outcomes]:
+    """What every model makes of every trial, and the ensemble of the points."""
+    outcomes = {}
+    key = jax.random.key(_EVALUATION_SEED)
+    for cell, trial in trials.items():
+        print(f"evaluating on {', '.join(cell)}", flush=True)
+        outcomes[cell] = {
+            kind: [
+                hedged_evaluation.evaluate(
+                    model, trained, trial, num_samples=config.num_samples, key=key
+                )
+                for trained in parameters[kind]
+            ]
+            for kind, model in models.items()
+        }
+        if "point" in models and len(config.seeds) > 1:
+            together = hedged_evaluation.ensemble(outcomes[cell]["point"], trial)
+            outcomes[cell]["ensemble of points"] = [together]
+        for each in outcomes[cell].values():  # the matrices are large, and no longer needed
+            each[:] = [outcome._replace(match_to_gallery=None) for outcome in each]
+    return outcomes
 
 
 if __name__ == "__main__":

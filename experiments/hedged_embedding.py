@@ -69,9 +69,9 @@ class Model:
     def _graph(self) -> nnx.GraphDef:
         return nnx.split(nnx.eval_shape(lambda: _Network(self, nnx.Rngs(0))))[0]
 
-    def initialize(self, seed: int) -> dict[str, Any]:
+    def initialize(self, key: jax.Array) -> dict[str, Any]:
         """The network's parameters, log a and b of the match probability."""
-        _, network = nnx.split(_Network(self, nnx.Rngs(seed)))
+        _, network = nnx.split(_Network(self, nnx.Rngs(key)))
         return {
             "network": nnx.to_pure_dict(network),
             "log_negative_scale": jnp.zeros((), jnp.float32),

@@ -47,14 +47,14 @@ class Outcome(NamedTuple):
     """What one model makes of a trial.
 
     Attributes:
-      match_to_gallery: match probabilities (query, item).
+      match_to_gallery: match probabilities (query, item), or None where they were let go.
       predicted: the number (query) voted for by the nearest of the gallery.
       match_of_pairs: match probabilities (pair).
       uncertainty: name -> (query), the greater the less certain.
       votes: the numbers (query, 5) of the nearest.
     """
 
-    match_to_gallery: np.ndarray
+    match_to_gallery: np.ndarray | None
     predicted: np.ndarray
     match_of_pairs: np.ndarray
     uncertainty: dict[str, np.ndarray]
@@ -184,7 +184,7 @@ def vote(votes: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 def nearest(match: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The numbers (query, 5) of the items of greatest match probability, and what was voted."""
-    ids = np.argsort(-match, axis=1, kind="stable")[:, :NEIGHBORS]
+    ids = np.asarray(jax.lax.top_k(match, NEIGHBORS)[1])
     votes = numbers[ids]
     return votes, vote(votes, np.take_along_axis(match, ids, 1))
 
@@ -223,7 +223,8 @@ def evaluate(
 
 def ensemble(outcomes: list[Outcome], trial: Trial) -> Outcome:
     """The mean match probability of several models, and the entropy of all their votes."""
-    matrix = np.mean([outcome.match_to_gallery for outcome in outcomes], 0)
+    matrices = [o.match_to_gallery for o in outcomes if o.match_to_gallery is not None]
+    matrix = np.mean(matrices, 0)
     votes, predicted = nearest(matrix, trial.gallery.numbers)
     every = np.concatenate([outcome.votes for outcome in outcomes], 1)
     share = (every[:, :, None] == every[:, None, :]).mean(2)

@@ -12,11 +12,13 @@ import contextlib
 import socket
 import sys
 import urllib.parse
+import urllib.request
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, get_args
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.download import DownloadError
 
 from experiments import digits, number_tables
 
@@ -40,8 +42,8 @@ class NDigitMnist(tfds.core.GeneratorBasedBuilder):
 
     Args:
       mnist: a folder with MNIST's four files. Default: downloaded.
-      tables: a folder with the tables of google/n-digit-mnist. Default: downloaded.
-        A table that is not in the folder is drawn anew, as it was published.
+      tables: a folder with the tables of google/n-digit-mnist. Default: downloaded with
+        MNIST. A table that is not at hand is drawn anew, as it was published.
       kwargs: as of every TFDS builder; `file_format="array_record"` needs no TensorFlow.
     """
 
@@ -116,6 +118,9 @@ class NDigitMnist(tfds.core.GeneratorBasedBuilder):
 
     def _table_files(self, dl_manager, num_digits, protocol, sizes) -> dict[str, Path]:
         names = {split: number_tables.file_name(num_digits, protocol, split) for split in sizes}
+        if self._tables is None and self._mnist is not None:
+            print("no --tables: they are drawn anew, as they were published")
+            return {}
         if self._tables is None:
             return _download(
                 dl_manager,
@@ -137,10 +142,12 @@ def _download(dl_manager, addresses: dict[str, str], otherwise: str) -> dict[str
     """Files by TFDS's download manager; without a network an error at once, not after minutes."""
     address = urllib.parse.urlsplit(next(iter(addresses.values())))
     try:
-        socket.create_connection((address.hostname, address.port or 443), timeout=10).close()
-    except OSError as error:
-        raise ValueError(f"{address.hostname} cannot be reached ({error}): {otherwise}") from None
-    return {name: Path(path) for name, path in dl_manager.download(addresses).items()}
+        if not urllib.request.getproxies():  # a proxy knows the way, this machine may not
+            socket.create_connection((address.hostname, address.port or 443), timeout=10).close()
+        files = dl_manager.download(addresses)
+    except (OSError, DownloadError) as error:
+        raise ValueError(f"{address.hostname} gave no files ({error}): {otherwise}") from None
+    return {name: Path(path) for name, path in files.items()}
 
 
 def load(

@@ -46,9 +46,14 @@ def write_json(path: Path, content: Any) -> None:
     path.write_text(text, encoding="utf-8")
 
 
+def partial(path: Path) -> Path:
+    """Where a file is written before it is whole."""
+    return path.with_name(f".{path.name}.partial")
+
+
 def replace_text(path: Path, text: str) -> None:
     """Write a file whole, in place of the one that is there."""
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = partial(path)
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 

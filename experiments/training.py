@@ -1,7 +1,8 @@
 """The training loop: resumable to the bit, with progress, logs and checkpoints.
 
 A run is a folder. Started again, it goes on from its newest whole checkpoint and ends
-with the numbers of a run that was never stopped: the checkpoint holds parameters,
+with the numbers of a run that was never stopped, wherever the same program gives the
+same numbers twice, as on a CPU: the checkpoint holds parameters,
 optimizer, step, key and data position; a batch is a function of seed and position, the key
 of a step one of the run's key and the step.
 """
@@ -47,11 +48,11 @@ class TrainState(NamedTuple):
 TrainStep = Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
 
 
-def begin(seed: int, parameters: Any, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
+def begin(key: jax.Array, parameters: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step, with the key of the run."""
     return TrainState(
         jax.numpy.zeros((), jax.numpy.int32),
-        jax.random.key_data(jax.random.key(seed)),
+        jax.random.key_data(key),
         parameters,
         optimizer.init(parameters),
     )
@@ -76,9 +77,12 @@ class _Log:
         self._file.close()
         self._board.close()
 
+    def flush(self) -> None:
+        self._file.flush()
+        self._board.flush()
+
     def write(self, step: int, values: dict[str, float]) -> None:
         self._file.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
-        self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
@@ -150,7 +154,7 @@ def fit(
       label: what the progress bar says.
 
     Raises:
-      ValueError: a loss that is not finite, or checkpoints of another model.
+      ValueError: a loss or parameters that are not finite, or checkpoints of another model.
       SystemExit: on SIGTERM and SIGINT, when a checkpoint has been saved.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -166,6 +170,14 @@ def fit(
         return state
 
     def save() -> None:
+        for path, leaf in jax.tree.leaves_with_path(state.parameters):
+            if not np.isfinite(leaf).all():
+                name = jax.tree_util.keystr(path)
+                raise ValueError(
+                    f"{label}, step {step}: parameters{name} must be finite; all checkpoints are "
+                    "from before"
+                )
+        log.flush()  # what the checkpoint counts as done is on the disk
         position = {"next_index": np.asarray(iterator.get_state()["next_index"])}
         checkpoints.save(saved, step, {"state": state, "data": position})
 
@@ -188,7 +200,8 @@ def fit(
             window.append(metrics)
             step += 1
             bar.update()
-            last = step == num_steps or signals.received is not None
+            stopped_by = signals.received  # read once: what follows belongs together
+            last = step == num_steps or stopped_by is not None
             if last or step % log_every == 0 or step % checkpoint_every == 0:
                 values = _finite_means(window, f"{label}, step {step}")
                 window = []
@@ -200,10 +213,9 @@ def fit(
                 bar.set_postfix_str(status, refresh=watched)
             if last or step % checkpoint_every == 0:
                 save()
-            if signals.received is not None:
-                break
-    if signals.received is not None:
-        name = signal.Signals(signals.received).name
-        print(f"{name}: saved step {step} of {label}; the same command goes on", file=sys.stderr)
-        sys.exit(128 + signals.received)
+            if stopped_by is not None:
+                name = signal.Signals(stopped_by).name
+                message = f"{name}: saved step {step} of {label}; the same command goes on"
+                bar.write(message, file=sys.stderr)
+                sys.exit(128 + stopped_by)
     return state

@@ -1,8 +1,8 @@
 """Can the uncertainty be trusted: does it predict errors, and are probabilities frequencies?
 
 `uncertainty` ranks items: the greater, the less certain. Only its order counts, so
-eta, a total variance and minus a similarity are judged alike, and items of one
-uncertainty count as if their order were random.
+eta, a total variance and minus a similarity are judged alike. A threshold accepts or
+rejects all items of one uncertainty together.
 """
 
 from collections.abc import Callable
@@ -96,6 +96,8 @@ def r_auroc(uncertainty: Any, correct: Any, *, weights: Any = None) -> jax.Array
             raise ValueError(f"correct must be 0 or 1 and hold both, got {seen[:5].tolist()}")
     weights = _weights(weights, uncertainty)
     right, wrong = weights * correct, weights * (1.0 - correct)
+    if arguments.concrete(right) and not (right.any() and wrong.any()):
+        raise ValueError("weights must leave both an error and a success")
     below, up_to = (_sum_of_as_certain(uncertainty, right, side) for side in ("left", "right"))
     return jnp.sum(wrong * 0.5 * (below + up_to)) / (jnp.sum(right) * jnp.sum(wrong))
 
@@ -167,7 +169,8 @@ def equal_bins(uncertainty: Any, *, num_bins: int) -> jax.Array:
       num_bins: at most the number of items; sizes differ by at most one.
 
     Returns:
-      The bin of every item, integers (item) from 0 to num_bins - 1.
+      The bin of every item, integers (item) from 0 to num_bins - 1. Ties go in the order of the
+      items: shuffle them where that order means something.
 
     Raises:
       TypeError, ValueError: other shapes, NaN, or fewer items than bins.

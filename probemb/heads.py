@@ -6,7 +6,13 @@ They alone need flax, so they are imported by name: `from probemb import heads`.
 import jax
 from flax import nnx
 
+from probemb import arguments
 from probemb.gaussians import DiagonalGaussian, GaussianMixture
+
+
+def _check(**lengths: int) -> None:
+    for name, value in lengths.items():
+        arguments.count(name, value)
 
 
 class PointHead(nnx.Module):
@@ -17,6 +23,9 @@ class PointHead(nnx.Module):
       dimension: of the embedding.
       rngs: of the initial parameters.
 
+    Raises:
+      TypeError, ValueError: a length that is no positive integer.
+
     Source: HIB (Oh et al., ICLR 2019), its deterministic baseline.
 
     Example:
@@ -26,6 +35,7 @@ class PointHead(nnx.Module):
     """
 
     def __init__(self, num_features: int, dimension: int, *, rngs: nnx.Rngs):
+        _check(num_features=num_features, dimension=dimension)
         self.linear = nnx.Linear(num_features, dimension, rngs=rngs)
 
     def __call__(self, features: jax.Array) -> jax.Array:
@@ -41,6 +51,9 @@ class GaussianHead(nnx.Module):
       dimension: of the embedding.
       rngs: of the initial parameters.
 
+    Raises:
+      TypeError, ValueError: a length that is no positive integer.
+
     Source: HIB (Oh et al., ICLR 2019).
 
     Example:
@@ -50,6 +63,7 @@ class GaussianHead(nnx.Module):
     """
 
     def __init__(self, num_features: int, dimension: int, *, rngs: nnx.Rngs):
+        _check(num_features=num_features, dimension=dimension)
         self.mean = nnx.Linear(num_features, dimension, rngs=rngs)
         # It starts around 0. From much narrower Gaussians the way to wide ones is long: the
         # gradient of a match probability in the log-variance falls with the variance.
@@ -69,6 +83,9 @@ class MixtureHead(nnx.Module):
       num_components: C.
       rngs: of the initial parameters.
 
+    Raises:
+      TypeError, ValueError: a length that is no positive integer.
+
     Source: HIB (Oh et al., ICLR 2019). The weights are learned too.
 
     Example:
@@ -79,6 +96,7 @@ class MixtureHead(nnx.Module):
     """
 
     def __init__(self, num_features: int, dimension: int, *, num_components: int, rngs: nnx.Rngs):
+        _check(num_features=num_features, dimension=dimension, num_components=num_components)
         self.logits = nnx.Linear(num_features, num_components, rngs=rngs)
         self.components = GaussianHead(num_features, num_components * dimension, rngs=rngs)
         self.shape = (num_components, dimension)

@@ -112,7 +112,7 @@ def monte_carlo_match_probability(x: Any, y: Any, *, negative_scale: Any, shift:
       0.5
     """
     log_match, _ = log_monte_carlo(x, y, negative_scale, shift)
-    return jnp.exp(log_match)
+    return jnp.exp(jnp.minimum(log_match, 0.0))  # weights sum to 1 but for rounding
 
 
 def matched_moments(

@@ -9,7 +9,10 @@ from experiments import checkpoints
 
 
 def tree(value=0.0):
-    parameters = {"kernel": jnp.full((40, 30), value, jnp.float32), "bias": jnp.arange(3.0)}
+    parameters = {
+        "kernel": jnp.full((40, 30), value, jnp.float32),
+        "bias": jnp.arange(3, dtype=jnp.float32),
+    }
     return {
         "parameters": parameters,
         "optimizer": optax.adam(1e-3).init(parameters),
@@ -71,7 +74,15 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(folder, dam
 
 
 def test_other_bytes_that_the_format_lets_pass_are_found_by_their_digest(folder, monkeypatch):
-    monkeypatch.setattr(checkpoints, "_digest", lambda _: "another")
+    read = checkpoints.ocp.load
+
+    def with_one_bit_changed(path, like):
+        tree = read(path, like)
+        bits = np.array(tree["parameters"]["bias"]).view(np.uint32)
+        bits[1] ^= 1
+        return {**tree, "parameters": {**tree["parameters"], "bias": bits.view(np.float32)}}
+
+    monkeypatch.setattr(checkpoints.ocp, "load", with_one_bit_changed)
     with pytest.raises(checkpoints.DamagedError, match="its SHA-256 is not the written one"):
         checkpoints.load(folder, 30, tree())
 
@@ -80,7 +91,26 @@ def test_all_damaged_is_none(folder, capsys):
     for path in folder.glob("*/_CHECKPOINT_METADATA"):
         path.write_text("{}")
     assert checkpoints.load_newest(folder, tree()) is None
-    assert capsys.readouterr().err.count("is damaged") == 3
+    warned = capsys.readouterr().err
+    assert warned.count("is damaged") == 3 and "starting from step 0" in warned
+    assert len(list(folder.parent.glob("damaged-*/*"))) == 3
+
+
+def test_what_cannot_be_read_is_no_damage(folder, monkeypatch):
+    def refuse(*_):
+        raise PermissionError("not yours")
+
+    monkeypatch.setattr(checkpoints.ocp, "load", refuse)
+    with pytest.raises(PermissionError, match="not yours"):
+        checkpoints.load_newest(folder, tree())
+    assert checkpoints.steps(folder) == [10, 20, 30]
+
+
+def test_half_a_save_is_swept_up_by_the_next(folder):
+    (folder / "40.half").mkdir()
+    assert checkpoints.load_newest(folder, tree())[0] == 30
+    checkpoints.save(folder, 40, tree(40))
+    assert sorted(path.name for path in folder.iterdir()) == ["20", "30", "40"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from orbax.checkpoint import v1 as ocp
 from PIL import Image
 
-from experiments import checkpoints, hedged_digits
+from experiments import checkpoints, hedged_digits, results
 
 TINY = {
     "num_steps": 120,
@@ -21,7 +21,7 @@ TINY = {
     "log_every": 10,
     "num_queries": 150,
     "num_pairs": 200,
-    "num_resamples": 20,
+    "num_resamples": 100,
 }
 
 
@@ -59,6 +59,9 @@ def test_report(folder, content):
             assert np.asarray(image.convert("L")).std() > 10
     cells = {(row["split"], row["condition"]) for row in content["performance"]}
     assert len(cells) == 4 and len(content["performance"]) == 16
+    assert str(folder) not in text and content["command"].startswith(
+        "python -m experiments.hedged_digits --channels 4 4 --seeds 0 1 --num-steps 120"
+    )
     assert {row["what"] for row in content["expectations"]} >= {
         "gaussian minus point, corrupt verification (AP)",
         "R-AUROC of eta on corrupt images",
@@ -80,6 +83,19 @@ def test_other_options_need_another_folder(folder, content):
     with pytest.raises(ValueError, match="output must be a new folder or a run's"):
         hedged_digits.run(config(folder, output=other))
     assert [path.name for path in other.iterdir()] == ["precious"]
+
+
+def test_killed_before_its_options_were_written_a_run_can_begin(tmp_path):
+    results.partial(tmp_path / "config.json").write_text("{")
+    hedged_digits.check_folder(tmp_path, config(tmp_path))
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config.json is damaged"):
+        hedged_digits.check_folder(tmp_path, config(tmp_path))
+
+
+def test_how_often_it_saves_and_logs_may_change(folder, content):
+    again = config(folder, seeds=(0, 1), checkpoint_every=30, log_every=7)
+    assert hedged_digits.run(again) == content
 
 
 def test_default_folders_are_named_after_all_options():
@@ -153,7 +169,6 @@ def test_killed_it_ends_with_the_same_bits(folder, content):
         of_run = folder / run / "runs" / "gaussian-0"
         last = json.loads((of_run / "metrics.jsonl").read_text().splitlines()[-1])
         report = json.loads((folder / run / "report" / "results.json").read_text())
-        del report["command"]  # it names the folder
         ends.append((load_arrays(of_run / "checkpoints" / "120"), last["loss"], report))
     (killed, killed_loss, killed_report), (whole, whole_loss, whole_report) = ends
     assert sorted(killed) == sorted(whole) and len(whole) > 20
@@ -174,7 +189,10 @@ def load_arrays(path):
         ({"num_steps": 0}, "num_steps must be at least 1, got 0"),
         ({"seeds": ()}, r"seeds must be different and at least one, got \(\)"),
         ({"seeds": (1, 1)}, r"seeds must be different"),
-        ({"seeds": (-1,)}, "seeds must be at least 0, got -1"),
+        ({"seeds": (-1,)}, r"seeds must lie in 0..2\^32 - 1, got -1"),
+        ({"seeds": (2**32,)}, r"seeds must lie in 0..2\^32 - 1, got 4294967296"),
+        ({"num_pairs": 10}, "num_pairs must be at least 20, got 10"),
+        ({"num_resamples": 10}, "num_resamples must be at least 100, got 10"),
         ({"channels": (0, 4)}, "channels must be at least 1, got 0"),
         ({"occlusion_probability": 1.2}, r"occlusion_probability must lie in 0..1, got 1.2"),
         ({"learning_rate": float("nan")}, "learning_rate must be positive, got nan"),

@@ -60,7 +60,7 @@ def test_every_number_is_drawn(numbers):
 def test_the_loss_of_points_is_written_out(numbers):
     images = batches(numbers)[0]
     of_points = model("point")
-    parameters = of_points.initialize(0)
+    parameters = of_points.initialize(jax.random.key(0))
     z = np.asarray(of_points.embed(parameters, images.reshape(-1, 8, 16)), np.float64)
     z = z.reshape(4, 6, 2)
     a, b = np.exp(float(parameters["log_negative_scale"])), float(parameters["shift"])
@@ -77,7 +77,10 @@ def test_narrow_gaussians_are_points(numbers):
     """With the point's mean, no variance and no bottleneck, a Gaussian has the point's loss."""
     images = batches(numbers)[0]
     point, gaussian = model("point"), model("gaussian")
-    of_point, of_gaussian = point.initialize(0), gaussian.initialize(1)
+    of_point, of_gaussian = (
+        point.initialize(jax.random.key(0)),
+        gaussian.initialize(jax.random.key(1)),
+    )
     of_gaussian["network"]["tower"] = of_point["network"]["tower"]
     head = of_gaussian["network"]["head"]
     head["mean"] = of_point["network"]["head"]["linear"]
@@ -98,7 +101,9 @@ def test_gradients(kind, numbers):
     images = batches(numbers)[0][:, :2]
     embedding = model(kind)
     with jax.enable_x64(True):
-        parameters = jax.tree.map(lambda x: x.astype(jnp.float64), embedding.initialize(0))
+        parameters = jax.tree.map(
+            lambda x: x.astype(jnp.float64), embedding.initialize(jax.random.key(0))
+        )
 
         def loss(parameters):
             return hedged_embedding.loss(
@@ -130,7 +135,7 @@ def test_gradients_are_finite_where_all_images_are_the_same(kind):
         lambda p: hedged_embedding.loss(
             embedding, p, jax.random.key(0), images, num_samples=8, bottleneck_weight=1e-4
         )
-    )(embedding.initialize(0))
+    )(embedding.initialize(jax.random.key(0)))
     chex.assert_tree_all_finite(gradient)
 
 
@@ -138,7 +143,7 @@ def test_gradients_are_finite_where_all_images_are_the_same(kind):
 def test_a_step_is_pure_and_learns(kind, numbers):
     chex.clear_trace_counter()
     embedding, optimizer = model(kind), optax.sgd(0.1)
-    state = training.begin(0, embedding.initialize(0), optimizer)
+    state = training.begin(jax.random.key(0), embedding.initialize(jax.random.key(0)), optimizer)
 
     def step(state, images):
         return hedged_embedding.train_step(
@@ -164,7 +169,9 @@ def test_a_step_is_pure_and_learns(kind, numbers):
 def test_samples():
     for kind, number in (("point", 1), ("gaussian", 8), ("mixture", 8)):
         embedding = model(kind)
-        one = embedding.embed(embedding.initialize(0), np.zeros((1, 8, 16), np.uint8))
+        one = embedding.embed(
+            embedding.initialize(jax.random.key(0)), np.zeros((1, 8, 16), np.uint8)
+        )
         one = jax.tree.map(lambda x: x[0], one)
         points, log_weights = embedding.samples(jax.random.key(0), one, 8)
         assert points.shape == (number, 2)

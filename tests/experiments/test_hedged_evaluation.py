@@ -63,7 +63,7 @@ def test_vote():
 @pytest.mark.parametrize("kind", ["point", "gaussian", "mixture"])
 def test_outcome(kind, split):
     model = Model(kind, dimension=2, height=8, width=16, channels=(2, 3))
-    parameters = model.initialize(0)
+    parameters = model.initialize(jax.random.key(0))
     trial = make_trials(split)["corrupt"]
     outcome = hedged_evaluation.evaluate(
         model, parameters, trial, num_samples=400, key=jax.random.key(0)
@@ -102,7 +102,7 @@ def test_outcome(kind, split):
 
 def test_embed_any_number_of_images(split):
     model = Model("gaussian", dimension=2, height=8, width=16, channels=(2, 3))
-    parameters = model.initialize(0)
+    parameters = model.initialize(jax.random.key(0))
     images = np.resize(split.images, (703, 8, 16))
     together = hedged_evaluation.embed(model, parameters, images)
     chex.assert_trees_all_close(together, model.embed(parameters, images), atol=1e-5)

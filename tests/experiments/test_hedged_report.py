@@ -82,13 +82,48 @@ def test_binned_tau():
     assert hedged_report.binned_tau(uncertainty, lambda _: 0.5) == 0.0
 
 
+def test_tau_of_verification_is_that_of_pairs():
+    """Every image in one pair, which is as uncertain as the less certain of its two."""
+    random = np.random.default_rng(1)
+    uncertainty, score = random.uniform(size=200), random.uniform(size=100)
+    match = np.arange(100) % 2 == 0
+    pairs = trial()._replace(first=np.arange(100), second=np.arange(100, 200), match=match)
+    one = outcome(0, 0.4)._replace(match_of_pairs=score)
+    order = np.argsort(np.maximum(uncertainty[:100], uncertainty[100:]))
+    precisions = []
+    for ids in np.array_split(order, 20):
+        ranked = match[ids][np.argsort(-score[ids])]
+        precision = np.cumsum(ranked) / np.arange(1, 6)
+        precisions.append(precision[ranked].mean() if ranked.any() else 0.0)
+    expected = scipy.stats.kendalltau(np.arange(20), precisions).statistic
+    found = hedged_report._tau_of_verification(uncertainty, one, pairs)
+    assert found == pytest.approx(expected) and found != 0.0
+
+
+def test_ties_are_no_bins_of_their_place():
+    """The performance follows the place of an item, of which a constant knows nothing."""
+    place = np.arange(4000)
+    assert abs(hedged_report.binned_tau(np.zeros(4000), lambda chosen: place[chosen].mean())) < 0.5
+
+
 def test_numbers_of_a_report():
     found = content()
     corrupt = {"split": "test_seen", "condition": "corrupt"}
     gaussian = hedged_report._find(found["performance"], embedding="gaussian", **corrupt)
     rates = [(outcome(seed, 0.4).predicted == NUMBERS).mean() for seed in (0, 1, 2)]
     np.testing.assert_allclose(gaussian["accuracy"]["seeds"], rates)
-    assert gaussian["average_precision"]["mean"] > 0.5
+    precisions, errors = [], []
+    for seed in (0, 1, 2):
+        score, match = outcome(seed, 0.4).match_of_pairs, trial().match
+        hits = np.cumsum(match[np.argsort(-score)])
+        precision = hits / np.arange(1, len(match) + 1)
+        precisions.append(precision[np.diff(hits, prepend=0) == 1].mean())
+        bins = np.minimum((score * 15).astype(int), 14)
+        errors.append(
+            sum(abs(score[bins == b].sum() - match[bins == b].sum()) for b in set(bins)) / 600
+        )
+    np.testing.assert_allclose(gaussian["average_precision"]["seeds"], precisions, rtol=1e-6)
+    np.testing.assert_allclose(gaussian["calibration_error"]["seeds"], errors, rtol=1e-5)
     row = hedged_report._find(found["uncertainty"], embedding="gaussian", **corrupt)
     expected = []
     for seed in (0, 1, 2):
@@ -111,6 +146,16 @@ def test_expectations_say_what_is_met():
     assert rows["R-AUROC of eta on corrupt images"]["met"]
 
 
+def test_an_expectation_that_is_not_defined_is_not_met():
+    found = content()
+    for row in found["uncertainty"]:
+        row["r_auroc"] = None
+    found["expectations"] = hedged_report.expectations(found)
+    last = found["expectations"][-1]
+    assert last["reached"] is None and not last["met"]
+    assert "| undefined | MISSED |" in hedged_report.markdown(found)
+
+
 def test_no_expectation_without_its_embedding():
     found = content()
     for rows in ("performance", "uncertainty", "separation"):
@@ -128,10 +173,10 @@ def test_the_text_is_a_function_of_the_numbers():
     assert widths == {6, 8}
 
 
-def test_what_never_fails_has_no_row():
+def test_what_never_fails_is_undefined():
     cells = [("test_seen", "clean")]
     outcomes = {cells[0]: {"gaussian": [outcome(0, 0.0)]}}
     rows = hedged_report.uncertainty(
         outcomes, dict.fromkeys(cells, trial()), key=jax.random.key(0), num_resamples=10
     )
-    assert rows == []
+    assert rows[0]["r_auroc"] is None and rows[0]["aurc"]["mean"] == 0.0

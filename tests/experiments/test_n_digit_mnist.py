@@ -107,10 +107,19 @@ def test_without_a_network_an_error_at_once(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise OSError("Network is unreachable")
 
+    monkeypatch.setattr(n_digit_mnist.urllib.request, "getproxies", dict)
     monkeypatch.setattr(n_digit_mnist.socket, "create_connection", refuse)
-    with pytest.raises(ValueError, match=r"cannot be reached .*with --mnist"):
+    with pytest.raises(
+        ValueError, match=r"gave no files \(Network is unreachable\): .*with --mnist"
+    ):
         n_digit_mnist.load("mnist", 2, "number", tmp_path)
     assert not list(tmp_path.rglob("*.array_record*"))
+
+
+def test_a_refused_download_is_one_error(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(n_digit_mnist, "_MNIST_ADDRESS", f"{server}/missing/")
+    with pytest.raises(ValueError, match=r"127.0.0.1 gave no files .*404.*with --mnist"):
+        n_digit_mnist.load("mnist", 2, "number", tmp_path)
 
 
 def test_bad_choices_and_folders(data, tmp_path):

@@ -44,7 +44,7 @@ def batches(change=lambda step, batch: batch):
 
 
 def fit(folder, data=None, num_steps=60, **options):
-    state = training.begin(3, {"w": jnp.zeros(3, jnp.float32)}, OPTIMIZER)
+    state = training.begin(jax.random.key(3), {"w": jnp.zeros(3, jnp.float32)}, OPTIMIZER)
     options = {"checkpoint_every": 10, "log_every": 5, "label": "test", **options}
     return training.fit(
         folder, state, train_step, data or batches(), num_steps=num_steps, **options
@@ -85,15 +85,30 @@ def test_stopped_by_a_signal_it_goes_on_to_the_same_bits(tmp_path, number, code,
     with pytest.raises(SystemExit) as stopped:
         fit(tmp_path / "halves", stop_at(33, number))
     assert stopped.value.code == code
-    assert "the same command goes on" in capsys.readouterr().err
     saved = checkpoints.steps(tmp_path / "halves" / "checkpoints")[-1]
     assert 0 < saved < 60
+    assert f"saved step {saved} of test; the same command goes on" in capsys.readouterr().err
     halves = fit(tmp_path / "halves")
     chex.assert_trees_all_equal(whole, halves)
     losses = [line["loss"] for line in log(tmp_path / "whole") if line["step"] > saved + 5]
     again = [line["loss"] for line in log(tmp_path / "halves") if line["step"] > saved + 5]
     assert losses == again
     assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
+
+
+def test_a_signal_while_a_line_is_logged_waits_for_the_next_step(tmp_path, monkeypatch, capsys):
+    write = training._Log.write
+
+    def write_and_stop(self, step, values):
+        write(self, step, values)
+        if step == 25:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(training._Log, "write", write_and_stop)
+    with pytest.raises(SystemExit):
+        fit(tmp_path)
+    assert checkpoints.steps(tmp_path / "checkpoints") == [10, 20, 26]
+    assert "SIGTERM: saved step 26" in capsys.readouterr().err
 
 
 def test_the_log_is_cut_back_to_the_checkpoint(tmp_path):
@@ -115,7 +130,7 @@ def test_a_complete_run_is_not_run_again(tmp_path):
 def test_one_compilation_serves_all_runs_of_a_step(tmp_path):
     traced = chex.assert_max_traces(train_step, n=1)
     for seed in range(2):
-        state = training.begin(seed, {"w": jnp.zeros(3, jnp.float32)}, OPTIMIZER)
+        state = training.begin(jax.random.key(seed), {"w": jnp.zeros(3, jnp.float32)}, OPTIMIZER)
         options = {"num_steps": 4, "checkpoint_every": 4, "log_every": 2, "label": "test"}
         training.fit(tmp_path / str(seed), state, traced, batches(), **options)
 
@@ -129,7 +144,7 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_saved(tmp_path):
     step, saved = checkpoints.load_newest(
         tmp_path / "checkpoints",
         {
-            "state": training.begin(3, {"w": jnp.zeros(3, jnp.float32)}, OPTIMIZER),
+            "state": training.begin(jax.random.key(3), {"w": jnp.zeros(3, jnp.float32)}, OPTIMIZER),
             "data": {"next_index": np.asarray(0)},
         },
     )
@@ -137,9 +152,22 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_saved(tmp_path):
     chex.assert_tree_all_finite(saved["state"].parameters)
 
 
+def test_parameters_that_are_not_finite_are_not_saved(tmp_path):
+    def spoil(state, batch):
+        state, metrics = train_step(state, batch)
+        w = jnp.where(state.step == 20, jnp.nan, state.parameters["w"])
+        return state._replace(parameters={"w": w}), metrics
+
+    state = training.begin(jax.random.key(3), {"w": jnp.zeros(3, jnp.float32)}, OPTIMIZER)
+    options = {"num_steps": 60, "checkpoint_every": 10, "log_every": 5, "label": "test"}
+    with pytest.raises(ValueError, match=r"test, step 20: parameters\['w'\] must be finite"):
+        training.fit(tmp_path, state, spoil, batches(), **options)
+    assert checkpoints.steps(tmp_path / "checkpoints") == [10]
+
+
 def test_checkpoints_of_another_model(tmp_path):
     fit(tmp_path, num_steps=10)
-    state = training.begin(3, {"w": jnp.zeros(4, jnp.float32)}, OPTIMIZER)
+    state = training.begin(jax.random.key(3), {"w": jnp.zeros(4, jnp.float32)}, OPTIMIZER)
     with pytest.raises(ValueError, match="is of another model"):
         training.fit(
             tmp_path,

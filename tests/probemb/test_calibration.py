@@ -57,6 +57,11 @@ def test_weights_are_repetitions(statistic):
     np.testing.assert_allclose(weighted, repeated)
 
 
+def test_ties_are_accepted_together():
+    risk = calibration.selective_risk(np.array([0.0, 1.0, 1.0, 1.0]), np.array([0, 1, 0, 1]))
+    np.testing.assert_allclose(risk, [0.0, 0.5, 0.5, 0.5])
+
+
 @pytest.mark.parametrize("statistic", [calibration.r_auroc, calibration.aurc])
 def test_only_the_order_counts(statistic):
     uncertainty, correct = items(6)
@@ -178,6 +183,10 @@ UNCERTAINTY, CORRECT = np.array([0.1, 0.2, 0.3]), np.array([1.0, 0.0, 1.0])
         (
             lambda: calibration.aurc(UNCERTAINTY, CORRECT, weights=-np.ones(3)),
             "weights must be finite, not negative",
+        ),
+        (
+            lambda: calibration.r_auroc(UNCERTAINTY, CORRECT, weights=CORRECT),
+            "weights must leave both an error and a success",
         ),
         (lambda: calibration.equal_bins(UNCERTAINTY, num_bins=4), "at most the 3 items, got 4"),
         (lambda: calibration.equal_bins(UNCERTAINTY, num_bins=0), "num_bins must be at least 1"),

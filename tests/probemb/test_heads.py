@@ -60,6 +60,15 @@ def test_used_as_a_function(kind):
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))
 
 
+def test_bad_lengths():
+    with pytest.raises(ValueError, match="dimension must be at least 1, got 0"):
+        heads.PointHead(8, 0, rngs=nnx.Rngs(0))
+    with pytest.raises(TypeError, match=r"num_features must be an integer, got 8.0"):
+        heads.GaussianHead(8.0, 2, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="num_components must be at least 1, got 0"):
+        heads.MixtureHead(8, 2, num_components=0, rngs=nnx.Rngs(0))
+
+
 def test_a_seed_is_a_head():
     first, again, other = (make("gaussian", seed)(FEATURES) for seed in (0, 0, 1))
     chex.assert_trees_all_equal(first, again)

@@ -171,6 +171,17 @@ def test_monte_carlo_is_the_mean_over_all_pairs(golden):
         np.testing.assert_allclose(value, released, rtol=3e-6)  # 1e-6 added, and float32
 
 
+def test_rounding_makes_no_probability_above_1():
+    key = jax.random.key(0)
+    for seed in range(20):
+        logits = jax.random.normal(jax.random.key(seed), (3,), jnp.float32)
+        zeros = jnp.zeros((3, 2), jnp.float32)
+        mixture = GaussianMixture(logits, DiagonalGaussian(zeros, zeros - 20.0))
+        x = mixture.stratified_sample(key, 16)
+        match = probemb.monte_carlo_match_probability(x, x, negative_scale=1.0, shift=25.0)
+        assert match <= 1.0
+
+
 def test_closed_form_logit():
     p, q = isotropic(1.5, 0.2, 3)
     logit = probemb.closed_form_match_logit(p, q, negative_scale=2.0, shift=5.0)
