@@ -80,7 +80,9 @@ def _embedding(models: dict[str, Model], parameters: dict[str, Any], trials: dic
     dimension = next(iter(models.values())).dimension
     note = "" if dimension == 2 else f"; the first 2 of {dimension} dimensions"
     figure.suptitle(
-        f"Ellipses: one standard deviation{note}. Grey: clean images of all numbers", fontsize=10
+        "Ellipses: one standard deviation; lines join the components of a mixture"
+        f"{note}. Grey: clean images of all numbers",
+        fontsize=10,
     )
     return figure
 
