@@ -82,6 +82,7 @@ def test_narrow_gaussians_are_points(numbers):
         gaussian.initialize(jax.random.key(1)),
     )
     of_gaussian["network"]["tower"] = of_point["network"]["tower"]
+    of_gaussian["shift"] = of_point["shift"]
     head = of_gaussian["network"]["head"]
     head["mean"] = of_point["network"]["head"]["linear"]
     head["log_variance"] = {
