@@ -7,6 +7,7 @@ other bytes than were written and the format itself does not notice all of it.
 import contextlib
 import hashlib
 import itertools
+import re
 import shutil
 import sys
 import tempfile
@@ -102,7 +103,7 @@ def _damage(path: Path) -> Iterator[None]:
     except (MemoryError, PermissionError):
         raise  # the checkpoint may be whole
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
+        reason = re.split(r"\n|\. ", str(error).strip())[0]
         raise DamagedError(f"checkpoint {path} is damaged: {reason}") from error
 
 

@@ -9,6 +9,7 @@ downloads them. Scikit-learn's 8 x 8 digits need neither.
 """
 
 import contextlib
+import io
 import socket
 import sys
 import urllib.parse
@@ -119,7 +120,7 @@ class NDigitMnist(tfds.core.GeneratorBasedBuilder):
     def _table_files(self, dl_manager, num_digits, protocol, sizes) -> dict[str, Path]:
         names = {split: number_tables.file_name(num_digits, protocol, split) for split in sizes}
         if self._tables is None and self._mnist is not None:
-            print("no --tables: they are drawn anew, as they were published")
+            print("no tables given: they are drawn anew, as published", file=sys.stderr)
             return {}
         if self._tables is None:
             return _download(
@@ -134,7 +135,8 @@ class NDigitMnist(tfds.core.GeneratorBasedBuilder):
             )
         for split, path in paths.items():
             if not path.is_file():
-                print(f"{path} is missing: {split} is drawn anew, as it was published")
+                message = f"{path} is missing: {split} is drawn anew, as it was published"
+                print(message, file=sys.stderr)
         return {split: path for split, path in paths.items() if path.is_file()}
 
 
@@ -184,7 +186,12 @@ def load(
         mnist=mnist,
         tables=tables,
     )
-    with _quiet():
+    if mnist is not None:
+        digits.find_mnist(mnist)
+    if not Path(builder.data_dir).exists():
+        print(f"preparing {builder.data_dir}", flush=True)
+    # TFDS speaks of a download even where there is none.
+    with _quiet(), contextlib.redirect_stdout(io.StringIO()):
         builder.download_and_prepare(
             download_config=tfds.download.DownloadConfig(try_download_gcs=False)
         )

@@ -49,7 +49,10 @@ def _weights(weights: Any, like: jax.Array) -> jax.Array:
     if arguments.concrete(weights):
         seen = np.asarray(weights)
         if not (seen.min() >= 0.0 and np.isfinite(seen).all() and seen.any()):
-            raise ValueError("weights must be finite, not negative and not all 0")
+            raise ValueError(
+                "weights must be finite, not negative and not all 0, "
+                f"got values from {seen.min():g} to {seen.max():g}"
+            )
     return weights
 
 
@@ -61,7 +64,9 @@ def _sum_of_as_certain(uncertainty: jax.Array, values: jax.Array, side: str) -> 
     """
     order = jnp.argsort(uncertainty)
     place = jnp.searchsorted(uncertainty[order], uncertainty, side=side)
-    return jnp.concatenate([jnp.zeros(1, values.dtype), jnp.cumsum(values[order])])[place]
+    sums = jnp.concatenate([jnp.zeros(1, values.dtype), jnp.cumsum(values[order])])[place]
+    # Where values cannot be looked at, a NaN must not count as merely the most uncertain.
+    return jnp.where(jnp.isnan(uncertainty).any(), jnp.nan, sums)
 
 
 def r_auroc(uncertainty: Any, correct: Any, *, weights: Any = None) -> jax.Array:
@@ -75,7 +80,8 @@ def r_auroc(uncertainty: Any, correct: Any, *, weights: Any = None) -> jax.Array
       weights: (item), how often an item counts; by default once.
 
     Returns:
-      A scalar from 0 to 1; under `jit` or `vmap`, NaN where all are right or all wrong.
+      A scalar from 0 to 1; under `jit` or `vmap`, NaN where all are right or all wrong, or where
+      an uncertainty is NaN.
 
     Raises:
       TypeError, ValueError: other shapes, NaN, or no error or no success among the items.
@@ -191,13 +197,16 @@ def equal_bins(uncertainty: Any, *, num_bins: int) -> jax.Array:
     return jnp.zeros(items, jnp.int32).at[jnp.argsort(uncertainty)].set(bins)
 
 
-def reliability(probability: Any, match: Any, *, num_bins: int = 15) -> Reliability:
+def reliability(
+    probability: Any, match: Any, *, num_bins: int = 15, weights: Any = None
+) -> Reliability:
     """Predicted probabilities beside observed frequencies, in bins of equal width.
 
     Args:
       probability: (item), from 0 to 1.
       match: (item), 1 where it came true and 0 where not.
       num_bins: the number of bins.
+      weights: (item), how often an item counts; by default once.
 
     Returns:
       A `Reliability`. An ideal one has `observed` equal to `predicted`.
@@ -222,12 +231,16 @@ def reliability(probability: Any, match: Any, *, num_bins: int = 15) -> Reliabil
     def sums(values: jax.Array) -> jax.Array:
         return jnp.zeros(num_bins, values.dtype).at[place].add(values)
 
-    count = sums(jnp.ones_like(probability))
-    filled = jnp.maximum(count, 1.0)
-    return Reliability(sums(probability) / filled, sums(match) / filled, count / len(match))
+    weights = _weights(weights, probability)
+    count = sums(weights)
+    filled = jnp.where(count > 0.0, count, 1.0)
+    predicted, observed = sums(weights * probability) / filled, sums(weights * match) / filled
+    return Reliability(predicted, observed, count / jnp.sum(weights))
 
 
-def expected_calibration_error(probability: Any, match: Any, *, num_bins: int = 15) -> jax.Array:
+def expected_calibration_error(
+    probability: Any, match: Any, *, num_bins: int = 15, weights: Any = None
+) -> jax.Array:
     """The mean distance of predicted probabilities from observed frequencies: ECE.
 
     sum_b weight_b |observed_b - predicted_b| over the bins of `reliability`.
@@ -236,6 +249,7 @@ def expected_calibration_error(probability: Any, match: Any, *, num_bins: int = 
       probability: (item), from 0 to 1.
       match: (item), 1 where it came true and 0 where not.
       num_bins: the number of bins of equal width.
+      weights: (item), how often an item counts; by default once.
 
     Returns:
       A scalar from 0 to 1, 0 is ideal. Sampling alone makes it positive.
@@ -250,7 +264,7 @@ def expected_calibration_error(probability: Any, match: Any, *, num_bins: int = 
       >>> round(float(expected_calibration_error(jnp.array([0.9, 0.9]), jnp.array([1, 1]))), 4)
       0.1
     """
-    bins = reliability(probability, match, num_bins=num_bins)
+    bins = reliability(probability, match, num_bins=num_bins, weights=weights)
     return jnp.sum(bins.weight * jnp.abs(bins.observed - bins.predicted))
 
 
@@ -276,7 +290,7 @@ def bootstrap_interval(
 
     Returns:
       The lower and the upper end (...). Resamples where the statistic is NaN (such as
-      `r_auroc` of successes only) are left out.
+      `r_auroc` of successes only) are left out; where all are, the ends are NaN.
 
     Raises:
       TypeError, ValueError: no key, no items, or items of different number.

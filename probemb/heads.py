@@ -15,6 +15,15 @@ def _check(**lengths: int) -> None:
         arguments.count(name, value)
 
 
+def _checked(features: jax.Array, layer: nnx.Linear) -> jax.Array:
+    """Features of the length that a layer takes."""
+    if features.ndim < 1 or features.shape[-1] != layer.in_features:
+        raise ValueError(
+            f"features must have shape (..., {layer.in_features}), got {features.shape}"
+        )
+    return features
+
+
 class PointHead(nnx.Module):
     """Features (..., feature) to points (..., dimension), by a linear layer.
 
@@ -40,7 +49,7 @@ class PointHead(nnx.Module):
 
     def __call__(self, features: jax.Array) -> jax.Array:
         """Points (..., dimension)."""
-        return self.linear(features)
+        return self.linear(_checked(features, self.linear))
 
 
 class GaussianHead(nnx.Module):
@@ -71,6 +80,7 @@ class GaussianHead(nnx.Module):
 
     def __call__(self, features: jax.Array) -> DiagonalGaussian:
         """Gaussians (..., dimension)."""
+        features = _checked(features, self.mean)
         return DiagonalGaussian(self.mean(features), self.log_variance(features))
 
 
@@ -103,6 +113,7 @@ class MixtureHead(nnx.Module):
 
     def __call__(self, features: jax.Array) -> GaussianMixture:
         """Mixtures (..., component, dimension)."""
+        features = _checked(features, self.logits)
         flat = self.components(features)
         components = jax.tree.map(lambda x: x.reshape(*x.shape[:-1], *self.shape), flat)
         return GaussianMixture(self.logits(features), components)

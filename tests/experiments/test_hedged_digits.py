@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,7 +71,7 @@ def test_report(folder, content):
 
 def test_a_complete_run_is_shown_again(folder, content, capsys):
     assert hedged_digits.run(config(folder, seeds=(0, 1))) == content
-    assert "is complete" in capsys.readouterr().out
+    assert "complete: " in capsys.readouterr().out
 
 
 def test_other_options_need_another_folder(folder, content):
@@ -91,6 +92,21 @@ def test_killed_before_its_options_were_written_a_run_can_begin(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config.json is damaged"):
         hedged_digits.check_folder(tmp_path, config(tmp_path))
+
+
+def test_a_damaged_report_and_a_file_in_the_way_are_named(folder, content, tmp_path):
+    shutil.copytree(folder / "run", tmp_path / "run")
+    (tmp_path / "run" / "report" / "results.md").unlink()
+    with pytest.raises(ValueError, match=r"report is damaged .*delete it, and the same command"):
+        hedged_digits.run(config(folder, seeds=(0, 1), output=tmp_path / "run"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"output must be a folder, .*file is a file"):
+        hedged_digits.run(config(folder, output=tmp_path / "file"))
+
+
+def test_toy_leaves_given_options_alone():
+    toy = hedged_digits.resolved(hedged_digits.Config(toy=True, num_steps=800))
+    assert toy.num_steps == 800 and toy.seeds == (0, 1) and toy.num_queries == 400
 
 
 def test_how_often_it_saves_and_logs_may_change(folder, content):
@@ -187,8 +203,8 @@ def load_arrays(path):
     ("options", "message"),
     [
         ({"num_steps": 0}, "num_steps must be at least 1, got 0"),
-        ({"seeds": ()}, r"seeds must be different and at least one, got \(\)"),
-        ({"seeds": (1, 1)}, r"seeds must be different"),
+        ({"seeds": ()}, r"seeds must be at least one and all different, got \(\)"),
+        ({"seeds": (1, 1)}, r"seeds must be at least one and all different"),
         ({"seeds": (-1,)}, r"seeds must lie in 0..2\^32 - 1, got -1"),
         ({"seeds": (2**32,)}, r"seeds must lie in 0..2\^32 - 1, got 4294967296"),
         ({"num_pairs": 10}, "num_pairs must be at least 20, got 10"),
@@ -197,7 +213,7 @@ def load_arrays(path):
         ({"occlusion_probability": 1.2}, r"occlusion_probability must lie in 0..1, got 1.2"),
         ({"learning_rate": float("nan")}, "learning_rate must be positive, got nan"),
         ({"bottleneck_weight": -1.0}, "bottleneck_weight must not be negative, got -1"),
-        ({"num_digits": 4}, "num_digits and protocol must be"),
+        ({"num_digits": 4}, "num_digits must be 2 or 3, got 4"),
         ({"source": "sklearn", "mnist": "somewhere"}, "source sklearn takes neither"),
         ({"mnist": "missing"}, "mnist must be a folder with MNIST's four files, missing is none"),
     ],

@@ -163,6 +163,23 @@ def test_bootstrap_leaves_undefined_resamples_out():
     assert np.isfinite([low, high]).all()
 
 
+@pytest.mark.parametrize("statistic", [calibration.r_auroc, calibration.aurc])
+def test_nan_stays_nan_where_it_cannot_be_looked_at(statistic):
+    bad = jnp.array([0.1, jnp.nan, 0.3])
+    assert np.isnan(jax.jit(statistic)(bad, jnp.array([1.0, 0.0, 0.0])))
+
+
+def test_weights_of_a_calibration_error_are_repetitions():
+    random = np.random.default_rng(14)
+    probability, weights = random.uniform(size=50), random.integers(0, 3, 50)
+    match = (random.uniform(size=50) < probability).astype(float)
+    weighted = calibration.expected_calibration_error(probability, match, weights=weights)
+    repeated = calibration.expected_calibration_error(
+        np.repeat(probability, weights), np.repeat(match, weights)
+    )
+    np.testing.assert_allclose(weighted, repeated)
+
+
 UNCERTAINTY, CORRECT = np.array([0.1, 0.2, 0.3]), np.array([1.0, 0.0, 1.0])
 
 

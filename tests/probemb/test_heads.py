@@ -69,6 +69,14 @@ def test_bad_lengths():
         heads.MixtureHead(8, 2, num_components=0, rngs=nnx.Rngs(0))
 
 
+@pytest.mark.parametrize("kind", ["point", "gaussian", "mixture"])
+def test_bad_features(kind):
+    with pytest.raises(ValueError, match=r"features must have shape \(\.\.\., 8\), got \(3, 7\)"):
+        make(kind)(FEATURES[:, :7])
+    with pytest.raises(ValueError, match=r"features must have shape"):
+        make(kind)(jnp.float32(1.0))
+
+
 def test_a_seed_is_a_head():
     first, again, other = (make("gaussian", seed)(FEATURES) for seed in (0, 0, 1))
     chex.assert_trees_all_equal(first, again)
