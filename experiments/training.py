@@ -78,11 +78,11 @@ class _Log:
         self._board.close()
 
     def flush(self) -> None:
-        self._file.flush()
-        self._board.flush()
+        self._board.flush()  # the file is, line by line
 
     def write(self, step: int, values: dict[str, float]) -> None:
         self._file.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
+        self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
