@@ -62,9 +62,9 @@ def save(folder: Path, step: int, tree: Any) -> None:
     path: Any = (folder / str(step)).resolve()
     ocp.save(path, tree, overwrite=True, custom_metadata=written)
     kept = {str(step) for step in steps(folder)[-_KEPT:]}
-    for path in folder.iterdir():
-        if path.name not in kept:  # old, or half of a save that was killed
-            shutil.rmtree(path)
+    for other in folder.iterdir():
+        if other.is_dir() and other.name not in kept:  # old, or half of a save that was killed
+            shutil.rmtree(other)
 
 
 def load(folder: Path, step: int, like: Any) -> Any:
@@ -115,15 +115,14 @@ def load_newest(folder: Path, like: Any) -> tuple[int, Any] | None:
     Raises:
       ValueError: the checkpoint is whole, but of other names, shapes or dtypes.
     """
-    whole = True
-    for step in reversed(steps(folder)):
+    saved = steps(folder)
+    for step in reversed(saved):
         try:
             return step, load(folder, step, like)
         except DamagedError as error:
-            whole = False
             aside = Path(tempfile.mkdtemp(prefix="damaged-", dir=folder.parent))
             (folder / str(step)).rename(aside / str(step))
             print(f"warning: {error}; moved to {aside}", file=sys.stderr)
-    if not whole:
+    if saved:
         print("warning: no checkpoint is whole, starting from step 0", file=sys.stderr)
     return None

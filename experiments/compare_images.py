@@ -180,7 +180,7 @@ def run(config: Config) -> dict:
     print(f"\nreference: {name}, {reference.shape[1]} x {reference.shape[0]}\n")
     print(table(scores))
     content = {
-        "config": {key: _plain(value) for key, value in dataclasses.asdict(config).items()},
+        "config": results.plain(dataclasses.asdict(config)),
         "versions": {"jax": jax.__version__, "dm_pix": dm_pix.__version__},
         "backend": jax.default_backend(),
         "reference": name,
@@ -198,12 +198,6 @@ def run(config: Config) -> dict:
         draw(folder / "figure.png", reference, candidates, scores, maps)
     print(f"\nsaved {output / 'figure.png'} and {output / 'results.json'}")
     return content
-
-
-def _plain(value):
-    if isinstance(value, tuple):
-        return [str(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ NEIGHBORS = 5
 _SAMPLES_OF_ETA = 128
 _SAMPLES_OF_PAIR = 32
 _EMBEDDED_AT_ONCE = 512
-_CONDITIONS = {"clean": 0.0, "corrupt": 1.0}
+CONDITIONS = {"clean": 0.0, "corrupt": 1.0}
+"""Of a trial's queries, with the probability that a digit is occluded."""
 
 
 class Trial(NamedTuple):
@@ -81,7 +82,7 @@ def trials(
         gallery_numbers = Numbers(split.images[gallery], split.numbers[gallery])
         return Trial(gallery_numbers, Numbers(images, numbers), first, second, match)
 
-    return {name: trial(probability) for name, probability in _CONDITIONS.items()}
+    return {name: trial(probability) for name, probability in CONDITIONS.items()}
 
 
 def _pairs(random: np.random.Generator, numbers: np.ndarray, num_pairs: int):

@@ -14,14 +14,13 @@ from matplotlib.patches import Ellipse
 
 from experiments import hedged_evaluation
 from experiments.hedged_embedding import Model
-from experiments.hedged_evaluation import Trial
+from experiments.hedged_evaluation import CONDITIONS, Trial
 from experiments.hedged_report import Cell, Outcomes
 from probemb import calibration
 
 _NUMBERS_SHOWN = 6
 _IMAGES_OF_A_NUMBER = 5
 _SAMPLES_SHOWN = 24
-_CONDITIONS = ("clean", "corrupt")
 
 
 def draw(
@@ -33,13 +32,13 @@ def draw(
 ) -> None:
     """Save every picture that the trained embeddings allow, of the first test split."""
     split = next(iter(trials))[0]
-    of_split = {condition: trials[split, condition] for condition in _CONDITIONS}
+    of_split = {condition: trials[split, condition] for condition in CONDITIONS}
     first = {kind: trained[0] for kind, trained in parameters.items()}
     if next(iter(models.values())).dimension > 1:
         _save(folder / "embedding.png", _embedding(models, first, of_split))
     for kind in ("gaussian", "mixture"):
         if kind in models:
-            etas = [outcomes[split, c][kind][0].uncertainty["eta"] for c in _CONDITIONS]
+            etas = [outcomes[split, c][kind][0].uncertainty["eta"] for c in CONDITIONS]
             figure = _images(kind, of_split["corrupt"], outcomes[split, "corrupt"][kind][0], *etas)
             _save(folder / f"uncertainty_{kind}.png", figure)
     _save(folder / "reliability.png", _reliability(split, trials, outcomes))
@@ -63,15 +62,14 @@ def _embedding(models: dict[str, Model], parameters: dict[str, Any], trials: dic
         center = np.asarray(gallery if kind == "point" else gallery.mean)[:, :2]
         low, high = np.quantile(center, [0.005, 0.995], axis=0)
         margin = 0.12 * (high - low)
-        for axis, condition in zip(row, _CONDITIONS, strict=True):
+        for axis, condition in zip(row, CONDITIONS, strict=True):
             axis.plot(*center.T, ".", color="0.88", markersize=2, zorder=0)
             queries = trials[condition].queries
             every = hedged_evaluation.embed(model, parameters[kind], queries.images)
-            digits = queries.images.shape[2] // queries.images.shape[1]
             for place, number in enumerate(shown):
                 ids = np.flatnonzero(queries.numbers == number)[:_IMAGES_OF_A_NUMBER]
                 each = jax.tree.map(lambda x, ids=ids: x[ids], every)
-                _draw_embeddings(axis, model, each, f"C{place}", str(number).zfill(digits))
+                _draw_embeddings(axis, model, each, f"C{place}", _spelled(number, queries.images))
             axis.set_xlim(low[0] - margin[0], high[0] + margin[0])
             axis.set_ylim(low[1] - margin[1], high[1] + margin[1])
             axis.set_title(f"{kind}, {'occluded' if condition == 'corrupt' else condition} digits")
@@ -85,6 +83,11 @@ def _embedding(models: dict[str, Model], parameters: dict[str, Any], trials: dic
         fontsize=10,
     )
     return figure
+
+
+def _spelled(number: int, images: np.ndarray) -> str:
+    """A number with the leading zeros that its image shows."""
+    return str(number).zfill(images.shape[2] // images.shape[1])
 
 
 def _draw_embeddings(axis: Axes, model: Model, embeddings: Any, color: str, name: str) -> None:
@@ -153,9 +156,8 @@ def _images(kind, trial: Trial, outcome, clean_eta: np.ndarray, corrupt_eta: np.
         panel.imshow(trial.queries.images[query], cmap="gray", vmin=0, vmax=255)
         panel.set_xticks([])
         panel.set_yticks([])
-        digits = trial.queries.images.shape[2] // trial.queries.images.shape[1]
         number, guess = (
-            str(numbers[query]).zfill(digits)
+            _spelled(int(numbers[query]), trial.queries.images)
             for numbers in (trial.queries.numbers, outcome.predicted)
         )
         panel.set_title(
@@ -170,7 +172,7 @@ def _images(kind, trial: Trial, outcome, clean_eta: np.ndarray, corrupt_eta: np.
 def _reliability(split: str, trials: dict[Cell, Trial], outcomes: dict[Cell, Outcomes]):
     """Predicted match probability against the observed share of matches."""
     figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.6), layout="constrained", sharey=True)
-    for axis, condition in zip(axes, _CONDITIONS, strict=True):
+    for axis, condition in zip(axes, CONDITIONS, strict=True):
         match = trials[split, condition].match
         axis.plot([0, 1], [0, 1], ":", color="0.5")
         for embedding, each in outcomes[split, condition].items():
@@ -189,7 +191,7 @@ def _reliability(split: str, trials: dict[Cell, Trial], outcomes: dict[Cell, Out
 def _rejection(split: str, trials: dict[Cell, Trial], outcomes: dict[Cell, Outcomes]):
     """Accuracy of what is left when the least certain queries are rejected."""
     figure, axes = plt.subplots(1, 2, figsize=(11, 6), layout="constrained")
-    for axis, condition in zip(axes, _CONDITIONS, strict=True):
+    for axis, condition in zip(axes, CONDITIONS, strict=True):
         numbers = trials[split, condition].queries.numbers
         for embedding, each in outcomes[split, condition].items():
             for measure in each[0].uncertainty:

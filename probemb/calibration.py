@@ -293,7 +293,7 @@ def bootstrap_interval(
       `r_auroc` of successes only) are left out; where all are, the ends are NaN.
 
     Raises:
-      TypeError, ValueError: no key, no items, or items of different number.
+      TypeError, ValueError: no key, no items, items of different number, or NaN among them.
 
     Source: Efron (1979), the percentile method.
 
@@ -313,6 +313,9 @@ def bootstrap_interval(
         )
     if not 0.0 < level < 1.0:
         raise ValueError(f"level must lie between 0 and 1, got {level}")
+    for array in arrays:
+        if jnp.issubdtype(array.dtype, jnp.floating):
+            arguments.floats("items", array)
     number = len(arrays[0])
     dtype = jnp.result_type(float)
 

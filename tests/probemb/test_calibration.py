@@ -219,6 +219,12 @@ UNCERTAINTY, CORRECT = np.array([0.1, 0.2, 0.3]), np.array([1.0, 0.0, 1.0])
         ),
         (
             lambda: calibration.bootstrap_interval(
+                jax.random.key(0), jnp.average, np.array([0.0, np.nan])
+            ),
+            r"items must be finite, got nan at index \(1,\)",
+        ),
+        (
+            lambda: calibration.bootstrap_interval(
                 jax.random.key(0), jnp.average, np.ones(3), level=95
             ),
             "level must lie between 0 and 1, got 95",
