@@ -18,6 +18,9 @@ import sklearn.datasets
 Source = Literal["sklearn", "mnist"]
 """Where the digits come from."""
 
+SIDE: dict[Source, int] = {"sklearn": 8, "mnist": 28}
+"""Of a picture, in pixels."""
+
 MNIST_FILES = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
@@ -96,3 +99,10 @@ def _read_idx(name: str, files: dict[str, Path]) -> np.ndarray:
     rank = content[3]
     shape = np.frombuffer(content, ">u4", rank, 4).astype(int)
     return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
+
+
+def describe(source: Source) -> str:
+    """Which digits these are, in words."""
+    if source == "sklearn":
+        return "scikit-learn's digits, 8 x 8 (the embedded default; --mnist names MNIST's folder)"
+    return "MNIST, 28 x 28"

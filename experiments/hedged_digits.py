@@ -33,6 +33,7 @@ import optax
 import tyro
 
 from experiments import (
+    digits,
     hedged_embedding,
     hedged_evaluation,
     hedged_pictures,
@@ -278,7 +279,7 @@ def run(config: Config) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     results.replace_text(folder / _CONFIG, json.dumps(_options(config), indent=2) + "\n")
     data = (
-        f"{n_digit_mnist.describe(config.source)}, {config.num_digits} digits, protocol "
+        f"{digits.describe(config.source)}, {config.num_digits} digits, protocol "
         f"{config.protocol}, {len(train_split.numbers):,} training images; {config.num_steps:,} "
         "steps a training"
     )

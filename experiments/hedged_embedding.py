@@ -157,9 +157,8 @@ def train_step(
     bottleneck_weight: float,
 ) -> tuple[training.TrainState, dict[str, jax.Array]]:
     """One step on a batch (4, quadruple, height, width); pure."""
-    key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
 
-    def of_parameters(parameters: dict[str, Any]) -> jax.Array:
+    def of_parameters(parameters: dict[str, Any], key: jax.Array) -> jax.Array:
         return loss(
             model,
             parameters,
@@ -169,10 +168,7 @@ def train_step(
             bottleneck_weight=bottleneck_weight,
         )
 
-    value, gradient = jax.value_and_grad(of_parameters)(state.parameters)
-    updates, moments = optimizer.update(gradient, state.optimizer, state.parameters)
-    parameters = optax.apply_updates(state.parameters, updates)
-    state = state._replace(step=state.step + 1, parameters=parameters, optimizer=moments)
+    state, value = training.take_step(optimizer, state, of_parameters)
     return state, {"loss": value, **match_parameters(state.parameters)}
 
 

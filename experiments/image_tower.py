@@ -24,10 +24,18 @@ class ImageTower(nnx.Module):
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Features of images."""
+        return self.pooled(self.local(images))
+
+    def local(self, images: jax.Array) -> jax.Array:
+        """What the convolutions see at every place: (batch, height / 4, width / 4, channel)."""
         x = images[..., None].astype(jnp.float32) / 255.0
         for convolution in (self.first, self.second):
             x = nnx.relu(_max_pool(convolution(x)))
-        return nnx.relu(self.hidden(x.reshape(x.shape[0], -1)))
+        return x
+
+    def pooled(self, local: jax.Array) -> jax.Array:
+        """Features of images from the local ones."""
+        return nnx.relu(self.hidden(local.reshape(local.shape[0], -1)))
 
 
 def _max_pool(x: jax.Array) -> jax.Array:

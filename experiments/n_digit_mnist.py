@@ -8,27 +8,19 @@ files and the tables of google/n-digit-mnist come from folders of the user's, or
 downloads them. Scikit-learn's 8 x 8 digits need neither.
 """
 
-import contextlib
-import io
-import socket
 import sys
-import urllib.parse
-import urllib.request
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, get_args
+from typing import ClassVar, NamedTuple, get_args
 
 import numpy as np
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core.download import DownloadError
 
-from experiments import digits, number_tables
+from experiments import data_sets, digits, number_tables
 
-_MNIST_ADDRESS = "https://storage.googleapis.com/cvdf-datasets/mnist/"
 _TABLES_ADDRESS = (
     "https://raw.githubusercontent.com/google/n-digit-mnist/"
     "830a36d6614482595145bfb6f6c8ef688d2b418c/standard_datasets/"
 )
-_SIDE = {"sklearn": 8, "mnist": 28}
 
 
 class Numbers(NamedTuple):
@@ -69,7 +61,7 @@ class NDigitMnist(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         source, num_digits, _ = self._choice
-        shape = (_SIDE[source], num_digits * _SIDE[source])
+        shape = (digits.SIDE[source], num_digits * digits.SIDE[source])
         return tfds.core.DatasetInfo(
             builder=self,
             description=__doc__,
@@ -92,7 +84,7 @@ class NDigitMnist(tfds.core.GeneratorBasedBuilder):
             pools = digits.of_sklearn()
             tables = number_tables.draw(pools, num_digits, protocol, sizes)
         else:
-            pools = digits.of_mnist(self._mnist_files(dl_manager))
+            pools = digits.of_mnist(data_sets.mnist_files(dl_manager, self._mnist))
             tables = number_tables.draw(pools, num_digits, protocol, sizes)
             for split, path in self._table_files(dl_manager, num_digits, protocol, sizes).items():
                 number_tables.check(path, number_tables.read(path), tables[split])
@@ -108,22 +100,13 @@ class NDigitMnist(tfds.core.GeneratorBasedBuilder):
                 key = class_ * len(of_class) + place
                 yield key, {"image": image, "number": int(number)}
 
-    def _mnist_files(self, dl_manager) -> dict[str, Path]:
-        if self._mnist is not None:
-            return digits.find_mnist(self._mnist)
-        return _download(
-            dl_manager,
-            {name: f"{_MNIST_ADDRESS}{name}.gz" for name in digits.MNIST_FILES},
-            "name the folder of MNIST's four files with --mnist",
-        )
-
     def _table_files(self, dl_manager, num_digits, protocol, sizes) -> dict[str, Path]:
         names = {split: number_tables.file_name(num_digits, protocol, split) for split in sizes}
         if self._tables is None and self._mnist is not None:
             print("no tables given: they are drawn anew, as published", file=sys.stderr)
             return {}
         if self._tables is None:
-            return _download(
+            return data_sets.download(
                 dl_manager,
                 {split: _TABLES_ADDRESS + name for split, name in names.items()},
                 "name the folder of google/n-digit-mnist's tables with --tables",
@@ -138,18 +121,6 @@ class NDigitMnist(tfds.core.GeneratorBasedBuilder):
                 message = f"{path} is missing: {split} is drawn anew, as it was published"
                 print(message, file=sys.stderr)
         return {split: path for split, path in paths.items() if path.is_file()}
-
-
-def _download(dl_manager, addresses: dict[str, str], otherwise: str) -> dict[str, Path]:
-    """Files by TFDS's download manager; without a network an error at once, not after minutes."""
-    address = urllib.parse.urlsplit(next(iter(addresses.values())))
-    try:
-        if not urllib.request.getproxies():  # a proxy knows the way, this machine may not
-            socket.create_connection((address.hostname, address.port or 443), timeout=10).close()
-        files = dl_manager.download(addresses)
-    except (OSError, DownloadError) as error:
-        raise ValueError(f"{address.hostname} gave no files ({error}): {otherwise}") from None
-    return {name: Path(path) for name, path in files.items()}
 
 
 def load(
@@ -188,46 +159,10 @@ def load(
     )
     if mnist is not None:
         digits.find_mnist(mnist)
-    if not Path(builder.data_dir).exists():
-        print(f"preparing {builder.data_dir}", flush=True)
-    # TFDS speaks of a download even where there is none.
-    with _quiet(), contextlib.redirect_stdout(io.StringIO()):
-        builder.download_and_prepare(
-            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+    return {
+        split: Numbers(
+            np.stack([example["image"] for example in examples]),
+            np.array([example["number"] for example in examples], np.int64),
         )
-    try:
-        return {split: _in_memory(builder, split) for split in builder.info.splits}
-    except Exception as error:  # array_record, zlib and protobuf each have errors of their own
-        raise ValueError(
-            f"{builder.data_dir} is damaged ({error}): delete it, and it is prepared anew"
-        ) from None
-
-
-def describe(source: digits.Source) -> str:
-    """Which digits these are, in words."""
-    if source == "sklearn":
-        return "scikit-learn's digits, 8 x 8 (the embedded default; --mnist names MNIST's folder)"
-    return "MNIST, 28 x 28"
-
-
-def _in_memory(builder: NDigitMnist, split: str) -> Numbers:
-    as_data_source: Any = builder.as_data_source  # its decorator hides its parameters
-    source = as_data_source(split=split)
-    examples = source.__getitems__(range(len(source)))
-    return Numbers(
-        np.stack([example["image"] for example in examples]),
-        np.array([example["number"] for example in examples], np.int64),
-    )
-
-
-@contextlib.contextmanager
-def _quiet():
-    """TFDS's progress bars only where someone watches."""
-    if sys.stderr.isatty():
-        yield
-        return
-    tfds.disable_progress_bar()
-    try:
-        yield
-    finally:
-        tfds.enable_progress_bar()
+        for split, examples in data_sets.prepared(builder).items()
+    }

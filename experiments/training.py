@@ -58,6 +58,22 @@ def begin(key: jax.Array, parameters: Any, optimizer: optax.GradientTransformati
     )
 
 
+def take_step(
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    loss: Callable[[Any, jax.Array], jax.Array],
+) -> tuple[TrainState, jax.Array]:
+    """One step along the gradient of a loss (parameters, key of the step): pure.
+
+    Returns the next state, and the loss before the step.
+    """
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
+    value, gradient = jax.value_and_grad(loss)(state.parameters, key)
+    updates, moments = optimizer.update(gradient, state.optimizer, state.parameters)
+    parameters = optax.apply_updates(state.parameters, updates)
+    return state._replace(step=state.step + 1, parameters=parameters, optimizer=moments), value
+
+
 class _Log:
     """metrics.jsonl and TensorBoard of a run, cut back to the step that it goes on from."""
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from experiments import digits, n_digit_mnist, number_tables
+from experiments import data_sets, digits, n_digit_mnist, number_tables
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def server(data):
 
 
 def test_downloaded_where_no_folder_is_named(data, server, tmp_path, monkeypatch):
-    monkeypatch.setattr(n_digit_mnist, "_MNIST_ADDRESS", f"{server}/mnist/")
+    monkeypatch.setattr(data_sets, "_MNIST_ADDRESS", f"{server}/mnist/")
     monkeypatch.setattr(n_digit_mnist, "_TABLES_ADDRESS", f"{server}/n_digit_mnist/")
     builder = n_digit_mnist.NDigitMnist(
         config="mnist_2_instance", data_dir=tmp_path, file_format="array_record"
@@ -107,8 +107,8 @@ def test_without_a_network_an_error_at_once(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise OSError("Network is unreachable")
 
-    monkeypatch.setattr(n_digit_mnist.urllib.request, "getproxies", dict)
-    monkeypatch.setattr(n_digit_mnist.socket, "create_connection", refuse)
+    monkeypatch.setattr(data_sets.urllib.request, "getproxies", dict)
+    monkeypatch.setattr(data_sets.socket, "create_connection", refuse)
     with pytest.raises(
         ValueError, match=r"gave no files \(Network is unreachable\): .*with --mnist"
     ):
@@ -117,7 +117,7 @@ def test_without_a_network_an_error_at_once(tmp_path, monkeypatch):
 
 
 def test_a_refused_download_is_one_error(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(n_digit_mnist, "_MNIST_ADDRESS", f"{server}/missing/")
+    monkeypatch.setattr(data_sets, "_MNIST_ADDRESS", f"{server}/missing/")
     with pytest.raises(ValueError, match=r"127.0.0.1 gave no files .*404.*with --mnist"):
         n_digit_mnist.load("mnist", 2, "number", tmp_path)
 
