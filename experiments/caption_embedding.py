@@ -48,13 +48,17 @@ _INITIAL_LOGIT = {
     "meru": (1.0 / 0.07, 0.0),
 }
 
+# ProLIP: the share of a batch that is also seen masked, how much of it is masked, and the weight
+# of the inclusion losses.
+_MASKED_SHARE, _MASKED, _INCLUSION_WEIGHT = 0.125, 0.75, 0.1
+
 
 class Batch(NamedTuple):
     """Images (batch, ...), word numbers (batch, length) and what matches (batch, batch)."""
 
-    images: np.ndarray
-    tokens: np.ndarray
-    labels: np.ndarray
+    images: Any
+    tokens: Any
+    labels: Any
 
 
 class FeatureTower(nnx.Module):
@@ -184,6 +188,27 @@ def _as_gaussians(points: jax.Array) -> DiagonalGaussian:
     return DiagonalGaussian(points, jnp.zeros_like(points))
 
 
+def masked_inputs(
+    key: jax.Array, images: jax.Array, tokens: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """What is left when most cells of images, or places of features, and most words are masked.
+
+    Args:
+      key: a random key.
+      images: (batch, height, width) uint8, which has cells of 4 x 4, or features.
+      tokens: (batch, length).
+    """
+    of_images, of_words = jax.random.split(key)
+    batch, height, width = images.shape
+    if images.dtype == jnp.uint8:
+        cells = jax.random.bernoulli(of_images, _MASKED, (batch, height // 4, width // 4))
+        cells = jnp.repeat(jnp.repeat(cells, 4, axis=1), 4, axis=2)
+    else:
+        cells = jax.random.bernoulli(of_images, _MASKED, (batch, height, 1))
+    words = jax.random.bernoulli(of_words, _MASKED, tokens.shape)
+    return jnp.where(cells, 0, images), jnp.where(words, text_tower.PADDING, tokens)
+
+
 def loss(
     model: Model, parameters: dict[str, Any], key: jax.Array, batch: Batch, *, num_samples: int
 ) -> jax.Array:
@@ -209,7 +234,21 @@ def loss(
                 images, texts, negative_scale=scale, shift=shift, labels=labels
             )
         case "prolip":
-            return probemb.prolip(images, texts, logit_scale=scale, logit_bias=shift, labels=labels)
+            contrastive = probemb.prolip(
+                images, texts, logit_scale=scale, logit_bias=shift, labels=labels
+            )
+            some = slice(max(1, round(_MASKED_SHARE * len(labels))))
+            masked = masked_inputs(key, batch.images[some], batch.tokens[some])
+            images, texts = (jax.tree.map(lambda x: x[some], side) for side in (images, texts))
+            inclusion = probemb.masked_inclusion_loss(
+                images,
+                model.embed_images(parameters, masked[0]),
+                texts,
+                model.embed_texts(parameters, masked[1]),
+            )
+            return contrastive + _INCLUSION_WEIGHT * (
+                inclusion + probemb.inclusion_loss(images, texts)
+            )
         case "meru":
             curvature = jnp.exp(parameters["log_curvature"])
             return probemb.meru(

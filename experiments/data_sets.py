@@ -63,7 +63,7 @@ def download(
     try:
         if not urllib.request.getproxies():  # a proxy knows the way, this machine may not
             socket.create_connection((address.hostname, address.port or 443), timeout=10).close()
-        files = dl_manager.download(addresses)
+        files: Any = dl_manager.download(addresses)
     except (OSError, DownloadError) as error:
         raise ValueError(f"{address.hostname} gave no files ({error}): {otherwise}") from None
     return {name: Path(path) for name, path in files.items()}

@@ -50,6 +50,9 @@ def _every_number() -> np.ndarray:
     return np.concatenate(parts)
 
 
+MOST_WORDS = 12
+"""Of a caption, its commas counted: "an even digit, an odd digit, then an even digit"."""
+
 NUMBERS = _every_number()
 """The digits (1110, 3) int64 of every number, -1 behind the last."""
 LENGTHS = (NUMBERS >= 0).sum(1)
@@ -138,10 +141,10 @@ def _parse(caption: str) -> np.ndarray:
     if ", one of them " in caption:
         phrase, term = caption.split(", one of them ", 1)
         digit = _digit(_with_article(term))
-        return _of_length(_count(phrase)) & (digit == NUMBERS).any(1)
+        return _of_length(_count(phrase)) & (NUMBERS == np.asarray(digit)).any(1)
     if caption.startswith("a number with "):
         digit = _digit(_with_article(caption.removeprefix("a number with ")))
-        return (digit == NUMBERS).any(1)
+        return (NUMBERS == np.asarray(digit)).any(1)
     if caption.endswith(("number", "digit", "digits")) and "number" in caption:
         phrase, _, count = caption.partition(" of ")
         return _number(phrase) & (_of_length(_count(count)) if count else True)

@@ -18,11 +18,6 @@ ones at least 0.7. `hedged_digits.md` has what is reached.
 
 import dataclasses
 import functools
-import hashlib
-import json
-import os
-import shlex
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -30,7 +25,6 @@ from typing import Any
 import flax
 import jax
 import optax
-import tyro
 
 from experiments import (
     digits,
@@ -40,16 +34,19 @@ from experiments import (
     hedged_report,
     n_digit_mnist,
     results,
+    runs,
     training,
 )
 from experiments.digits import Source
 from experiments.hedged_embedding import Kind, Model
 from experiments.number_tables import Protocol
 
+_MODULE = "experiments.hedged_digits"
 _EVALUATION_SEED = 0
 _FOLDERS = ("mnist", "tables", "datasets", "output")
 _LEAST = {
     "num_steps": 1,
+    "channels": 1,
     "quadruples": 1,
     "dimension": 1,
     "num_samples": 1,
@@ -66,7 +63,6 @@ _TOY: dict[str, Any] = {
     "num_pairs": 2000,
     "num_resamples": 100,
 }
-_CONFIG = "config.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,27 +124,15 @@ def resolved(config: Config) -> Config:
     Raises:
       ValueError: an option out of range, or two that contradict each other.
     """
-    for name, least in _LEAST.items():
-        if getattr(config, name) < least:
-            raise ValueError(f"{name} must be at least {least}, got {getattr(config, name)}")
-    for channels in config.channels:
-        if channels < 1:
-            raise ValueError(f"channels must be at least 1, got {channels}")
-    for seed in config.seeds:
-        if not 0 <= seed < 2**32:
-            raise ValueError(f"seeds must lie in 0..2^32 - 1, got {seed}")
-    for name in ("embeddings", "seeds"):
-        values = getattr(config, name)
-        if not values or len(set(values)) < len(values):
-            raise ValueError(f"{name} must be at least one and all different, got {values}")
+    runs.check_least(config, _LEAST)
+    runs.check_choices(config, "embeddings")
+    runs.check_training(config)
     if config.num_digits not in (2, 3):
         raise ValueError(f"num_digits must be 2 or 3, got {config.num_digits}")
     if not 0.0 <= config.occlusion_probability <= 1.0:
         raise ValueError(
             f"occlusion_probability must lie in 0..1, got {config.occlusion_probability}"
         )
-    if not 0.0 < config.learning_rate < float("inf"):
-        raise ValueError(f"learning_rate must be positive, got {config.learning_rate}")
     if not 0.0 <= config.bottleneck_weight < float("inf"):
         raise ValueError(f"bottleneck_weight must not be negative, got {config.bottleneck_weight}")
     folders = config.mnist is not None or config.tables is not None
@@ -157,67 +141,17 @@ def resolved(config: Config) -> Config:
     config = dataclasses.replace(
         config, source=config.source or ("mnist" if folders else "sklearn")
     )
-    if config.toy:
-        left = {name: _TOY[name] for name in _TOY if getattr(config, name) == getattr(Config, name)}
-        config = dataclasses.replace(config, **left)
-    return config
+    return runs.shortened(config, _TOY) if config.toy else config
+
+
+def _options(config: Config) -> dict[str, Any]:
+    return runs.options(config, without=(*_FOLDERS, "checkpoint_every", "log_every"))
 
 
 def run_folder(config: Config) -> Path:
     """Where a configuration lives: a folder of its own unless one is named."""
-    if config.output is not None:
-        return config.output
-    digest = hashlib.sha256(json.dumps(_options(config)).encode()).hexdigest()[:8]
-    name = f"{config.source}_{config.num_digits}_{config.protocol}"
-    return Path("results") / f"hedged_digits-{name}{'-toy' * config.toy}-{digest}"
-
-
-def _options(config: Config) -> dict[str, Any]:
-    """All options that numbers depend on."""
-    options = results.plain(dataclasses.asdict(config))
-    for name in (*_FOLDERS, "checkpoint_every", "log_every"):
-        del options[name]
-    return options
-
-
-def command(config: Config) -> str:
-    """The command of a configuration, with FOLDER for where files lie on this machine."""
-    words = ["python", "-m", "experiments.hedged_digits"]
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if value == field.default or field.name in ("datasets", "output"):
-            continue
-        words.append(f"--{field.name.replace('_', '-')}")
-        if field.name in _FOLDERS:
-            words.append("FOLDER")
-        elif not isinstance(value, bool):
-            words += map(str, value if isinstance(value, tuple) else [value])
-    return shlex.join(words)
-
-
-def check_folder(folder: Path, config: Config) -> None:
-    """Refuse a folder that holds something else, or a run with other options.
-
-    Raises:
-      ValueError: it does.
-    """
-    path = folder / _CONFIG
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"output must be a folder, {folder} is a file")
-    if path.exists():
-        try:
-            before = json.loads(path.read_text("utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged: {error}") from None
-        now = _options(config)
-        for name in now:
-            if before.get(name) != now[name]:
-                raise ValueError(
-                    f"output must be a new folder or a run with the same options, {folder} has "
-                    f"{name} = {before.get(name)!r}, now it is {now[name]!r}"
-                )
-    elif folder.exists() and any(other != results.partial(path) for other in folder.iterdir()):
-        raise ValueError(f"output must be a new folder or a run's, {folder} is neither")
+    name = f"hedged_digits-{config.source}_{config.num_digits}_{config.protocol}"
+    return config.output or runs.folder_of(name + "-toy" * config.toy, _options(config))
 
 
 def train(
@@ -259,13 +193,14 @@ def train(
 def run(config: Config) -> dict[str, Any]:
     """Train what is not trained yet, evaluate, save the report, and return its numbers."""
     started = time.perf_counter()
-    asked_for, config = command(config), resolved(config)
+    asked_for = runs.command(_MODULE, config, files=_FOLDERS, hidden=("datasets", "output"))
+    config = resolved(config)
     assert config.source is not None
     folder = run_folder(config)
-    check_folder(folder, config)
+    runs.check_folder(folder, _options(config))
     report = folder / "report"
     if report.exists():
-        return shown_again(report)
+        return runs.shown_again(report)
     numbers = n_digit_mnist.load(
         config.source,
         config.num_digits,
@@ -276,8 +211,7 @@ def run(config: Config) -> dict[str, Any]:
     )
     train_split = numbers.pop("train")
     trials = make_trials(config, numbers)
-    folder.mkdir(parents=True, exist_ok=True)
-    results.replace_text(folder / _CONFIG, json.dumps(_options(config), indent=2) + "\n")
+    runs.begin(folder, _options(config))
     data = (
         f"{digits.describe(config.source)}, {config.num_digits} digits, protocol "
         f"{config.protocol}, {len(train_split.numbers):,} training images; {config.num_steps:,} "
@@ -312,20 +246,6 @@ def run(config: Config) -> dict[str, Any]:
         hedged_pictures.draw(partial, models, parameters, trials, outcomes)
     print(f"\n{hedged_report.markdown(content)}")
     print(f"saved {report}; this call took {time.perf_counter() - started:.0f} s")
-    return content
-
-
-def shown_again(report: Path) -> dict[str, Any]:
-    """Print the report of a complete run, and return its numbers."""
-    try:
-        text = (report / "results.md").read_text("utf-8")
-        content = json.loads((report / "results.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{report} is damaged ({error}): delete it, and the same command writes it anew"
-        ) from None
-    print(f"{text}\ncomplete: {report} holds this and the pictures")
-    print(f"to start over, delete {report.parent}")
     return content
 
 
@@ -375,10 +295,4 @@ def evaluate(
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    try:
-        run(tyro.cli(Config, prog="python -m experiments.hedged_digits", description=__doc__))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on")
+    runs.main(_MODULE, __doc__, Config, run)

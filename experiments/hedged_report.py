@@ -1,15 +1,15 @@
 """The numbers of hedged digits: from outcomes to means with intervals, and to a table."""
 
-import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 import sklearn.metrics
 
+from experiments import summaries
 from experiments.hedged_evaluation import Outcome, Trial
+from experiments.summaries import find, number, over_seeds, table
 from probemb import calibration
 
 NUM_BINS = 20
@@ -17,22 +17,6 @@ Outcomes = dict[str, list[Outcome]]
 """Embedding -> an outcome for each seed."""
 Cell = tuple[str, str]
 """Test split and condition."""
-
-
-def over_seeds(values: list[float]) -> dict[str, Any]:
-    """The mean over seeds with its 95 % t interval; without an interval for a single one."""
-    mean = float(np.mean(values))
-    half = 0.0
-    if len(values) > 1:
-        error = np.std(values, ddof=1) / np.sqrt(len(values))
-        half = float(scipy.stats.t.ppf(0.975, len(values) - 1) * error)
-    several = len(values) > 1
-    return {
-        "mean": mean,
-        "low": mean - half if several else None,
-        "high": mean + half if several else None,
-        "seeds": [float(value) for value in values],
-    }
 
 
 def average_precision(outcome: Outcome, trial: Trial) -> float:
@@ -92,36 +76,15 @@ def _tau_of_verification(uncertainty: np.ndarray, outcome: Outcome, trial: Trial
     return binned_tau(of_pair, precision)
 
 
-def _mean_r_auroc(uncertainty: jax.Array, right: jax.Array, *, weights: jax.Array) -> jax.Array:
-    """The mean over seeds for uncertainties and successes (item, seed)."""
-    of_seed = functools.partial(calibration.r_auroc, weights=weights)
-    return jnp.mean(jax.vmap(of_seed, in_axes=1)(uncertainty, right))
-
-
-def _mean_aurc(uncertainty: jax.Array, right: jax.Array, *, weights: jax.Array) -> jax.Array:
-    of_seed = functools.partial(calibration.aurc, weights=weights)
-    return jnp.mean(jax.vmap(of_seed, in_axes=1)(uncertainty, 1.0 - right))
-
-
-@functools.partial(jax.jit, static_argnums=(1, 4))
-def _bootstrap(key, statistic, uncertainty, right, num_resamples):
-    items = uncertainty, right
-    mean = statistic(*items, weights=jnp.ones(len(right)))
-    interval = calibration.bootstrap_interval(key, statistic, *items, num_resamples=num_resamples)
-    return mean, *interval
-
-
-def _interval(key, statistic, uncertainty, right, num_resamples: int) -> dict[str, Any]:
-    """The mean over seeds with its bootstrap interval over test images."""
-    values = _bootstrap(key, statistic, uncertainty, right, num_resamples)
-    return dict(zip(("mean", "low", "high"), map(float, values), strict=True))
-
-
 def uncertainty(
     outcomes: dict[Cell, Outcomes], trials: dict[Cell, Trial], *, key: jax.Array, num_resamples: int
 ) -> list[dict]:
     """How well every measure of uncertainty predicts failure, in every cell."""
     rows = []
+
+    def interval(statistic, *items: np.ndarray) -> dict[str, float]:
+        return summaries.over_items(key, statistic, *items, num_resamples=num_resamples)
+
     for cell, embeddings in outcomes.items():
         trial = trials[cell]
         for embedding, each in embeddings.items():
@@ -130,17 +93,15 @@ def uncertainty(
             both = 0 < right.sum(0).min() <= right.sum(0).max() < len(right)
             for measure in each[0].uncertainty:
                 values = np.stack([o.uncertainty[measure] for o in each], 1)
-                items = (values.astype(np.float32), right.astype(np.float32))
+                values, right = values.astype(np.float32), right.astype(np.float32)
                 rows.append(
                     {
                         "embedding": embedding,
                         "measure": measure,
                         "split": cell[0],
                         "condition": cell[1],
-                        "r_auroc": (
-                            _interval(key, _mean_r_auroc, *items, num_resamples) if both else None
-                        ),
-                        "aurc": _interval(key, _mean_aurc, *items, num_resamples),
+                        "r_auroc": (interval(calibration.r_auroc, values, right) if both else None),
+                        "aurc": interval(calibration.aurc, values, 1.0 - right),
                         "tau_identification": over_seeds(
                             [
                                 binned_tau(u, lambda chosen, r=r: r[chosen].mean())
@@ -185,10 +146,6 @@ def separation(outcomes: dict[Cell, Outcomes]) -> list[dict]:
     return rows
 
 
-def _find(rows: list[dict], **what: str) -> dict | None:
-    return next((row for row in rows if all(row[k] == v for k, v in what.items())), None)
-
-
 def expectations(content: dict) -> list[dict]:
     """What is expected of every test split, what is reached, and whether that meets it."""
     rows = []
@@ -202,7 +159,7 @@ def expectations(content: dict) -> list[dict]:
     for split in content["splits"]:
         corrupt = {"split": split, "condition": "corrupt"}
         gaussian, point = (
-            _find(content["performance"], embedding=kind, **corrupt)
+            find(content["performance"], embedding=kind, **corrupt)
             for kind in ("gaussian", "point")
         )
         for task, name in (
@@ -214,8 +171,8 @@ def expectations(content: dict) -> list[dict]:
                 gain = over_seeds([one - other for one, other in pairs])
                 expect(split, f"gaussian minus point, corrupt {name}", gain, 0.0)
         of_eta = {"embedding": "gaussian", "measure": "eta"}
-        apart = _find(content["separation"], split=split, **of_eta)
-        trusted = _find(content["uncertainty"], **of_eta, **corrupt)
+        apart = find(content["separation"], split=split, **of_eta)
+        trusted = find(content["uncertainty"], **of_eta, **corrupt)
         if apart and trusted:
             expect(split, "AUROC of eta, corrupt against clean", apart["auroc"], 0.8)
             expect(split, "R-AUROC of eta on corrupt images", trusted["r_auroc"], 0.7)
@@ -231,20 +188,6 @@ def _verdict(row: dict[str, Any], toy: bool) -> str:
     return ("met" if row["met"] else "MISSED") + ", but the interval allows either" * within
 
 
-def _number(value: dict[str, Any] | None, digits: int = 3) -> str:
-    if value is None:
-        return "undefined"
-    text = f"{value['mean']:.{digits}f}"
-    if value["low"] is not None:
-        text += f" [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
-    return text
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
-
-
 def markdown(content: dict) -> str:
     """The whole report as text, from what results.json holds."""
     seeds = content["config"]["seeds"]
@@ -258,14 +201,14 @@ def markdown(content: dict) -> str:
         "Intervals are 95 %: over seeds (t) for differences and for corrupt against clean, over "
         "test images (bootstrap) for R-AUROC. Test images share digits with each other and with "
         "the gallery, so that intervals over images are somewhat too narrow.",
-        _table(
+        table(
             ["test images", "expected", "at least", "reached", ""],
             [
                 [
                     row["split"],
                     row["what"],
                     "above 0" if row["least"] == 0.0 else f"{row['least']:g}",
-                    _number(row["reached"]),
+                    number(row["reached"]),
                     _verdict(row, content["config"].get("toy", False)),
                 ]
                 for row in content["expectations"]
@@ -275,15 +218,15 @@ def markdown(content: dict) -> str:
         "Verification: average precision over pairs. Identification: accuracy of 5 nearest "
         "neighbours in a clean gallery. Calibration: expected calibration error of the match "
         "probability (0 is ideal). Mean over seeds [95 % t interval].",
-        _table(
+        table(
             ["test images", "embedding", "verification", "identification", "calibration"],
             [
                 [
                     f"{row['split']}, {row['condition']}",
                     row["embedding"],
-                    _number(row["average_precision"]),
-                    _number(row["accuracy"]),
-                    _number(row["calibration_error"]),
+                    number(row["average_precision"]),
+                    number(row["accuracy"]),
+                    number(row["calibration_error"]),
                 ]
                 for row in content["performance"]
             ],
@@ -295,15 +238,15 @@ def markdown(content: dict) -> str:
         "uncertainty and their accuracy (identification) or average precision (verification, a "
         "pair counts as uncertain as the less certain of its two images); -1 is ideal; mean over "
         "seeds.",
-        _table(
+        table(
             ["test images", "embedding", "uncertainty", "R-AUROC", "AURC", "tau id.", "tau ver."],
             [
                 [
                     f"{row['split']}, {row['condition']}",
                     row["embedding"],
                     row["measure"],
-                    _number(row["r_auroc"]),
-                    _number(row["aurc"]),
+                    number(row["r_auroc"]),
+                    number(row["aurc"]),
                     f"{row['tau_identification']['mean']:.2f}",
                     f"{row['tau_verification']['mean']:.2f}",
                 ]
@@ -312,10 +255,10 @@ def markdown(content: dict) -> str:
         ),
         "## Is a corrupt image more uncertain than a clean one?",
         "AUROC, mean over seeds [95 % t interval].",
-        _table(
+        table(
             ["test images", "embedding", "uncertainty", "AUROC"],
             [
-                [row["split"], row["embedding"], row["measure"], _number(row["auroc"])]
+                [row["split"], row["embedding"], row["measure"], number(row["auroc"])]
                 for row in content["separation"]
             ],
         ),

@@ -1,4 +1,4 @@
-"""A small transformer of two layers over words, and the vocabulary that makes word numbers of a text."""
+"""A small transformer over words, and the vocabulary that makes word numbers of a text."""
 
 import re
 from collections.abc import Iterable

@@ -17,6 +17,9 @@ flows down this list:
     batching        how vmap runs over images
     embedding       coefficients, embedding, prediction
     distance        distance, distance_map
+    squeezenet      image -> feature maps of a network whose weights are in a file
+
+`squeezenet` is no part of LASI and is imported by name: `from lasi_jax import squeezenet`.
 """
 
 from lasi_jax.distance import distance, distance_map

@@ -20,15 +20,18 @@ need jax alone. Data flows down this list:
     contrastive           HIB, PCME
     logistic              PCME++, ProLIP, SigLIP
     ranking               InfoNCE, triplet
+    hyperbolic            MERU: distances, cones and the loss in the Lorentz model
     inclusion             ProLIP's inclusion test and losses
     reconstruction        ProbVLM
     mixing                Mixup and CutMix with soft labels
     sharding              a loss over the devices of a mesh
+    retrieval             recall@K, R-Precision, mAP@R, PMRP, with many positives and ties
+    ranks                 where weighted items stand in an order, whether two orders agree
     calibration           does uncertainty predict error, are probabilities frequencies
     heads                 Flax: features -> embedding; needs flax, imported by name
 """
 
-from probemb import calibration, distances, monte_carlo, pairwise
+from probemb import calibration, distances, hyperbolic, monte_carlo, pairwise, retrieval
 from probemb.contrastive import (
     pcme,
     pcme_of_samples,
@@ -40,6 +43,7 @@ from probemb.contrastive import (
 )
 from probemb.gaussians import DiagonalGaussian, GaussianMixture
 from probemb.generalized_gaussian import GeneralizedGaussian
+from probemb.hyperbolic import meru
 from probemb.inclusion import (
     inclusion_loss,
     inclusion_loss_released,
@@ -78,6 +82,7 @@ __all__ = [
     "cutmix",
     "distances",
     "expected_match_probability",
+    "hyperbolic",
     "inclusion_loss",
     "inclusion_loss_released",
     "inclusion_test",
@@ -86,6 +91,7 @@ __all__ = [
     "kl_to_standard_normal",
     "log_expected_match_probability",
     "masked_inclusion_loss",
+    "meru",
     "mixup",
     "monte_carlo",
     "monte_carlo_match_probability",
@@ -101,6 +107,7 @@ __all__ = [
     "prolip",
     "reconstruction",
     "reconstruction_released",
+    "retrieval",
     "self_mismatch",
     "sharded",
     "siglip",

@@ -52,7 +52,11 @@ def public_functions():
                 yield from (
                     function
                     for part, function in inspect.getmembers(value, inspect.isfunction)
-                    if function.__module__ == value.__name__ and not part.startswith("_")
+                    if not part.startswith("_")
+                    and (
+                        function.__module__ == value.__name__
+                        or part in vars(value).get("__all__", ())
+                    )
                 )
 
 
@@ -60,7 +64,8 @@ ARRAYS = {
     *("image", "x", "y", "p", "q", "text", "points", "target", "match", "partner", "own_share"),
     *("image_samples", "text_samples", "image_embedding", "text_embedding"),
     *("masked_image", "masked_text", "loss", "mesh"),
-    *("uncertainty", "correct", "error", "probability", "statistic"),
+    *("uncertainty", "correct", "error", "probability", "statistic", "ambiguity"),
+    *("scores", "positives", "query_labels", "item_labels", "indices"),
 }
 
 

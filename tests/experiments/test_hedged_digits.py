@@ -12,7 +12,7 @@ import pytest
 from orbax.checkpoint import v1 as ocp
 from PIL import Image
 
-from experiments import checkpoints, hedged_digits, results
+from experiments import checkpoints, hedged_digits, results, runs
 
 TINY = {
     "num_steps": 120,
@@ -88,10 +88,10 @@ def test_other_options_need_another_folder(folder, content):
 
 def test_killed_before_its_options_were_written_a_run_can_begin(tmp_path):
     results.partial(tmp_path / "config.json").write_text("{")
-    hedged_digits.check_folder(tmp_path, config(tmp_path))
+    runs.check_folder(tmp_path, {})
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config.json is damaged"):
-        hedged_digits.check_folder(tmp_path, config(tmp_path))
+        runs.check_folder(tmp_path, {})
 
 
 def test_a_damaged_report_and_a_file_in_the_way_are_named(folder, content, tmp_path):

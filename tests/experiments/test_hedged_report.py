@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from experiments import hedged_report
+from experiments import hedged_report, summaries
 from experiments.hedged_evaluation import Outcome, Trial
 from experiments.n_digit_mnist import Numbers
 
@@ -63,11 +63,11 @@ def content():
 
 def test_over_seeds_is_a_t_interval():
     values = [0.5, 0.7, 0.9, 0.6]
-    found = hedged_report.over_seeds(values)
+    found = summaries.over_seeds(values)
     expected = scipy.stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
     np.testing.assert_allclose([found["low"], found["high"]], expected)
     assert found["mean"] == pytest.approx(0.675) and found["seeds"] == values
-    single = hedged_report.over_seeds([0.5])
+    single = summaries.over_seeds([0.5])
     assert single["mean"] == 0.5 and single["low"] is None and single["high"] is None
 
 
@@ -109,7 +109,7 @@ def test_ties_are_no_bins_of_their_place():
 def test_numbers_of_a_report():
     found = content()
     corrupt = {"split": "test_seen", "condition": "corrupt"}
-    gaussian = hedged_report._find(found["performance"], embedding="gaussian", **corrupt)
+    gaussian = summaries.find(found["performance"], embedding="gaussian", **corrupt)
     rates = [(outcome(seed, 0.4).predicted == NUMBERS).mean() for seed in (0, 1, 2)]
     np.testing.assert_allclose(gaussian["accuracy"]["seeds"], rates)
     precisions, errors = [], []
@@ -124,7 +124,7 @@ def test_numbers_of_a_report():
         )
     np.testing.assert_allclose(gaussian["average_precision"]["seeds"], precisions, rtol=1e-6)
     np.testing.assert_allclose(gaussian["calibration_error"]["seeds"], errors, rtol=1e-5)
-    row = hedged_report._find(found["uncertainty"], embedding="gaussian", **corrupt)
+    row = summaries.find(found["uncertainty"], embedding="gaussian", **corrupt)
     expected = []
     for seed in (0, 1, 2):
         one = outcome(seed, 0.4)

@@ -44,6 +44,8 @@ losses = {
         p, q, logit_scale=s, logit_bias=-s, labels=y),
     "info_nce": lambda of, p, q, s, y: of(probemb.info_nce)(p, q, logit_scale=s, labels=y),
     "triplet": lambda of, p, q, s, y: of(probemb.triplet)(p, q, margin=0.1 * s, labels=y),
+    "meru": lambda of, p, q, s, y: of(probemb.meru)(
+        p.mean, q.mean, logit_scale=s, curvature=s, labels=y),
     "uniformity": lambda of, p, q, s, y: of(probemb.uniformity)(p.mean, t=s),
 }
 differences = {}
@@ -57,7 +59,8 @@ for name, loss in losses.items():
                 lambda *arguments: loss(of, *arguments, labels), (0, 1, 2)))(image, text, 2.0)
 
         alone = measure(lambda loss: loss)
-        for number in (1, 2, 3, 4, 8) if kind == "diagonal" else (2, 4):
+        numbers = (1, 2, 3, 4, 8) if kind == "diagonal" else (2, 4)
+        for number in (2,) if name == "meru" else numbers:
             types = (AxisType.Explicit if number == 4 else AxisType.Auto,)
             mesh = Mesh(np.array(jax.devices()[:number]), ("batch",), axis_types=types)
             many = measure(lambda loss: sharded(loss, mesh))
@@ -101,6 +104,11 @@ def test_value_and_gradient_equal_those_of_one_device(differences, name, number)
 @pytest.mark.parametrize("name", ["pcme", "pcmepp", "prolip", "siglip", "info_nce", "triplet"])
 def test_soft_labels_are_sharded_too(differences, name, number):
     assert differences[f"{name} soft {number}"] < 1e-11
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "soft"])
+def test_hyperbolic_losses_are_sharded_too(differences, kind):
+    assert differences[f"meru {kind} 2"] < 1e-11
 
 
 P = DiagonalGaussian(jnp.zeros((2, 3)), jnp.zeros((2, 3)))

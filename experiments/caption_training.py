@@ -1,0 +1,124 @@
+"""Training and evaluation of methods on images and captions, whatever the images are."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import optax
+
+from experiments import caption_embedding, caption_evaluation, runs, training
+from experiments.caption_embedding import Method, Model
+from experiments.caption_evaluation import Trial
+from experiments.caption_report import Outcomes
+
+_LEAST = {
+    "dimension": 1,
+    "num_steps": 1,
+    "batch_size": 2,
+    "num_samples": 1,
+    "num_resamples": 100,
+    "checkpoint_every": 1,
+    "log_every": 1,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """Options of a training on images and captions, whatever the images are."""
+
+    methods: tuple[Method, ...] = caption_embedding.METHODS
+    """What to train and compare."""
+    dimension: int = 32
+    """D, the dimensions of an embedding."""
+    width: int = 64
+    """Of the text tower, a multiple of 4."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """A training for each."""
+    num_steps: int = 3000
+    """Steps of a training."""
+    batch_size: int = 128
+    """Images of a batch, each with one caption."""
+    learning_rate: float = 3e-3
+    """The rate of Adam at the start; it falls to 0 along a cosine."""
+    num_samples: int = 4
+    """Samples of an embedding in PCME's loss."""
+    num_resamples: int = 1000
+    """Resamples of a bootstrap interval, 100 or more."""
+    checkpoint_every: int = 500
+    """Steps from one checkpoint to the next."""
+    log_every: int = 100
+    """Steps from one line of metrics.jsonl to the next."""
+    toy: bool = False
+    """To see all of it quickly, too short for what is expected: of the options that are not
+    given, one seed, 150 steps, 100 resamples."""
+    output: Path | None = None
+    """The folder of the run. Default: in results, named after all options."""
+
+
+TOY: dict[str, Any] = {"seeds": (0,), "num_steps": 150, "num_resamples": 100}
+"""What `toy` puts in place of options left at their default."""
+
+
+def check(options: Training) -> None:
+    """Refuse options that nothing can be trained with.
+
+    Raises:
+      ValueError: an option is out of range.
+    """
+    runs.check_least(options, _LEAST)
+    runs.check_choices(options, "methods")
+    runs.check_training(options)
+    if options.width < 4 or options.width % 4:
+        raise ValueError(f"width must be a positive multiple of 4, got {options.width}")
+
+
+def train(
+    options: Training, model: Model, batches: Callable[..., grain.MapDataset], folder: Path
+) -> list[dict[str, Any]]:
+    """The parameters of a model for each seed, gone on with where training was stopped.
+
+    Args:
+      options: of the experiment.
+      model: the model.
+      batches: of a seed, by keyword.
+      folder: of the run.
+    """
+    optimizer = optax.adam(optax.cosine_decay_schedule(options.learning_rate, options.num_steps))
+    step = functools.partial(
+        caption_embedding.train_step, model, optimizer, num_samples=options.num_samples
+    )
+    trained = []
+    for seed in options.seeds:
+        of_parameters, of_training = jax.random.split(jax.random.key(seed))
+        state = training.fit(
+            folder / "runs" / f"{model.method}-{seed}",
+            training.begin(of_training, model.initialize(of_parameters), optimizer),
+            step,
+            batches(seed=seed),
+            num_steps=options.num_steps,
+            checkpoint_every=options.checkpoint_every,
+            log_every=options.log_every,
+            label=f"{model.method}, seed {seed}",
+        )
+        trained.append(state.parameters)
+    return trained
+
+
+def evaluate(
+    models: dict[str, Model], parameters: dict[str, list[Any]], trials: dict[str, Trial]
+) -> dict[str, Outcomes]:
+    """What every model makes of every trial."""
+    outcomes = {}
+    for split, trial in trials.items():
+        print(f"evaluating on {split}", flush=True)
+        outcomes[split] = {
+            method: [
+                caption_evaluation.evaluate(model, trained, trial) for trained in parameters[method]
+            ]
+            for method, model in models.items()
+        }
+    return outcomes

@@ -1,0 +1,196 @@
+"""Which method's uncertainty is right, and at what cost in recall?
+
+    python -m experiments.digit_captions
+    python -m experiments.digit_captions --toy
+    python -m experiments.digit_captions --methods pcmepp info_nce
+    python -m experiments.digit_captions --mnist FOLDER
+
+Images show numbers, some digits covered; captions say as much of a number as they like. So it is
+known which captions are true of which images, and how ambiguous each of them is. Trains PCME,
+PCME++ and ProLIP and their deterministic rivals InfoNCE, SigLIP, triplet and MERU under equal
+budgets, each with several seeds; then retrieval in both directions, and how well every
+uncertainty agrees with the true ambiguity, with failures, and with what anybody gets from
+scores alone. By default the digits are scikit-learn's. The same command again goes on
+where the last one was stopped, to the same numbers.
+
+Expected: the caption uncertainty of every probabilistic method correlates with the true
+ambiguity (Spearman at least 0.7), that of the deterministic rivals less.
+`digit_captions.md` has what is reached.
+"""
+
+import dataclasses
+import functools
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import flax
+import jax
+import numpy as np
+
+from experiments import (
+    caption_embedding,
+    caption_evaluation,
+    caption_pictures,
+    caption_report,
+    caption_training,
+    captioned_digits,
+    digit_grammar,
+    digits,
+    results,
+    runs,
+    text_tower,
+)
+from experiments.caption_embedding import Model
+from experiments.caption_evaluation import Side, Trial, Truth
+from experiments.captioned_digits import Captioned
+from experiments.digits import Source
+
+_MODULE = "experiments.digit_captions"
+_EVALUATION_SEED = 0
+_FOLDERS = ("mnist", "datasets", "output")
+
+Matches = Literal["annotated", "all"]
+"""What training takes for a match."""
+VOCABULARY = text_tower.Vocabulary((*digit_grammar.WORDS, ","))
+"""The words of the grammar."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(caption_training.Training):
+    """Options of digit captions."""
+
+    source: Source | None = None
+    """Where the digits come from. Default: mnist if a folder of it is given, else sklearn."""
+    mnist: Path | None = None
+    """The folder of MNIST's four files. Default: downloaded, where the source is mnist."""
+    datasets: Path = Path("results/datasets")
+    """Where the data set is prepared, once."""
+    matches: Matches = "annotated"
+    """What training takes for a match: a caption and the image that it was written of, as on
+    COCO, or all that is true."""
+    channels: tuple[int, int] = (16, 32)
+    """Output channels of the two convolutions of the image tower."""
+
+
+def resolved(config: Config) -> Config:
+    """The configuration with its defaults filled in, checked.
+
+    Raises:
+      ValueError: an option out of range, or two that contradict each other.
+    """
+    caption_training.check(config)
+    runs.check_least(config, {"channels": 1})
+    if config.source == "sklearn" and config.mnist is not None:
+        raise ValueError("source sklearn takes no mnist, but it is given")
+    source = config.source or ("sklearn" if config.mnist is None else "mnist")
+    config = dataclasses.replace(config, source=source)
+    return runs.shortened(config, caption_training.TOY) if config.toy else config
+
+
+def _options(config: Config) -> dict[str, Any]:
+    return runs.options(config, without=(*_FOLDERS, "checkpoint_every", "log_every"))
+
+
+def run_folder(config: Config) -> Path:
+    """Where a configuration lives: a folder of its own unless one is named."""
+    name = f"digit_captions-{config.source}{'-toy' * config.toy}"
+    return config.output or runs.folder_of(name, _options(config))
+
+
+def encode(texts: tuple[str, ...]) -> np.ndarray:
+    """Word numbers (caption, length) of captions of the grammar, all of one length."""
+    return VOCABULARY.encode(texts, length=digit_grammar.MOST_WORDS)
+
+
+def make_trial(split: Captioned) -> Trial:
+    """A split as it is evaluated, with all that is known of it."""
+    pairs = caption_evaluation.pairs_of_captions(split.denotations, seed=_EVALUATION_SEED)
+    ambiguity: dict[Side, np.ndarray] = {
+        "image": split.image_ambiguity,
+        "caption": split.caption_ambiguity,
+    }
+    return Trial(
+        split.images,
+        split.captions,
+        encode(split.captions),
+        split.positives,
+        split.annotated,
+        Truth(ambiguity, split.match_probability, *pairs),
+    )
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Train what is not trained yet, evaluate, save the report, and return its numbers."""
+    started = time.perf_counter()
+    asked_for = runs.command(_MODULE, config, files=_FOLDERS, hidden=("datasets", "output"))
+    config = resolved(config)
+    assert config.source is not None
+    folder = run_folder(config)
+    runs.check_folder(folder, _options(config))
+    report = folder / "report"
+    if report.exists():
+        return runs.shown_again(report)
+    splits = captioned_digits.load(config.source, config.datasets, mnist=config.mnist)
+    train = splits.pop("train")
+    trials = {name: make_trial(split) for name, split in splits.items()}
+    runs.begin(folder, _options(config))
+    data = (
+        f"digit captions of {digits.describe(config.source)}, {len(train.images):,} training "
+        f"images with {captioned_digits.CAPTIONS} captions each; {config.num_steps:,} steps a "
+        f"training, matches: {config.matches}"
+    )
+    print(f"{data}\nin {folder}", flush=True)
+    models = {
+        method: Model(
+            method,
+            config.dimension,
+            train.images.shape[1:],
+            False,
+            len(VOCABULARY),
+            digit_grammar.MOST_WORDS,
+            config.channels,
+            config.width,
+        )
+        for method in config.methods
+    }
+    batches = functools.partial(
+        caption_embedding.batches,
+        train.images,
+        encode(train.captions),
+        train.annotations,
+        config.num_steps,
+        batch_size=config.batch_size,
+        positives=train.positives if config.matches == "all" else None,
+    )
+    parameters = {
+        method: caption_training.train(config, model, batches, folder)
+        for method, model in models.items()
+    }
+    outcomes = caption_training.evaluate(models, parameters, trials)
+    content = caption_report.content(
+        outcomes,
+        trials,
+        key=jax.random.key(_EVALUATION_SEED),
+        num_resamples=config.num_resamples,
+        command=asked_for,
+        config=_options(config),
+        data=data,
+        versions={"jax": jax.__version__, "flax": flax.__version__},
+        backend=jax.default_backend(),
+    )
+    text = caption_report.markdown(content, "Digit captions")
+    with results.new_folder(report) as partial:
+        results.write_json(partial / "results.json", content)
+        results.replace_text(partial / "results.md", text)
+        first = next(iter(trials))
+        caption_pictures.draw(partial, trials[first], outcomes[first])
+        caption_pictures.draw_digits(
+            partial, trials[first], outcomes[first], models, parameters, encode
+        )
+    print(f"\n{text}\nsaved {report}; this call took {time.perf_counter() - started:.0f} s")
+    return content
+
+
+if __name__ == "__main__":
+    runs.main(_MODULE, __doc__, Config, run)

@@ -1,0 +1,465 @@
+"""SqueezeNet: an image as the feature maps of a small network trained on ImageNet.
+
+Convolutions of 1x1 and 3x3 alone, 1.2 million weights. They are read from a
+file, so the module is imported by name: `from lasi_jax import squeezenet`.
+How a file wants its input (the order of channels, mean, scale) is part of the
+parameters that `load` returns: images here are RGB, like everywhere.
+
+With `functools.partial(features, parameters=parameters)` the network is a
+function image -> maps, which says nothing of weights any more.
+"""
+
+import dataclasses
+import io
+import itertools
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from lasi_jax import images
+
+# Every fire module squeezes to the first number of channels and expands to twice the second.
+_FIRES = {
+    **{"fire2": (16, 64), "fire3": (16, 64), "fire4": (32, 128), "fire5": (32, 128)},
+    **{"fire6": (48, 192), "fire7": (48, 192), "fire8": (64, 256), "fire9": (64, 256)},
+}
+_CLASSES = 1000
+
+LAYERS = ("conv1", *_FIRES)
+# Where LPIPS compares two images (Zhang et al., CVPR 2018).
+LPIPS_LAYERS = ("conv1", "fire3", "fire5", "fire6", "fire7", "fire8", "fire9")
+
+# Of RGB values in [0, 1], over ImageNet.
+_MEAN = (0.485, 0.456, 0.406)
+_DEVIATION = (0.229, 0.224, 0.225)
+
+
+class _Version(NamedTuple):
+    """What tells the two networks apart: the first convolution, and where they pool."""
+
+    channels: int
+    kernel: int
+    pooled: tuple[str, ...]
+
+    @property
+    def smallest(self) -> int:
+        """The side at which the last of three poolings still has an element: conv1 gives 8."""
+        return self.kernel + 14
+
+
+_VERSIONS = {
+    "1.0": _Version(96, 7, ("conv1", "fire4", "fire8")),
+    "1.1": _Version(64, 3, ("conv1", "fire3", "fire5")),
+}
+
+
+class Convolution(NamedTuple):
+    """A weight (height, width, in, out) and a bias (out,)."""
+
+    weight: jax.Array
+    bias: jax.Array
+
+
+# A registered dataclass, no NamedTuple: `jit` must see version and border as static.
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Parameters:
+    """A SqueezeNet: its weights, and how an image has to enter them.
+
+    A tree of arrays; version and border are static. The network computes in the
+    precision of the arrays.
+
+    Args:
+      convolutions: `Convolution`s by name: conv1, fire2.squeeze, fire2.expand1x1,
+        fire2.expand3x3, ..., conv10.
+      mean: (3,), subtracted from RGB values in [0, 1].
+      deviation: (3,), by which the difference is divided.
+      version: "1.0" or "1.1".
+      border: the width of the frame of zeros around the input of conv10.
+
+    Source: Iandola et al., arXiv 1602.07360.
+
+    Example:
+      >>> parameters = initialize(jax.random.key(0), version="1.1")
+      >>> sum(array.size for pair in parameters.convolutions.values() for array in pair)
+      1235496
+    """
+
+    convolutions: dict[str, Convolution]
+    mean: jax.Array
+    deviation: jax.Array
+    version: str = dataclasses.field(metadata={"static": True})
+    border: int = dataclasses.field(metadata={"static": True})
+
+
+def _check_version(version: Any) -> _Version:
+    if version not in _VERSIONS:
+        raise ValueError(f"version must be one of {', '.join(_VERSIONS)}, got {version!r}")
+    return _VERSIONS[version]
+
+
+def _shapes(version: str) -> dict[str, tuple[int, int, int, int]]:
+    """(out, in, height, width) of every convolution, in the order of the network."""
+    channels, kernel, _ = _check_version(version)
+    shapes = {"conv1": (channels, 3, kernel, kernel)}
+    for fire, (squeeze, expand) in _FIRES.items():
+        shapes[f"{fire}.squeeze"] = (squeeze, channels, 1, 1)
+        shapes[f"{fire}.expand1x1"] = (expand, squeeze, 1, 1)
+        shapes[f"{fire}.expand3x3"] = (expand, squeeze, 3, 3)
+        channels = 2 * expand
+    return shapes | {"conv10": (_CLASSES, channels, 1, 1)}
+
+
+def _draw(key: jax.Array, shapes: tuple) -> dict[str, jax.Array]:
+    """Weights (height, width, in, out), uniform in +-sqrt(6 / fan-in), out of one draw."""
+    ends = np.cumsum([math.prod(shape) for _, shape in shapes])
+    drawn = jax.random.uniform(key, (int(ends[-1]),), jnp.float32, -1.0, 1.0)
+    weights = {}
+    for (name, shape), values in zip(shapes, jnp.split(drawn, ends[:-1]), strict=True):
+        bound = math.sqrt(6.0 / math.prod(shape[1:]))
+        weights[name] = bound * values.reshape(shape).transpose(2, 3, 1, 0)
+    return weights
+
+
+# Compiled once per version; outside `jit` every one of its hundred operations would be.
+_compiled_draw = jax.jit(_draw, static_argnums=1)
+
+
+def initialize(key: jax.Array, *, version: str) -> Parameters:
+    """An untrained SqueezeNet with random weights.
+
+    Args:
+      key: of the weights.
+      version: "1.0" or "1.1".
+
+    Returns:
+      `Parameters` in float32: weights uniform around 0 with variance 2 / fan-in,
+      biases 0; images enter by the mean and the deviation of ImageNet.
+
+    Raises:
+      ValueError: another version.
+
+    Source: torchvision, `models.squeezenet`, but there conv10 is normal with
+    standard deviation 0.01.
+
+    Example:
+      >>> initialize(jax.random.key(0), version="1.1").convolutions["conv1"].weight.shape
+      (3, 3, 3, 64)
+    """
+    weights = _compiled_draw(key, tuple(_shapes(version).items()))
+    convolutions = {
+        name: Convolution(weight, jnp.zeros(weight.shape[-1], jnp.float32))
+        for name, weight in weights.items()
+    }
+    mean, deviation = (jnp.array(rgb, jnp.float32) for rgb in (_MEAN, _DEVIATION))
+    return Parameters(convolutions, mean, deviation, version, 0)
+
+
+class _Layout(NamedTuple):
+    """How a source names its convolutions and what it wants to be fed."""
+
+    title: str
+    version: str
+    names: dict[str, str]
+    suffixes: tuple[str, str]
+    is_bgr: bool
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    border: int
+
+    def arrays(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every array in the file."""
+        weight, bias = self.suffixes
+        shapes = {}
+        for name, shape in _shapes(self.version).items():
+            shapes |= {self.names[name] + weight: shape, self.names[name] + bias: shape[:1]}
+        return shapes
+
+
+def _caffe() -> _Layout:
+    """The network as its authors' compressed model has it: BGR in 0..255, a mean, no scale."""
+    parts = {"squeeze": "conv1x1_1", "expand1x1": "conv1x1_2", "expand3x3": "conv3x3_2"}
+    names = {
+        f"{fire}.{ours}": f"{fire}/{theirs}" for fire in _FIRES for ours, theirs in parts.items()
+    }
+    names |= {"conv1": "conv1", "conv10": "conv_final"}
+    mean, deviation = (123 / 255, 117 / 255, 104 / 255), (1 / 255,) * 3
+    return _Layout("Caffe's SqueezeNet 1.0", "1.0", names, ("/w", "/b"), True, mean, deviation, 1)
+
+
+def _torchvision(version: str, places: tuple[int, ...]) -> _Layout:
+    """A state dict of torchvision, whose poolings take places in the count too."""
+    title = f"torchvision's squeezenet{version.replace('.', '_')}"
+    names = {
+        f"{fire}.{part}": f"features.{place}.{part}"
+        for fire, place in zip(_FIRES, places, strict=True)
+        for part in ("squeeze", "expand1x1", "expand3x3")
+    }
+    names |= {"conv1": "features.0", "conv10": "classifier.1"}
+    suffixes = (".weight", ".bias")
+    return _Layout(title, version, names, suffixes, False, _MEAN, _DEVIATION, 0)
+
+
+_LAYOUTS = (
+    _caffe(),
+    _torchvision("1.0", (3, 4, 5, 7, 8, 9, 10, 12)),
+    _torchvision("1.1", (3, 4, 6, 7, 9, 10, 11, 12)),
+)
+
+
+def _read_npz(content: bytes) -> dict[str, np.ndarray]:
+    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+        return dict(archive)
+
+
+def _read_safetensors(content: bytes) -> dict[str, np.ndarray]:
+    from safetensors import numpy as safetensors  # optional: only such a file needs it
+
+    return safetensors.load(content)
+
+
+_READERS = {".npz": _read_npz, ".safetensors": _read_safetensors}
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file by name."""
+    if path.suffix not in _READERS:
+        raise ValueError(f"path must end in {' or '.join(_READERS)}, got {str(path)!r}")
+    content = path.read_bytes()
+    try:
+        return _READERS[path.suffix](content)
+    except ImportError:
+        raise
+    except Exception as error:  # a broken file makes its reader raise nearly anything
+        raise ValueError(
+            f"path must name an intact {path.suffix} file of plain arrays, "
+            f"got {str(path)!r}: {error}"
+        ) from error
+
+
+def _faults(arrays: dict[str, np.ndarray], layout: _Layout) -> list[str]:
+    """Everything in which a file differs from a layout."""
+    shapes = layout.arrays()
+    faults = [f"{name} is missing" for name in shapes if name not in arrays]
+    for name, array in arrays.items():
+        if name not in shapes:
+            faults.append(f"{name} belongs to another network")
+        elif array.shape != shapes[name]:
+            faults.append(f"{name} has shape {array.shape} instead of {shapes[name]}")
+        elif not jnp.issubdtype(array.dtype, jnp.floating):
+            faults.append(f"{name} has dtype {array.dtype} instead of a floating one")
+        elif not np.isfinite(array).all():
+            faults.append(f"{name} holds NaN or infinity")
+    return faults
+
+
+def load(path: str | os.PathLike[str]) -> Parameters:
+    """A trained SqueezeNet from a file.
+
+    Which of three sources it comes from is told by the names and shapes of its
+    arrays: Caffe's version 1.0 (`conv1/w`, `fire2/conv1x1_1/b`, ...), whose input
+    is BGR in 0..255 less (104, 117, 123) and whose conv10 has a border of 1, or
+    torchvision's `squeezenet1_0` and `squeezenet1_1` (`features.0.weight`, ...),
+    whose input is RGB by mean and deviation. All weights are (out, in, height,
+    width).
+
+    Args:
+      path: of an `.npz` archive or a `.safetensors` file.
+
+    Returns:
+      `Parameters` in float32, for RGB images.
+
+    Raises:
+      OSError: no such file, or not to be read.
+      ImportError: a `.safetensors` file, but no package `safetensors`.
+      ValueError: another extension, a broken or pickled file, and arrays that are
+        missing, superfluous, of another shape, not floating, NaN or infinite.
+
+    Source: the prototxt of songhan/SqueezeNet-Deep-Compression for Caffe; torchvision,
+    `models.squeezenet`, whose state dict `safetensors.torch.save_file` writes.
+
+    Example:
+      >>> parameters = load("squeezenet1_1.safetensors")  # doctest: +SKIP
+      >>> load("squeezenet1_1.pth")
+      Traceback (most recent call last):
+      ValueError: path must end in .npz or .safetensors, got 'squeezenet1_1.pth'
+    """
+    path = Path(path)
+    arrays = _read(path)
+    layout = min(_LAYOUTS, key=lambda layout: len(_faults(arrays, layout)))
+    if faults := _faults(arrays, layout):
+        more = f", and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise ValueError(
+            f"path must hold a SqueezeNet, got {str(path)!r}, which is no {layout.title}: "
+            f"{', '.join(faults[:3])}{more}"
+        )
+    convolutions = {}
+    for name, source in layout.names.items():
+        weight, bias = (np.asarray(arrays[source + s], np.float32) for s in layout.suffixes)
+        if name == "conv1" and layout.is_bgr:
+            weight = weight[:, ::-1]
+        convolutions[name] = Convolution(
+            jnp.asarray(weight.transpose(2, 3, 1, 0)), jnp.asarray(bias)
+        )
+    mean, deviation = (jnp.array(rgb, jnp.float32) for rgb in (layout.mean, layout.deviation))
+    return Parameters(convolutions, mean, deviation, layout.version, layout.border)
+
+
+def _convolve(
+    planes: jax.Array, convolution: Convolution, *, stride: int = 1, padding: int = 0
+) -> jax.Array:
+    """relu(planes * weight + bias) of planes (height, width, channel)."""
+    convolved = lax.conv_general_dilated(
+        planes[None],
+        convolution.weight,
+        (stride, stride),
+        [(padding, padding)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=lax.Precision.HIGHEST,
+    )
+    return jax.nn.relu(convolved[0] + convolution.bias[None, None])
+
+
+def _pool(planes: jax.Array) -> jax.Array:
+    """The greatest of 3x3, at every second element; the last window may reach over the edge.
+
+    Axis by axis and by slices: ten times as fast, gradient included, as XLA's
+    windows on a CPU, and differentiable twice. Equals share the gradient.
+    """
+    for axis in (0, 1):
+        length = planes.shape[axis]
+        if length % 2 == 0:
+            last = lax.slice_in_dim(planes, length - 1, length, axis=axis)
+            planes = jnp.concatenate([planes, last], axis)
+        reach = 2 * (length // 2) - 1
+        a, b, c = (lax.slice_in_dim(planes, i, i + reach, 2, axis) for i in range(3))
+        planes = jnp.maximum(jnp.maximum(a, b), c)
+    return planes
+
+
+def _fire(planes: jax.Array, convolutions: dict[str, Convolution], name: str) -> jax.Array:
+    squeezed = _convolve(planes, convolutions[f"{name}.squeeze"])
+    narrow = _convolve(squeezed, convolutions[f"{name}.expand1x1"])
+    wide = _convolve(squeezed, convolutions[f"{name}.expand3x3"], padding=1)
+    return jnp.concatenate([narrow, wide], -1)
+
+
+def _maps(planes: jax.Array, parameters: Parameters) -> Iterator[tuple[str, jax.Array]]:
+    """Name and map of one layer after the other, each computed when it is asked for."""
+    pooled = _VERSIONS[parameters.version].pooled
+    planes = _convolve(planes, parameters.convolutions["conv1"], stride=2)
+    yield "conv1", planes
+    for before, name in itertools.pairwise(LAYERS):
+        planes = _pool(planes) if before in pooled else planes
+        planes = _fire(planes, parameters.convolutions, name)
+        yield name, planes
+
+
+def _enter(image: Any, parameters: Any, value_range: tuple[float, float]) -> jax.Array:
+    """The image as the first convolution wants it."""
+    if not isinstance(parameters, Parameters):
+        raise TypeError(
+            "parameters must be squeezenet.Parameters, as load returns them, "
+            f"got {type(parameters).__name__}"
+        )
+    smallest = _check_version(parameters.version).smallest
+    value_range = images.check_value_range(value_range)
+    image = images.check_image("image", image, value_range)
+    if image.ndim != 3 or image.shape[-1] != 3 or min(image.shape[:2]) < smallest:
+        raise ValueError(
+            "image must have shape (height, width, 3), RGB, with height and width at least "
+            f"{smallest} for SqueezeNet {parameters.version}, got shape {image.shape}"
+        )
+    low, high = images.range_of(image, value_range)
+    scaled = (image.astype(parameters.mean.dtype) - low) / (high - low)
+    return (scaled - parameters.mean[None, None]) / parameters.deviation[None, None]
+
+
+def features(
+    image: Any,
+    *,
+    parameters: Parameters,
+    layers: Sequence[str] = LPIPS_LAYERS,
+    value_range: tuple[float, float] = (0.0, 1.0),
+) -> tuple[jax.Array, ...]:
+    """The feature maps of an image, each after its ReLU and before any pooling.
+
+    One feature vector of the image is the mean of a map: `maps[-1].mean((0, 1))`.
+
+    Args:
+      image: (height, width, 3), RGB; floats in `value_range`, or uint8. Any size
+        from 21 (version 1.0) or 17 (1.1) upwards; the weights were trained on
+        227 or 224. Batches go through `jax.vmap`.
+      parameters: of the network, from `load` or `initialize`.
+      layers: names out of `LAYERS`; by default those that LPIPS compares. What
+        comes after the last of them is not computed.
+      value_range: the least and the greatest value of a float image. uint8 is
+        always read as 0..255.
+
+    Returns:
+      One map (height', width', channel) per layer, in the order of `layers` and
+      the precision of the parameters. For 227 x 227, conv1 has 111 x 111 x 96
+      (1.0) or 113 x 113 x 64 (1.1) and fire9 13 x 13 x 512.
+
+    Raises:
+      TypeError: dtypes other than floats and uint8, no array, or no `Parameters`.
+      ValueError: another shape, too small an image, unknown layers, or concrete
+        values outside the range or NaN.
+
+    Source: Iandola et al., arXiv 1602.07360; version 1.1 from its repository. The
+    seven slices of Zhang et al., CVPR 2018, in either version by the same names.
+
+    Example:
+      >>> parameters = initialize(jax.random.key(0), version="1.1")
+      >>> conv1, fire2 = features(
+      ...     jnp.full((32, 32, 3), 0.5), parameters=parameters, layers=("conv1", "fire2")
+      ... )
+      >>> conv1.shape, fire2.shape
+      ((15, 15, 64), (7, 7, 128))
+    """
+    known = isinstance(layers, tuple | list) and all(name in LAYERS for name in layers)
+    if not known or not layers:
+        raise ValueError(f"layers must be names out of {', '.join(LAYERS)}, got {layers!r}")
+    found: dict[str, jax.Array] = {}
+    for name, planes in _maps(_enter(image, parameters, value_range), parameters):
+        found[name] = planes
+        if found.keys() >= set(layers):
+            break
+    return tuple(found[name] for name in layers)
+
+
+def logits(
+    image: Any, *, parameters: Parameters, value_range: tuple[float, float] = (0.0, 1.0)
+) -> jax.Array:
+    """The scores of the 1000 classes of ImageNet: softmax makes them probabilities.
+
+    Args:
+      image: as in `features`.
+      parameters: as in `features`.
+      value_range: as in `features`.
+
+    Returns:
+      (1000,), the means over the image of conv10 after its ReLU, hence no negative
+      ones; the classes in the order of ILSVRC 2012. Nothing is dropped out.
+
+    Raises:
+      As `features`.
+
+    Source: Iandola et al., arXiv 1602.07360. Weights of Caffe see zeros around
+    fire9 and average over that frame too, as their prototxt says.
+
+    Example:
+      >>> parameters = initialize(jax.random.key(0), version="1.1")
+      >>> logits(jnp.full((32, 32, 3), 0.5), parameters=parameters).shape
+      (1000,)
+    """
+    (planes,) = features(image, parameters=parameters, layers=LAYERS[-1:], value_range=value_range)
+    scores = _convolve(planes, parameters.convolutions["conv10"], padding=parameters.border)
+    return scores.mean((0, 1))
