@@ -36,7 +36,7 @@ _LOCAL_HEADS = {
     "pcmepp": heads.UncertaintyTokenHead,
     "prolip": heads.UncertaintyTokenHead,
 }
-_INITIAL_LOG_VARIANCE = {"pcme": -4.0, "pcmepp": -4.0, "prolip": -4.0}
+_INITIAL_LOG_VARIANCE = -4.0
 # The learned scale and shift of the logit at the start.
 _INITIAL_LOGIT = {
     "pcme": (10.0, 10.0),
@@ -54,70 +54,87 @@ _MASKED_SHARE, _MASKED, _INCLUSION_WEIGHT = 0.125, 0.75, 0.1
 
 
 class Batch(NamedTuple):
-    """Images (batch, ...), word numbers (batch, length) and what matches (batch, batch)."""
+    """Images (batch, ...), captions (batch, ...) and which match (batch, batch)."""
 
     images: Any
-    tokens: Any
+    texts: Any
     labels: Any
 
 
-class FeatureTower(nnx.Module):
-    """Frozen features (batch, place, feature) to pooled ones (batch, 128) and local ones.
+class Pictures(NamedTuple):
+    """Images (batch, height, width) uint8, for a tower of two convolutions."""
 
-    Args:
-      num_features: of a place.
-      width: of a local feature vector.
-      rngs: of the initial parameters.
-    """
+    height: int
+    width: int
+    channels: tuple[int, int]
 
-    def __init__(self, num_features: int, width: int, *, rngs: nnx.Rngs):
-        self.local = nnx.Linear(num_features, width, rngs=rngs)
-        self.hidden = nnx.Linear(width, image_tower.HIDDEN, rngs=rngs)
 
-    def __call__(self, features: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Pooled and local features."""
+class Words(NamedTuple):
+    """Word numbers (batch, length), for a transformer of some width."""
+
+    number: int
+    length: int
+    width: int
+
+
+class Features(NamedTuple):
+    """Frozen features (batch, place, feature) of either side, for two layers of some width."""
+
+    number: int
+    width: int
+
+
+class _PictureTower(nnx.Module):
+    def __init__(self, of: Pictures, *, rngs: nnx.Rngs):
+        self.tower = image_tower.ImageTower(of.height, of.width, of.channels, rngs=rngs)
+
+    def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array, None]:
+        grid = self.tower.local(images)
+        return self.tower.pooled(grid), grid.reshape(len(images), -1, grid.shape[-1]), None
+
+
+class _FeatureTower(nnx.Module):
+    def __init__(self, of: Features, *, rngs: nnx.Rngs):
+        self.local = nnx.Linear(of.number, of.width, rngs=rngs)
+        self.hidden = nnx.Linear(of.width, text_tower.HIDDEN, rngs=rngs)
+
+    def __call__(self, features: jax.Array) -> tuple[jax.Array, jax.Array, None]:
         local = nnx.relu(self.local(features))
-        return nnx.relu(self.hidden(local.mean(1))), local
+        return nnx.relu(self.hidden(local.mean(1))), local, None
+
+
+class _Side(nnx.Module):
+    """A tower and a head: inputs to embeddings."""
+
+    def __init__(self, method: Method, dimension: int, of: Any, *, rngs: nnx.Rngs):
+        if isinstance(of, Pictures):
+            self.tower, local = _PictureTower(of, rngs=rngs), of.channels[1]
+        elif isinstance(of, Words):
+            self.tower, local = text_tower.TextTower(*of, rngs=rngs), of.width
+        else:
+            self.tower, local = _FeatureTower(of, rngs=rngs), of.width
+        if method in _LOCAL_HEADS:
+            self.head = _LOCAL_HEADS[method](
+                text_tower.HIDDEN,
+                local,
+                dimension,
+                initial_log_variance=_INITIAL_LOG_VARIANCE,
+                rngs=rngs,
+            )
+        else:
+            self.head = heads.PointHead(text_tower.HIDDEN, dimension, rngs=rngs)
+
+    def __call__(self, inputs: jax.Array) -> Any:
+        pooled, local, mask = self.tower(inputs)
+        if isinstance(self.head, heads.PointHead):
+            return self.head(pooled)
+        return self.head(pooled, local, mask)
 
 
 class _Network(nnx.Module):
     def __init__(self, model: "Model", rngs: nnx.Rngs):
-        if model.of_features:
-            self.images = FeatureTower(model.image_shape[1], model.width, rngs=rngs)
-            local = model.width
-        else:
-            height, width = model.image_shape
-            self.images = image_tower.ImageTower(height, width, model.channels, rngs=rngs)
-            local = model.channels[1]
-        self.texts = text_tower.TextTower(model.num_words, model.length, model.width, rngs=rngs)
-        self.image_head = _head(model, image_tower.HIDDEN, local, rngs)
-        self.text_head = _head(model, text_tower.HIDDEN, model.width, rngs)
-        self.is_local = model.method in _LOCAL_HEADS
-
-    def embed_images(self, images: jax.Array) -> Any:
-        if isinstance(self.images, FeatureTower):
-            pooled, local = self.images(images)
-        else:
-            grid = self.images.local(images)
-            pooled = self.images.pooled(grid)
-            local = grid.reshape(len(images), -1, grid.shape[-1])
-        return self.image_head(pooled, local) if self.is_local else self.image_head(pooled)
-
-    def embed_texts(self, tokens: jax.Array) -> Any:
-        pooled, local, mask = self.texts(tokens)
-        return self.text_head(pooled, local, mask) if self.is_local else self.text_head(pooled)
-
-
-def _head(model: "Model", num_features: int, num_local_features: int, rngs: nnx.Rngs) -> nnx.Module:
-    if model.method not in _LOCAL_HEADS:
-        return heads.PointHead(num_features, model.dimension, rngs=rngs)
-    return _LOCAL_HEADS[model.method](
-        num_features,
-        num_local_features,
-        model.dimension,
-        initial_log_variance=_INITIAL_LOG_VARIANCE[model.method],
-        rngs=rngs,
-    )
+        self.image = _Side(model.method, model.dimension, model.image, rngs=rngs)
+        self.text = _Side(model.method, model.dimension, model.text, rngs=rngs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,22 +144,14 @@ class Model:
     Attributes:
       method: how to embed and to train.
       dimension: D.
-      image_shape: of an image, (height, width), or of its features, (place, feature).
-      of_features: whether images are given as features.
-      num_words: of the vocabulary.
-      length: of the longest text.
-      channels: of the two convolutions.
-      width: of the text tower.
+      image: what an image is given as.
+      text: what a caption is given as.
     """
 
     method: Method
     dimension: int
-    image_shape: tuple[int, int]
-    of_features: bool
-    num_words: int
-    length: int
-    channels: tuple[int, int] = (16, 32)
-    width: int = 64
+    image: Pictures | Features
+    text: Words | Features
 
     @functools.cached_property
     def _graph(self) -> nnx.GraphDef:
@@ -170,12 +179,12 @@ class Model:
 
     def embed_images(self, parameters: dict[str, Any], images: jax.Array) -> Any:
         """Images (batch, ...) to Gaussians or points (batch, dimension)."""
-        points = nnx.merge(self._graph, parameters["network"]).embed_images(images)
+        points = nnx.merge(self._graph, parameters["network"]).image(images)
         return points * jnp.exp(parameters["log_image_length"]) if self.method == "meru" else points
 
-    def embed_texts(self, parameters: dict[str, Any], tokens: jax.Array) -> Any:
-        """Word numbers (batch, length) to Gaussians or points (batch, dimension)."""
-        points = nnx.merge(self._graph, parameters["network"]).embed_texts(tokens)
+    def embed_texts(self, parameters: dict[str, Any], texts: jax.Array) -> Any:
+        """Captions (batch, ...) to Gaussians or points (batch, dimension)."""
+        points = nnx.merge(self._graph, parameters["network"]).text(texts)
         return points * jnp.exp(parameters["log_text_length"]) if self.method == "meru" else points
 
 
@@ -188,25 +197,22 @@ def _as_gaussians(points: jax.Array) -> DiagonalGaussian:
     return DiagonalGaussian(points, jnp.zeros_like(points))
 
 
-def masked_inputs(
-    key: jax.Array, images: jax.Array, tokens: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """What is left when most cells of images, or places of features, and most words are masked.
+def masked(key: jax.Array, inputs: jax.Array) -> jax.Array:
+    """What is left of inputs (batch, ...) of any kind when most of each is masked.
 
-    Args:
-      key: a random key.
-      images: (batch, height, width) uint8, which has cells of 4 x 4, or features.
-      tokens: (batch, length).
+    Of pictures cells of 4 x 4, of texts words, of features places (one of a single place is
+    masked whole).
     """
-    of_images, of_words = jax.random.split(key)
-    batch, height, width = images.shape
-    if images.dtype == jnp.uint8:
-        cells = jax.random.bernoulli(of_images, _MASKED, (batch, height // 4, width // 4))
-        cells = jnp.repeat(jnp.repeat(cells, 4, axis=1), 4, axis=2)
+    if inputs.ndim == 2:
+        hidden = jax.random.bernoulli(key, _MASKED, inputs.shape)
+        return jnp.where(hidden, text_tower.PADDING, inputs)
+    batch, height, width = inputs.shape
+    if inputs.dtype == jnp.uint8:
+        cells = jax.random.bernoulli(key, _MASKED, (batch, height // 4, width // 4))
+        hidden = jnp.repeat(jnp.repeat(cells, 4, axis=1), 4, axis=2)
     else:
-        cells = jax.random.bernoulli(of_images, _MASKED, (batch, height, 1))
-    words = jax.random.bernoulli(of_words, _MASKED, tokens.shape)
-    return jnp.where(cells, 0, images), jnp.where(words, text_tower.PADDING, tokens)
+        hidden = jax.random.bernoulli(key, _MASKED, (batch, height, 1))
+    return jnp.where(hidden, jnp.zeros((), inputs.dtype), inputs)
 
 
 def loss(
@@ -214,7 +220,7 @@ def loss(
 ) -> jax.Array:
     """The loss of a method on a batch, divided by its size where it is a sum."""
     images = model.embed_images(parameters, batch.images)
-    texts = model.embed_texts(parameters, batch.tokens)
+    texts = model.embed_texts(parameters, batch.texts)
     scale, shift = logit_parameters(parameters)
     labels = batch.labels
     match model.method:
@@ -238,13 +244,13 @@ def loss(
                 images, texts, logit_scale=scale, logit_bias=shift, labels=labels
             )
             some = slice(max(1, round(_MASKED_SHARE * len(labels))))
-            masked = masked_inputs(key, batch.images[some], batch.tokens[some])
+            of_images, of_texts = jax.random.split(key)
             images, texts = (jax.tree.map(lambda x: x[some], side) for side in (images, texts))
             inclusion = probemb.masked_inclusion_loss(
                 images,
-                model.embed_images(parameters, masked[0]),
+                model.embed_images(parameters, masked(of_images, batch.images[some])),
                 texts,
-                model.embed_texts(parameters, masked[1]),
+                model.embed_texts(parameters, masked(of_texts, batch.texts[some])),
             )
             return contrastive + _INCLUSION_WEIGHT * (
                 inclusion + probemb.inclusion_loss(images, texts)
@@ -285,7 +291,7 @@ def train_step(
 
 def batches(
     images: np.ndarray,
-    tokens: np.ndarray,
+    texts: np.ndarray,
     annotations: np.ndarray,
     num_steps: int,
     *,
@@ -297,7 +303,7 @@ def batches(
 
     Args:
       images: (image, ...).
-      tokens: (caption, length).
+      texts: (caption, ...).
       annotations: (pair, 2), the image and one of its captions.
       num_steps: how many batches.
       seed: batch k is a function of seed and k alone.
@@ -319,7 +325,7 @@ def batches(
         caption = captions[starts[chosen] + random.integers(0, counts[chosen])]
         image = ids[chosen]
         labels = alone if positives is None else positives[image][:, caption].astype(np.float32)
-        return Batch(images[image], tokens[caption], labels)
+        return Batch(images[image], texts[caption], labels)
 
     return grain.MapDataset.range(num_steps).seed(seed).random_map(draw)
 

@@ -54,8 +54,8 @@ class Trial(NamedTuple):
 
     Attributes:
       images: (image, ...), as the model takes them.
-      captions: (caption) texts.
-      tokens: (caption, length).
+      captions: (caption) as they read.
+      texts: the captions (caption, ...), as the model takes them.
       positives: what matches (image, caption), boolean.
       annotated: what was written of which image (image, caption), boolean.
       truth: where it is known.
@@ -63,7 +63,7 @@ class Trial(NamedTuple):
 
     images: np.ndarray
     captions: tuple[str, ...]
-    tokens: np.ndarray
+    texts: np.ndarray
     positives: np.ndarray
     annotated: np.ndarray
     truth: Truth | None
@@ -113,8 +113,8 @@ def _embed_images(model: Model, parameters: Any, images: jax.Array) -> Any:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _embed_texts(model: Model, parameters: Any, tokens: jax.Array) -> Any:
-    return model.embed_texts(parameters, tokens)
+def _embed_texts(model: Model, parameters: Any, texts: jax.Array) -> Any:
+    return model.embed_texts(parameters, texts)
 
 
 def _in_parts(function, model: Model, parameters: Any, inputs: np.ndarray) -> Any:
@@ -134,9 +134,9 @@ def embed_images(model: Model, parameters: Any, images: np.ndarray) -> Any:
     return _in_parts(_embed_images, model, parameters, images)
 
 
-def embed_texts(model: Model, parameters: Any, tokens: np.ndarray) -> Any:
+def embed_texts(model: Model, parameters: Any, texts: np.ndarray) -> Any:
     """Embeddings (caption, ...) of any number of captions."""
-    return _in_parts(_embed_texts, model, parameters, tokens)
+    return _in_parts(_embed_texts, model, parameters, texts)
 
 
 _scores = jax.jit(caption_embedding.scores, static_argnums=0)
@@ -214,7 +214,7 @@ def _implication(model: Model, parameters: Any, narrow: Any, wide: Any) -> jax.A
 def evaluate(model: Model, parameters: Any, trial: Trial) -> Outcome:
     """Run a model on a trial."""
     images = embed_images(model, parameters, trial.images)
-    texts = embed_texts(model, parameters, trial.tokens)
+    texts = embed_texts(model, parameters, trial.texts)
     scores = np.asarray(_scores(model, parameters, images, texts))
     implication = None
     if trial.truth is not None:

@@ -2,7 +2,7 @@
 
     python -m experiments.coco_retrieval --scores scores.npy --folder eccv_caption
 
-A minute or two on two CPU cores. Scores the 5,000 images and 25,000 captions of
+Under a minute on two CPU cores. Scores the 5,000 images and 25,000 captions of
 COCO's test split in both directions: recall at 1, 5 and 10 of COCO 5K, of COCO 1K
 (the mean over five folds) and of CxC, and recall at 1, R-Precision and mAP@R of ECCV
 Caption. All in percent, and without luck: scores that are equal in single precision
@@ -11,7 +11,7 @@ count as the mean over their orders.
 The folder is the one that naver-ai/eccv-caption publishes as `eccv_caption/data`. Two
 captions that it lists as positives of an image are not among the 25,000. No score
 can find them, so they are left out here; their own code counts them as missed, which
-is less than 0.01 % of ECCV Caption.
+moves no number by more than 0.02 points.
 """
 
 import dataclasses
@@ -32,7 +32,6 @@ from probemb import retrieval
 DIRECTIONS = ("image to caption", "caption to image")
 COLLECTIONS = ("original", "cxc", "eccv")
 FOLDS = 5
-RANKS = (1, 5, 10)
 
 # Queries whose scores are in memory as floats at once: 25 MB for 25,000 captions.
 BLOCK = 256
@@ -40,6 +39,9 @@ GREATEST = np.finfo(np.float32).max
 
 Numbers = dict[str, dict[str, float]]
 """Percentages by direction and metric."""
+
+Metric = Callable[[jax.Array, jax.Array, int], jax.Array]
+"""Of scores and positives (query, item), and the most positives of a query, to (query,)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Config:
     folder: Path
     """The folder with coco_test_ids.npy and the positives, such as eccv_image_to_caption.json."""
     image_ids: Path | None = None
-    """A .npy file with the COCO id of each row. Default: the order of coco_test_ids.npy."""
+    """A .npy file with the COCO id of each row. Default: the order of their captions."""
     caption_ids: Path | None = None
     """A .npy file with the COCO id of each column. Default: the order of coco_test_ids.npy."""
 
@@ -62,11 +64,13 @@ class Benchmark(NamedTuple):
     Attributes:
       image_ids: (image,).
       caption_ids: (caption,).
+      image_of_caption: (caption,), the id of the image that a caption was written for.
       positives: by collection and direction, from the id of a query to those of its positives.
     """
 
     image_ids: np.ndarray
     caption_ids: np.ndarray
+    image_of_caption: np.ndarray
     positives: dict[str, dict[str, dict[int, list[int]]]]
 
 
@@ -114,8 +118,10 @@ def read(folder: Path) -> Benchmark:
     unknown = [caption for caption in caption_ids.tolist() if not image_of.get(caption)]
     if unknown:
         raise ValueError(f"{folder} must hold the image of every caption, none of {unknown[0]}")
-    images = dict.fromkeys(image_of[caption][0] for caption in caption_ids.tolist())
-    return Benchmark(np.array(list(images)), caption_ids, positives)
+    images = [image_of[caption][0] for caption in caption_ids.tolist()]
+    return Benchmark(
+        np.array(list(dict.fromkeys(images))), caption_ids, np.array(images), positives
+    )
 
 
 def _check_ids(name: str, ids: np.ndarray, expected: np.ndarray) -> None:
@@ -151,8 +157,8 @@ def checked(scores: Scores, benchmark: Benchmark) -> Scores:
         if len(bad):
             row, column = bad[0] + (start, 0)
             raise ValueError(
-                f"scores must be finite in single precision, got {values[row, column]} for image {ids[0][row]} "
-                f"and caption {ids[1][column]}"
+                f"scores must be finite in single precision, got {values[row, column]} "
+                f"for image {ids[0][row]} and caption {ids[1][column]}"
             )
     return Scores(values, *ids)
 
@@ -172,19 +178,35 @@ def _blocks(
         yield np.asarray(values[rows]), indices[some], min(size, len(queries) - start)
 
 
+def _recall(k: int) -> Metric:
+    return lambda scores, positives, _: retrieval.recall_at_k(scores, positives, k=k)
+
+
+def _r_precision(scores: jax.Array, positives: jax.Array, most: int) -> jax.Array:
+    return retrieval.r_precision(scores, positives, max_positives=most)
+
+
+def _map_at_r(scores: jax.Array, positives: jax.Array, most: int) -> jax.Array:
+    return retrieval.map_at_r(scores, positives, max_positives=most)
+
+
+RECALLS = {f"R@{k}": _recall(k) for k in (1, 5, 10)}
+RANKINGS = {"R@1": RECALLS["R@1"], "R-Precision": _r_precision, "mAP@R": _map_at_r}
+
+
 @functools.partial(jax.jit, static_argnums=0)
-def _metrics(
-    statistic: Callable[..., dict[str, jax.Array]], scores: jax.Array, indices: jax.Array
-) -> dict[str, jax.Array]:
+def _of_queries(
+    metrics: tuple[Metric, ...], scores: jax.Array, indices: jax.Array
+) -> list[jax.Array]:
     positives = retrieval.positives_of(indices, num_items=scores.shape[1])
-    return statistic(scores, positives, indices.shape[1])
+    return [metric(scores, positives, indices.shape[1]) for metric in metrics]
 
 
 def mean_of(
     scores: Scores,
     positives: dict[int, list[int]],
     direction: str,
-    statistic: Callable[..., dict[str, jax.Array]],
+    metrics: dict[str, Metric],
 ) -> dict[str, float]:
     """The mean of metrics over queries, in percent.
 
@@ -193,8 +215,7 @@ def mean_of(
       positives: from the id of a query to those of its positives. Queries whose id is not among
         the scores, and positives that are not, are left out.
       direction: of `DIRECTIONS`.
-      statistic: of scores (query, item), positives (query, item) and `max_positives`, to the
-        metrics (query,) by name.
+      metrics: by name.
     """
     values, rows, columns = scores.values, _places(scores.image_ids), _places(scores.caption_ids)
     if direction == "caption to image":
@@ -209,57 +230,37 @@ def mean_of(
     width = max(map(len, lists.values()))
     indices = np.array([found + [-1] * (width - len(found)) for found in lists.values()])
 
-    total: dict[str, float] = {}
+    total = np.zeros(len(metrics))
     progress = tqdm(total=len(lists), desc=direction, unit="query", leave=False, disable=None)
     for block, matches, number in _blocks(values, list(lists), indices):
-        for name, value in _metrics(statistic, block, matches).items():
-            total[name] = total.get(name, 0.0) + float(np.sum(np.asarray(value)[:number]))
+        of_queries = _of_queries(tuple(metrics.values()), block, matches)
+        total += [np.sum(one[:number], dtype=float) for one in np.asarray(of_queries)]
         progress.update(number)
     progress.close()
-    return {name: 100.0 * value / len(lists) for name, value in total.items()}
-
-
-def recalls(scores: jax.Array, positives: jax.Array, _: int) -> dict[str, jax.Array]:
-    """Recall at 1, 5 and 10."""
-    return {f"R@{k}": retrieval.recall_at_k(scores, positives, k=k) for k in RANKS}
-
-
-def rankings(scores: jax.Array, positives: jax.Array, most: int) -> dict[str, jax.Array]:
-    """What ECCV Caption reports: recall at 1, R-Precision and mAP@R."""
-    return {
-        "R@1": retrieval.recall_at_k(scores, positives, k=1),
-        "R-Precision": retrieval.r_precision(scores, positives, max_positives=most),
-        "mAP@R": retrieval.map_at_r(scores, positives, max_positives=most),
-    }
+    means = 100.0 * total / len(lists)
+    return dict(zip(metrics, means.tolist(), strict=True))
 
 
 def _both_directions(
-    scores: Scores,
-    benchmark: Benchmark,
-    collection: str,
-    statistic: Callable[..., dict[str, jax.Array]],
+    scores: Scores, benchmark: Benchmark, collection: str, metrics: dict[str, Metric]
 ) -> Numbers:
-    return {
-        direction: mean_of(scores, benchmark.positives[collection][direction], direction, statistic)
-        for direction in DIRECTIONS
-    }
+    positives = benchmark.positives[collection]
+    return {way: mean_of(scores, positives[way], way, metrics) for way in DIRECTIONS}
 
 
 def coco_5k(scores: Scores, benchmark: Benchmark) -> Numbers:
     """Recall of COCO's own pairs among all images and captions."""
-    return _both_directions(scores, benchmark, "original", recalls)
+    return _both_directions(scores, benchmark, "original", RECALLS)
 
 
 def coco_1k(scores: Scores, benchmark: Benchmark) -> Numbers:
     """The mean recall over five folds of consecutive images, each with its captions."""
     rows, columns = _places(scores.image_ids), _places(scores.caption_ids)
-    image_of = benchmark.positives["original"]["caption to image"]
     folds = []
     for images in np.array_split(benchmark.image_ids, FOLDS):
-        ours = set(images.tolist())
-        captions = [one for one in benchmark.caption_ids.tolist() if image_of[one][0] in ours]
-        chosen = np.ix_([rows[one] for one in images.tolist()], [columns[one] for one in captions])
-        fold = Scores(np.asarray(scores.values[chosen]), images, np.array(captions))
+        captions = benchmark.caption_ids[np.isin(benchmark.image_of_caption, images)]
+        chosen = np.ix_([rows[one] for one in images], [columns[one] for one in captions])
+        fold = Scores(np.asarray(scores.values[chosen]), images, captions)
         folds.append(coco_5k(fold, benchmark))
     return {
         direction: {
@@ -272,12 +273,12 @@ def coco_1k(scores: Scores, benchmark: Benchmark) -> Numbers:
 
 def cxc(scores: Scores, benchmark: Benchmark) -> Numbers:
     """Recall with the positives of Crisscrossed Captions."""
-    return _both_directions(scores, benchmark, "cxc", recalls)
+    return _both_directions(scores, benchmark, "cxc", RECALLS)
 
 
 def eccv_caption(scores: Scores, benchmark: Benchmark) -> Numbers:
     """Recall at 1, R-Precision and mAP@R with the positives of ECCV Caption."""
-    return _both_directions(scores, benchmark, "eccv", rankings)
+    return _both_directions(scores, benchmark, "eccv", RANKINGS)
 
 
 PROTOCOLS: dict[str, Callable[[Scores, Benchmark], Numbers]] = {

@@ -41,7 +41,7 @@ from experiments import (
     runs,
     text_tower,
 )
-from experiments.caption_embedding import Model
+from experiments.caption_embedding import Model, Pictures, Words
 from experiments.caption_evaluation import Side, Trial, Truth
 from experiments.captioned_digits import Captioned
 from experiments.digits import Source
@@ -145,12 +145,8 @@ def run(config: Config) -> dict[str, Any]:
         method: Model(
             method,
             config.dimension,
-            train.images.shape[1:],
-            False,
-            len(VOCABULARY),
-            digit_grammar.MOST_WORDS,
-            config.channels,
-            config.width,
+            Pictures(*train.images.shape[1:], config.channels),
+            Words(len(VOCABULARY), digit_grammar.MOST_WORDS, config.width),
         )
         for method in config.methods
     }

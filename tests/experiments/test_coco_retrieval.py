@@ -90,10 +90,10 @@ def shuffled_scores(benchmark: Benchmark, seed: int) -> Scores:
 
 def assert_1k_as_by_hand(numbers, scores: Scores, benchmark: Benchmark):
     """Folds of consecutive captions, as published, instead of consecutive images."""
-    image_of = benchmark.positives["original"][CAPTION_TO_IMAGE]
     folds = []
-    for captions in np.array_split(benchmark.caption_ids, 5):
-        images = sorted({image_of[caption][0] for caption in captions.tolist()})
+    for start in range(0, len(benchmark.caption_ids), len(benchmark.caption_ids) // 5):
+        some = slice(start, start + len(benchmark.caption_ids) // 5)
+        captions, images = benchmark.caption_ids[some], benchmark.image_of_caption[some]
         chosen = np.isin(scores.image_ids, images), np.isin(scores.caption_ids, captions)
         fold = Scores(
             scores.values[chosen[0]][:, chosen[1]],
@@ -129,7 +129,9 @@ def test_protocols_are_as_by_hand_in_any_order_and_blocks(folder, monkeypatch):
     )
 
 
-def matches(benchmark: Benchmark, collection: str, direction: str, dtype=np.float32) -> Scores:
+def matches(
+    benchmark: Benchmark, collection: str, direction: str, dtype: type = np.float32
+) -> Scores:
     """Scores of 1 for positives and 0 for the others."""
     images, captions = benchmark[:2]
     rows, columns = ({int(one): n for n, one in enumerate(ids)} for ids in (images, captions))
@@ -272,10 +274,13 @@ def test_published_sizes(published):
 
 
 def planted_scores(benchmark: Benchmark) -> Scores:
-    """Finite floats of which no two are equal; half of all positives are above all others."""
-    bits = np.arange(5000 * 25_000, dtype=np.uint32) * np.uint32(2654435761) % np.uint32(2**27)
-    bits ^= bits >> np.uint32(13)
-    bits = bits * np.uint32(2246822519) % np.uint32(2**27) + np.uint32(2**29)
+    """Finite floats of which no two are equal; a fifth of the positives is above all others."""
+    bits = np.arange(5000 * 25_000, dtype=np.uint32)
+    for factor in (2654435761, 2246822519):  # odd, so that what differs still does
+        bits *= np.uint32(factor)
+        bits &= np.uint32(2**27 - 1)
+        bits ^= bits >> np.uint32(13)
+    bits += np.uint32(2**29)
     values = bits.view(np.float32).reshape(5000, 25_000)
     random = np.random.default_rng(4)
     rows, columns = ({int(one): n for n, one in enumerate(ids)} for ids in benchmark[:2])
@@ -285,7 +290,7 @@ def planted_scores(benchmark: Benchmark) -> Scores:
             for collection in ("cxc", "eccv")
             for image, found in benchmark.positives[collection][IMAGE_TO_CAPTION].items()
             for caption in found
-            if caption in columns and random.uniform() < 0.5
+            if caption in columns and random.uniform() < 0.2
         }
     )
     values[tuple(np.array(pairs).T)] = 1.0 + random.permutation(len(pairs))
@@ -294,10 +299,19 @@ def planted_scores(benchmark: Benchmark) -> Scores:
 
 def test_published_protocols_are_as_by_hand(published):
     scores = planted_scores(published)
+    chosen = {*published.image_ids[::5].tolist(), *published.caption_ids[::20].tolist()}
+    some = {
+        collection: {
+            direction: {query: found for query, found in of.items() if query in chosen}
+            for direction, of in positives.items()
+        }
+        for collection, positives in published.positives.items()
+    }
+    published = published._replace(positives=some)
     for protocol, collection in PLAIN:
         numbers = assert_as_by_hand(protocol, collection, scores, published)
         for of_direction in numbers.values():
-            assert all(10.0 < value < 99.9 for value in of_direction.values())
+            assert all(5.0 < value < 99.0 for value in of_direction.values())
     assert_1k_as_by_hand(coco_retrieval.coco_1k(scores, published), scores, published)
 
 

@@ -1,10 +1,12 @@
-"""Strict promotion, and the reference values."""
+"""Strict promotion, the reference values, and derivatives beside differences."""
 
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "probemb_reference.npz"
 
@@ -15,7 +17,7 @@ def strict_promotion():
         yield
 
 
-@pytest.fixture(scope="session", params=["separable", "overlapping"])
+@pytest.fixture(scope="module", params=["separable", "overlapping"])
 def golden(request):
     """golden("pcme/shift") is the reference value of that name in one of the two sets."""
     with np.load(GOLDEN) as archive:
@@ -27,3 +29,39 @@ def golden(request):
 def no_more_compiled_programs_than_a_module_needs():
     yield
     jax.clear_caches()
+
+
+def _to_second_order(function, arguments, tolerance=1e-5):
+    point, unravel = ravel_pytree(jax.tree.map(jnp.asarray, arguments))
+    direction = np.random.default_rng(0).normal(size=point.shape)
+
+    def weighted(point):
+        outputs, _ = ravel_pytree(function(*unravel(point)))
+        return outputs @ jnp.asarray(np.random.default_rng(1).normal(size=outputs.shape))
+
+    @jax.jit
+    def derivatives(point):
+        (value, slope), pull_back = jax.vjp(jax.value_and_grad(weighted), point)
+        return value, slope, pull_back((jnp.zeros_like(value), jnp.asarray(direction)))[0]
+
+    _, slope, curvature = derivatives(point)
+    step = 1e-5
+    (after, slope_after, _), (before, slope_before, _) = (
+        derivatives(point + sign * step * direction) for sign in (1.0, -1.0)
+    )
+    for name, found, differences in (
+        ("first", slope @ direction, after - before),
+        ("second", curvature, slope_after - slope_before),
+    ):
+        np.testing.assert_allclose(
+            found, differences / (2.0 * step), rtol=tolerance, atol=tolerance, err_msg=name
+        )
+
+
+@pytest.fixture(scope="session")
+def check_to_second_order():
+    """check(function, arguments): both derivatives in reverse mode equal central differences.
+
+    Along one direction, of a weighted sum of all outputs, and with one compilation.
+    """
+    return _to_second_order

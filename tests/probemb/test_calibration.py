@@ -1,3 +1,6 @@
+import itertools
+import math
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -6,7 +9,7 @@ import pytest
 import scipy.stats
 import sklearn.metrics
 
-from probemb import calibration
+from probemb import calibration, reduction
 
 
 def items(seed: int, number: int = 200, levels: int | None = None):
@@ -180,6 +183,193 @@ def test_weights_of_a_calibration_error_are_repetitions():
     np.testing.assert_allclose(weighted, repeated)
 
 
+CORRELATIONS = [calibration.kendall_tau, calibration.spearman]
+BINNED = [calibration.level_score, calibration.bin_correlation]
+
+
+def two_orders(seed: int, number: int = 200, levels: int | None = None):
+    """Orders that agree in part; few levels make ties in both."""
+    x, noise = np.random.default_rng(seed).normal(size=(2, number))
+    y = x + noise
+    return (np.round(levels * x), np.round(levels * y)) if levels else (x, y)
+
+
+@pytest.mark.parametrize("levels", [None, 1, 3])
+@pytest.mark.parametrize("tile", [1000, 10**6])
+def test_rank_correlations_are_those_of_scipy(monkeypatch, levels, tile):
+    monkeypatch.setattr(reduction, "TILE", tile)
+    x, y = two_orders(20, 60, levels)
+    expected = scipy.stats.kendalltau(x, y).statistic
+    np.testing.assert_allclose(calibration.kendall_tau(x, y), expected, rtol=1e-12)
+    expected = scipy.stats.spearmanr(x, y).statistic
+    np.testing.assert_allclose(calibration.spearman(x, y), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("statistic", CORRELATIONS)
+def test_rank_correlations_see_orders_alone(statistic):
+    x, y = two_orders(21, 60, 2)
+    place = np.random.default_rng(22).permutation(60)
+    expected = statistic(x, y)
+    np.testing.assert_allclose(statistic(np.exp(x)[place], y[place] ** 3), expected)
+    np.testing.assert_allclose(statistic(y, x), expected)
+    np.testing.assert_allclose(statistic(-x, y), -expected)
+    np.testing.assert_allclose([statistic(x, x), statistic(x, -x)], [1.0, -1.0])
+
+
+@pytest.mark.parametrize("statistic", CORRELATIONS)
+def test_weights_of_rank_correlations_are_repetitions(statistic):
+    x, y = two_orders(23, 60, 2)
+    weights = np.random.default_rng(24).multinomial(60, np.full(60, 1 / 60))
+    repeated = statistic(np.repeat(x, weights), np.repeat(y, weights))
+    np.testing.assert_allclose(statistic(x, y, weights=weights), repeated, rtol=1e-12)
+    np.testing.assert_allclose(statistic(x, y, weights=0.3 * weights), repeated, rtol=1e-12)
+
+
+@pytest.mark.parametrize("statistic", CORRELATIONS)
+def test_rank_correlations_in_float32_and_of_two_precisions(statistic):
+    x, y = two_orders(25, 60)
+    single = statistic(x.astype(np.float32), y.astype(np.float32))
+    assert single.dtype == jnp.float32
+    np.testing.assert_allclose(single, statistic(x, y), rtol=1e-5)
+    # Neither of the two is cut to the other's digits.
+    close = 1.0 + 1e-12 * np.arange(60)
+    np.testing.assert_allclose(statistic(close, np.arange(60, dtype=np.float32)), 1.0)
+
+
+@pytest.mark.parametrize("statistic", CORRELATIONS)
+def test_rank_correlations_under_jit_and_vmap(statistic):
+    x, y = (np.stack(both) for both in zip(two_orders(26), two_orders(27), strict=True))
+    each = jnp.stack([statistic(*one) for one in zip(x, y, strict=True)])
+    chex.assert_trees_all_close(jax.jit(jax.vmap(statistic))(x, y), each)
+    compiled = jax.jit(statistic)
+    assert np.isnan(compiled(jnp.zeros(3), jnp.arange(3.0)))
+    assert np.isnan(compiled(jnp.arange(3.0), jnp.array([1.0, jnp.nan, 0.0])))
+    # Weights that are no whole numbers leave rounding, which must not correlate.
+    weights = jnp.array([0.1, 0.7, 0.3, 0.0])
+    same = jnp.array([2.0, 2.0, 2.0, 1.0])
+    assert np.isnan(jax.jit(statistic)(same, jnp.arange(4.0), weights=weights))
+
+
+def test_kendall_under_the_bootstrap_holds_no_pairs_per_resample():
+    x, y = two_orders(28, 2000)
+    of_weights = jax.vmap(lambda weights: calibration.kendall_tau(x, y, weights=weights))
+    text = str(jax.make_jaxpr(of_weights)(jnp.ones((50, 2000))))
+    assert "[131,2000]" in text and "[50,131,2000]" not in text and "[2000,2000]" not in text
+
+
+@pytest.mark.parametrize(
+    ("statistic", "items_of"),
+    [*((one, two_orders) for one in CORRELATIONS), *((one, items) for one in BINNED)],
+)
+def test_bootstrap_intervals_of_correlations_hold_them(statistic, items_of):
+    x, y = items_of(29, 2000)
+    low, high = calibration.bootstrap_interval(
+        jax.random.key(0), statistic, x, y, num_resamples=200
+    )
+    value = statistic(x, y)
+    assert low <= value <= high and 0.0 < high - low < 0.15
+    if statistic is calibration.spearman:  # of normal items, by Fisher's z with its usual widening
+        error = (1 - value**2) * math.sqrt((1 + value**2 / 2) / 2000)
+        np.testing.assert_allclose(high - low, 2 * 1.96 * error, rtol=0.2)
+
+
+def binned(uncertainty, correct, num_bins):
+    """Both binned scores, by SciPy on the bins of `equal_bins`."""
+    place = np.asarray(calibration.equal_bins(uncertainty, num_bins=num_bins))
+    mean = np.array([np.mean(correct[place == level]) for level in range(num_bins)])
+    level = np.arange(num_bins)
+    fit = scipy.stats.linregress(level, mean)
+    score = -scipy.stats.spearmanr(level, mean).statistic * fit.rvalue**2
+    return score, scipy.stats.pearsonr(level, mean).statistic
+
+
+@pytest.mark.parametrize(("number", "num_bins"), [(60, 5), (63, 5), (23, 7)])
+def test_binned_scores_are_those_of_scipy_on_equal_bins(number, num_bins):
+    uncertainty, correct = items(30, number)
+    score, pearson = binned(uncertainty, correct, num_bins)
+    options = {"num_bins": num_bins}
+    np.testing.assert_allclose(calibration.level_score(uncertainty, correct, **options), score)
+    value = calibration.bin_correlation(uncertainty, correct, **options)
+    np.testing.assert_allclose(value, pearson)
+
+
+def test_binned_scores_by_hand():
+    uncertainty = np.arange(10.0)
+    falling = np.array([1, 1, 1, 0, 1, 0, 0, 0, 0, 0])  # 1, 1/2, 1/2, 0, 0
+    # Levels -2..2 and mid-ranks 2, 1/2, 1/2, -3/2, -3/2: S = -9 / sqrt(90);
+    # means minus 2/5 are 0.6, 0.1, 0.1, -0.4, -0.4: r = -2.5 / sqrt(10 * 0.7).
+    pearson = -2.5 / math.sqrt(7.0)
+    score = calibration.level_score(uncertainty, falling)
+    np.testing.assert_allclose(score, 9 / math.sqrt(90) * pearson**2)
+    np.testing.assert_allclose(
+        calibration.bin_correlation(uncertainty, falling, num_bins=5), pearson
+    )
+    np.testing.assert_allclose(calibration.level_score(-uncertainty, falling), -score)
+    single = calibration.level_score(uncertainty.astype(np.float32), falling)
+    assert single.dtype == jnp.float32
+    np.testing.assert_allclose(single, score, rtol=1e-5)
+
+
+def test_binned_scores_do_not_see_how_far_the_line_falls():
+    uncertainty = np.arange(400.0)
+    for shares in ([1.0, 0.75, 0.5, 0.25], [0.53, 0.52, 0.51, 0.5]):
+        correct = np.concatenate([np.arange(100) < round(100 * share) for share in shares])
+        for statistic, ideal in zip(BINNED, (1.0, -1.0), strict=True):
+            np.testing.assert_allclose(statistic(uncertainty, correct, num_bins=4), ideal)
+
+
+def test_of_five_levels_four_percent_fall_by_chance():
+    scores = [
+        scipy.stats.spearmanr(order, range(5)).statistic
+        for order in itertools.permutations(range(5))
+    ]
+    assert np.mean(np.array(scores) < -0.89) == 5 / 120
+
+
+@pytest.mark.parametrize("statistic", BINNED)
+def test_ties_are_spread_over_the_bins_that_they_span(statistic):
+    uncertainty, correct = items(31, 60, levels=4)
+    value = statistic(uncertainty, correct, num_bins=5)
+    random = np.random.default_rng(32)
+    for _ in range(3):
+        place = random.permutation(60)
+        again = statistic(uncertainty[place], correct[place], num_bins=5)
+        np.testing.assert_allclose(again, value)
+    # The means of bins are those over all orders of what ties.
+    shuffled = []
+    for _ in range(3000):
+        place = random.permutation(60)
+        order = place[np.argsort(uncertainty[place], kind="stable")]
+        shuffled.append(correct[order].reshape(5, 12).mean(1))
+    mean = np.mean(shuffled, axis=0)
+    expected = scipy.stats.pearsonr(np.arange(5), mean).statistic
+    value = calibration.bin_correlation(uncertainty, correct, num_bins=5)
+    np.testing.assert_allclose(value, expected, atol=0.01)
+
+
+@pytest.mark.parametrize("statistic", BINNED)
+@pytest.mark.parametrize("levels", [None, 5])
+def test_weights_of_binned_scores_are_repetitions(statistic, levels):
+    uncertainty, correct = items(33, 60, levels)
+    weights = np.random.default_rng(34).multinomial(60, np.full(60, 1 / 60))
+    repeated = statistic(np.repeat(uncertainty, weights), np.repeat(correct, weights))
+    np.testing.assert_allclose(statistic(uncertainty, correct, weights=weights), repeated)
+
+
+@pytest.mark.parametrize("statistic", BINNED)
+def test_binned_scores_where_nothing_can_be_told(statistic):
+    same = np.tile([0.0, 1.0, 1.0], 10)  # each bin is right in two of three
+    assert np.isnan(statistic(np.arange(30.0), same, num_bins=10))
+    halves = np.repeat([0.0, 1.0], 15)  # one tie spans the bins 1 and 2 of three, and part of 0
+    assert np.isnan(statistic(halves, np.tile([0.0, 1.0, 1.0], 10), num_bins=5))
+    compiled = jax.jit(statistic)
+    assert np.isnan(compiled(jnp.zeros(20), jnp.tile(jnp.array([0.0, 1.0]), 10)))
+    assert np.isnan(
+        compiled(jnp.arange(20.0).at[3].set(jnp.nan), jnp.tile(jnp.array([0.0, 1]), 10))
+    )
+    assert np.isnan(compiled(jnp.arange(20.0), jnp.ones(20)))
+
+
 UNCERTAINTY, CORRECT = np.array([0.1, 0.2, 0.3]), np.array([1.0, 0.0, 1.0])
 
 
@@ -204,6 +394,48 @@ UNCERTAINTY, CORRECT = np.array([0.1, 0.2, 0.3]), np.array([1.0, 0.0, 1.0])
         (
             lambda: calibration.r_auroc(UNCERTAINTY, CORRECT, weights=CORRECT),
             "weights must leave both an error and a success",
+        ),
+        (
+            lambda: calibration.kendall_tau(UNCERTAINTY, CORRECT[:2]),
+            r"ambiguity must have one value per item, \(3,\), got \(2,\)",
+        ),
+        (
+            lambda: calibration.spearman(UNCERTAINTY, np.full(3, 0.5)),
+            "ambiguity must not be the same for all items that count, got 0.5 throughout",
+        ),
+        (
+            lambda: calibration.kendall_tau(np.ones(3), CORRECT),
+            "uncertainty must not be the same for all items that count, got 1 throughout",
+        ),
+        (
+            lambda: calibration.kendall_tau(UNCERTAINTY, CORRECT, weights=CORRECT),
+            "ambiguity must not be the same",
+        ),
+        (
+            lambda: calibration.spearman(UNCERTAINTY, np.array([0.0, np.inf, 1.0])),
+            r"ambiguity must be finite, got inf at index \(1,\)",
+        ),
+        (
+            lambda: calibration.level_score(UNCERTAINTY, CORRECT),
+            "num_bins must be at most the 3 items, got 5",
+        ),
+        (
+            lambda: calibration.bin_correlation(UNCERTAINTY, CORRECT, num_bins=1),
+            "num_bins must be at least 2, got 1",
+        ),
+        (
+            lambda: calibration.bin_correlation(UNCERTAINTY, np.ones(3), num_bins=2),
+            "correct must not be the same",
+        ),
+        (
+            lambda: calibration.level_score(UNCERTAINTY, 2 * CORRECT, num_bins=2),
+            r"correct must lie in 0..1",
+        ),
+        (
+            lambda: calibration.level_score(
+                UNCERTAINTY, CORRECT, num_bins=2, weights=np.array([1.0, 0.5, 1.0])
+            ),
+            "weights must be whole numbers, got 0.5",
         ),
         (lambda: calibration.equal_bins(UNCERTAINTY, num_bins=4), "at most the 3 items, got 4"),
         (lambda: calibration.equal_bins(UNCERTAINTY, num_bins=0), "num_bins must be at least 1"),

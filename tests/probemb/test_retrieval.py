@@ -26,8 +26,8 @@ def of_order(relevant: np.ndarray) -> dict[str, float]:
     return {
         "recall at 1": float(relevant[:1].any()),
         "recall at 3": float(relevant[:3].any()),
-        "R-Precision": relevant[:number].mean(),
-        "mAP@R": np.sum(precisions) / number,
+        "R-Precision": float(relevant[:number].mean()),
+        "mAP@R": float(np.sum(precisions) / number),
     }
 
 
@@ -38,7 +38,7 @@ def over_orders(scores: np.ndarray, positives: np.ndarray) -> dict[str, float]:
     """The mean of the metrics over all orders of the items that descend in score."""
     descending = (np.diff(scores[ORDERS]) <= 0.0).all(axis=1)
     values = [of_order(positives[order]) for order in ORDERS[descending]]
-    return {name: np.mean([value[name] for value in values]) for name in METRICS}
+    return {name: float(np.mean([value[name] for value in values])) for name in METRICS}
 
 
 def queries(seed: int, number: int = 40, items: int = 30, levels: float | None = None):
@@ -55,9 +55,9 @@ def test_ties_are_the_mean_over_all_orders(levels):
     scores, positives = queries(int(levels), 12, 6, levels)
     expected = [over_orders(*query) for query in zip(scores, positives, strict=True)]
     for name, metric in METRICS.items():
-        of_name = [one[name] for one in expected]
+        of_name, metric = [one[name] for one in expected], jax.jit(metric)
         np.testing.assert_allclose(metric(scores, positives), of_name, atol=1e-12)
-        single = jax.jit(metric)(scores.astype(np.float32), positives)
+        single = metric(scores.astype(np.float32), positives)
         assert single.dtype == jnp.float32
         np.testing.assert_allclose(single, of_name, atol=1e-6)
 
@@ -81,7 +81,7 @@ def test_recall_is_that_of_scikit_learn():
     scores, _ = queries(1)
     label = np.random.default_rng(2).integers(30, size=40)
     positives = np.arange(30)[None] == label[:, None]
-    for k in (1, 3, 10):
+    for k in (1, 3):
         expected = sklearn.metrics.top_k_accuracy_score(label, scores, k=k, labels=range(30))
         np.testing.assert_allclose(retrieval.recall_at_k(scores, positives, k=k).mean(), expected)
 
@@ -118,7 +118,8 @@ def test_thousands_of_ties_keep_their_digits():
     positives = np.arange(20_000)[None] < 3
     for k in (1, 5000):
         chance = 1 - np.prod([(20_000 - k - i) / (20_000 - i) for i in range(3)])
-        value = retrieval.recall_at_k(np.zeros((1, 20_000), np.float32), positives, k=k)
+        recall = jax.jit(functools.partial(retrieval.recall_at_k, k=k))
+        value = recall(np.zeros((1, 20_000), np.float32), positives)
         np.testing.assert_allclose(value, [chance], rtol=1e-3)
 
 
@@ -146,7 +147,7 @@ def test_bounds(metric):
 @each_metric
 def test_jit_and_vmap(metric):
     scores, positives = (np.stack(both) for both in zip(queries(9), queries(10), strict=True))
-    each = jnp.stack([metric(*one) for one in zip(scores, positives, strict=True)])
+    each = np.stack([metric(*one) for one in zip(scores, positives, strict=True)])
     chex.assert_trees_all_close(jax.jit(jax.vmap(metric))(scores, positives), each, atol=1e-12)
 
 
@@ -159,13 +160,12 @@ def test_nan_where_it_cannot_be_looked_at(metric):
 
 
 @pytest.mark.parametrize("metric", [retrieval.r_precision, retrieval.map_at_r])
-@pytest.mark.parametrize("levels", [None, 1])
-def test_fewer_places_give_the_same(metric, levels):
-    scores, positives = queries(12, levels=levels)
+def test_fewer_places_give_the_same(metric):
+    scores, positives = queries(12, levels=1)
     most = int(positives.sum(axis=1).max())
     expected = metric(scores, positives)
     for places in (most, 1000):
-        value = metric(scores, positives, max_positives=places)
+        value = jax.jit(functools.partial(metric, max_positives=places))(scores, positives)
         np.testing.assert_allclose(value, expected, atol=1e-12)
     with pytest.raises(ValueError, match=f"max_positives must be at least the {most} of a query"):
         metric(scores, positives, max_positives=most - 1)
@@ -179,7 +179,7 @@ def test_a_truncated_ranking_inflates_r_precision():
     cut = [np.take_along_axis(values, kept, axis=1) for values in (scores, positives)]
     found = cut[1].any(axis=1)
     whole = retrieval.r_precision(scores, positives)[found]
-    truncated = retrieval.r_precision(cut[0][found], cut[1][found])
+    truncated = jax.jit(retrieval.r_precision)(cut[0][found], cut[1][found])
     assert truncated.mean() > whole.mean() + 0.05
 
 
@@ -230,12 +230,12 @@ def test_listed_positives():
     np.testing.assert_array_equal(of_items([[1], []]), [[False, True, False, False], 4 * [False]])
 
 
-@pytest.mark.parametrize("block_size", [4, 100])
+@pytest.mark.parametrize("block_size", [7, 100])
 def test_blocks_are_the_whole(block_size):
     random = np.random.default_rng(15)
-    p, q = (DiagonalGaussian(*random.normal(size=(2, n, 3))) for n in (10, 20))
-    _, positives = queries(16, 10, 20)
-    lists = np.full((10, 20), -1)
+    p, q = (DiagonalGaussian(*random.normal(size=(2, n, 3))) for n in (40, 30))
+    _, positives = queries(16)
+    lists = np.full((40, 30), -1)
     for row, match in zip(lists, positives, strict=True):
         row[: match.sum()] = np.flatnonzero(match)
 
@@ -246,7 +246,7 @@ def test_blocks_are_the_whole(block_size):
         return retrieval.recall_at_k(scores, positives, k=3), retrieval.map_at_r(scores, positives)
 
     def of_lists(scores, lists):
-        return both(scores, retrieval.positives_of(lists, num_items=20))
+        return both(scores, retrieval.positives_of(lists, num_items=30))
 
     expected = both(score(p, q), positives)
     for statistic, matches in ((both, positives), (of_lists, lists)):
@@ -310,7 +310,7 @@ def blocks(p, positives, **options):
     ("call", "error", "message"),
     [
         (lambda: retrieval.recall_at_k(SCORES, POSITIVES, k=0), ValueError, "k must be at least 1"),
-        (lambda: retrieval.recall_at_k(SCORES, POSITIVES, k=1.0), TypeError, "k must be an integ"),
+        (lambda: retrieval.recall_at_k(SCORES, POSITIVES, k=True), TypeError, "k must be an integ"),
         (
             lambda: retrieval.map_at_r(SCORES, POSITIVES, max_positives=0),
             ValueError,
