@@ -37,7 +37,6 @@ from experiments import (
     captioned_digits,
     digit_grammar,
     digits,
-    results,
     runs,
     text_tower,
 )
@@ -141,11 +140,12 @@ def run(config: Config) -> dict[str, Any]:
         f"training, matches: {config.matches}"
     )
     print(f"{data}\nin {folder}", flush=True)
+    height, width = train.images.shape[1:]
     models = {
         method: Model(
             method,
             config.dimension,
-            Pictures(*train.images.shape[1:], config.channels),
+            Pictures(height, width, config.channels),
             Words(len(VOCABULARY), digit_grammar.MOST_WORDS, config.width),
         )
         for method in config.methods
@@ -175,16 +175,16 @@ def run(config: Config) -> dict[str, Any]:
         versions={"jax": jax.__version__, "flax": flax.__version__},
         backend=jax.default_backend(),
     )
-    text = caption_report.markdown(content, "Digit captions")
-    with results.new_folder(report) as partial:
-        results.write_json(partial / "results.json", content)
-        results.replace_text(partial / "results.md", text)
-        first = next(iter(trials))
+    first = next(iter(trials))
+
+    def draw(partial: Path) -> None:
         caption_pictures.draw(partial, trials[first], outcomes[first])
         caption_pictures.draw_digits(
             partial, trials[first], outcomes[first], models, parameters, encode
         )
-    print(f"\n{text}\nsaved {report}; this call took {time.perf_counter() - started:.0f} s")
+
+    caption_report.save(report, content, "Digit captions", draw)
+    print(f"this call took {time.perf_counter() - started:.0f} s")
     return content
 
 

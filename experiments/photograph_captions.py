@@ -1,0 +1,399 @@
+"""Images and captions of one's own: photographs with a COCO captions file, or features.
+
+    python -m experiments.photograph_captions --features pairs.safetensors
+    python -m experiments.photograph_captions --captions FILE --photographs FOLDER --squeezenet FILE
+
+The methods of `digit_captions`, trained on the user's pairs: photographs become frozen features
+of SqueezeNet, 3 x 3 places of 512; a file of features holds any encoder's. Then retrieval among
+the images that were set aside for testing, and how well every uncertainty predicts failure.
+What matches is what is annotated: nobody knows the rest.
+
+A file of features, .npz or .safetensors:
+
+    image_features     (image, feature) or (image, place, feature), floats
+    image_ids          (image), integers, all different
+    caption_features   (caption, feature) or (caption, place, feature), floats
+    caption_image_ids  (caption), integers: the image that each caption was written of
+"""
+
+import dataclasses
+import functools
+import json
+import time
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax
+import jax
+import numpy as np
+import safetensors.numpy
+import skimage.transform
+from tqdm import tqdm
+
+from experiments import (
+    caption_embedding,
+    caption_pictures,
+    caption_report,
+    caption_training,
+    photographs,
+    results,
+    runs,
+    text_tower,
+)
+from experiments.caption_embedding import Features, Model, Words
+from experiments.caption_evaluation import Trial
+from lasi_jax import squeezenet
+
+_MODULE = "experiments.photograph_captions"
+_EVALUATION_SEED = 0
+_FILES = ("captions", "photographs", "squeezenet", "features", "output")
+_ARRAYS = ("image_features", "image_ids", "caption_features", "caption_image_ids")
+_SIDE, _PLACES = 227, 3
+_MOST_WORDS = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(caption_training.Training):
+    """Options of photograph captions."""
+
+    captions: Path | None = None
+    """A captions file as COCO has it: JSON with images (id, file_name) and annotations (image_id,
+    caption)."""
+    photographs: Path | None = None
+    """The folder of its photographs."""
+    squeezenet: Path | None = None
+    """The weights of SqueezeNet, .npz or .safetensors, as `lasi_jax.squeezenet.load` reads them."""
+    features: Path | None = None
+    """Instead of those three: a file of features of images and captions."""
+    test_share: float = 0.25
+    """The share of the images that is set aside for testing."""
+    batch_size: int = 32
+    """Images of a batch, each with one caption."""
+    num_steps: int = 1000
+    """Steps of a training."""
+
+
+class Pairs(NamedTuple):
+    """Images and captions as towers take them.
+
+    Attributes:
+      images: features (image, place, feature) float32.
+      texts: features (caption, place, feature) float32, or word numbers (caption, length).
+      captions: (caption) as they read; of features their place in the file.
+      image_of: the image (caption) that each was written of.
+      vocabulary: of the word numbers, if they are some.
+    """
+
+    images: np.ndarray
+    texts: np.ndarray
+    captions: tuple[str, ...]
+    image_of: np.ndarray
+    vocabulary: text_tower.Vocabulary | None
+
+
+def resolved(config: Config) -> Config:
+    """The configuration with its defaults filled in, checked.
+
+    Raises:
+      ValueError: an option out of range, missing, or two that contradict each other.
+    """
+    caption_training.check(config)
+    photographs_given = [config.captions, config.photographs, config.squeezenet]
+    if config.features is None and None in photographs_given:
+        raise ValueError("captions, photographs and squeezenet must be given, or features")
+    if config.features is not None and any(photographs_given):
+        raise ValueError("features must be given alone, without captions and photographs")
+    if not 0.0 < config.test_share < 1.0:
+        raise ValueError(f"test_share must lie between 0 and 1, got {config.test_share}")
+    return runs.shortened(config, caption_training.TOY) if config.toy else config
+
+
+def _options(config: Config) -> dict[str, Any]:
+    return runs.options(config, without=("output", "checkpoint_every", "log_every"))
+
+
+def run_folder(config: Config) -> Path:
+    """Where a configuration lives: a folder of its own unless one is named."""
+    name = f"photograph_captions{'-toy' * config.toy}"
+    return config.output or runs.folder_of(name, _options(config))
+
+
+# --- photographs ------------------------------------------------------------------------------
+
+
+class Annotations(NamedTuple):
+    """What a captions file says: files (image), captions, and the image (caption) of each."""
+
+    files: tuple[Path, ...]
+    captions: tuple[str, ...]
+    image_of: np.ndarray
+
+
+def read_captions(path: Path, folder: Path) -> Annotations:
+    """A captions file as COCO has it, with the files of its images in a folder.
+
+    Images without captions are left out.
+
+    Raises:
+      ValueError: the file is missing, damaged or holds something else; a file of a photograph is
+        missing; a caption of an image that is not there, or without a word.
+    """
+    if not path.is_file():
+        raise ValueError(f"captions must be a file, {path} is none")
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        names = {int(image["id"]): str(image["file_name"]) for image in content["images"]}
+        written = [(int(a["image_id"]), str(a["caption"])) for a in content["annotations"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"captions must be a captions file as COCO has it, {path}: {error!r}"
+        ) from None
+    unknown = [image for image, _ in written if image not in names]
+    if unknown or not written:
+        what = (
+            f"image_id {unknown[0]} is none of its images" if unknown else "it has no annotations"
+        )
+        raise ValueError(f"captions must describe images of the file, {path}: {what}")
+    for image, caption in written:
+        if not text_tower.words_of(caption):
+            raise ValueError(f"captions must have words, {path} has {caption!r} of image {image}")
+    ids = sorted({image for image, _ in written})
+    files = tuple(folder / names[image] for image in ids)
+    for file in files:
+        if not file.is_file():
+            raise ValueError(f"photographs must hold {file.name}, {folder} does not")
+    image_of = np.searchsorted(ids, [image for image, _ in written])
+    return Annotations(files, tuple(caption for _, caption in written), image_of)
+
+
+@jax.jit
+def _fire9(parameters: squeezenet.Parameters, photograph: jax.Array) -> jax.Array:
+    return squeezenet.features(photograph, parameters=parameters, layers=("fire9",))[0]
+
+
+def frozen_features(parameters: squeezenet.Parameters, photograph: np.ndarray) -> np.ndarray:
+    """SqueezeNet's last map of a photograph (height, width, 3) uint8, as (9, 512) float32.
+
+    The photograph is resized to 227 x 227; the places are means over a 3 x 3 grid of the map.
+    """
+    resized = skimage.transform.resize(photograph, (_SIDE, _SIDE), anti_aliasing=True)
+    found = np.asarray(_fire9(parameters, np.asarray(resized, np.float32)))
+    parts = [np.array_split(band, _PLACES, axis=1) for band in np.array_split(found, _PLACES)]
+    return np.stack([cell.mean((0, 1)) for band in parts for cell in band])
+
+
+def features_of(files: tuple[Path, ...], weights: Path, kept: Path) -> np.ndarray:
+    """Frozen features (image, 9, 512) of photographs, computed once and kept in a file.
+
+    Raises:
+      ValueError: weights or a photograph are missing or damaged.
+    """
+    if kept.is_file():
+        return _read_arrays(kept)["image_features"]
+    parameters = squeezenet.load(weights)
+    found = [
+        frozen_features(parameters, photographs.read(file))
+        for file in tqdm(files, desc="SqueezeNet", unit="photograph", mininterval=1)
+    ]
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    temporary = results.partial(kept)
+    safetensors.numpy.save_file({"image_features": np.stack(found)}, temporary)
+    temporary.replace(kept)
+    return np.stack(found)
+
+
+# --- files of features ------------------------------------------------------------------------
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz (without pickle) or .safetensors file."""
+    if not path.is_file():
+        raise ValueError(f"features must be a file, {path} is none")
+    if path.suffix not in (".npz", ".safetensors"):
+        raise ValueError(f"features must be .npz or .safetensors, got {path.name}")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.numpy.load_file(path)
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        zipfile.BadZipFile,
+        safetensors.SafetensorError,
+    ) as error:
+        raise ValueError(f"features must be a whole file, {path}: {error}") from None
+
+
+def _checked_features(name: str, values: np.ndarray) -> np.ndarray:
+    """Features (item, place, feature) float32 of (item, feature) or (item, place, feature)."""
+    if values.ndim not in (2, 3) or 0 in values.shape or values.dtype.kind != "f":
+        raise ValueError(
+            f"{name} must be floats (item, feature) or (item, place, feature), not empty, got "
+            f"{values.shape} {values.dtype}"
+        )
+    if not np.isfinite(values).all():
+        where = np.argwhere(~np.isfinite(values))[0].tolist()
+        raise ValueError(f"{name} must be finite, got {values[tuple(where)]} at {where}")
+    values = values.astype(np.float32)
+    return values[:, None] if values.ndim == 2 else values
+
+
+def _checked_ids(name: str, ids: np.ndarray, number: int) -> np.ndarray:
+    if ids.shape != (number,) or ids.dtype.kind not in "iu":
+        raise ValueError(f"{name} must be {number} integers, got {ids.shape} {ids.dtype}")
+    return ids
+
+
+def read_features(path: Path) -> Pairs:
+    """Images and captions of a file of features.
+
+    Raises:
+      ValueError: the file is missing, damaged or holds something else; features that are not
+        finite; ids that are not integers, given twice, or of no image.
+    """
+    arrays = _read_arrays(path)
+    missing = [name for name in _ARRAYS if name not in arrays]
+    if missing:
+        raise ValueError(f"features must hold {', '.join(_ARRAYS)}; {path} lacks {missing[0]}")
+    images, texts = (
+        _checked_features(name, arrays[name]) for name in ("image_features", "caption_features")
+    )
+    ids = _checked_ids("image_ids", arrays["image_ids"], len(images))
+    of_captions = _checked_ids("caption_image_ids", arrays["caption_image_ids"], len(texts))
+    order = np.argsort(ids, kind="stable")
+    ordered = ids[order]
+    if (ordered[1:] == ordered[:-1]).any():
+        twice = ordered[1:][ordered[1:] == ordered[:-1]][0]
+        raise ValueError(f"image_ids must be all different, got {twice} twice")
+    place = np.minimum(np.searchsorted(ordered, of_captions), len(ids) - 1)
+    if (ordered[place] != of_captions).any():
+        unknown = of_captions[ordered[place] != of_captions][0]
+        raise ValueError(f"caption_image_ids must be among image_ids, got {unknown}")
+    names = tuple(f"caption {number}" for number in range(len(texts)))
+    return Pairs(images, texts, names, order[place], None)
+
+
+# --- splits and the run -----------------------------------------------------------------------
+
+
+def split_images(image_of: np.ndarray, number: int, test_share: float) -> np.ndarray:
+    """Which images (image) are for testing: a fixed choice among those with captions.
+
+    Raises:
+      ValueError: fewer than two for training or for testing.
+    """
+    described = np.unique(image_of)
+    count = round(test_share * len(described))
+    if min(count, len(described) - count) < 2:
+        raise ValueError(
+            f"test_share must leave two images on either side, got {test_share} of "
+            f"{len(described)} images with captions"
+        )
+    chosen = np.random.RandomState(_EVALUATION_SEED).permutation(described)[:count]
+    return np.isin(np.arange(number), chosen)
+
+
+def read_pairs(config: Config, folder: Path) -> tuple[Pairs, np.ndarray]:
+    """Images and captions, and which images are for testing."""
+    if config.features is not None:
+        pairs = read_features(config.features)
+        return pairs, split_images(pairs.image_of, len(pairs.images), config.test_share)
+    assert config.captions and config.photographs and config.squeezenet
+    annotations = read_captions(config.captions, config.photographs)
+    is_test = split_images(annotations.image_of, len(annotations.files), config.test_share)
+    of_training = [
+        caption
+        for caption, image in zip(annotations.captions, annotations.image_of, strict=True)
+        if not is_test[image]
+    ]
+    vocabulary = text_tower.Vocabulary.of(of_training, least=2)
+    longest = max(len(text_tower.words_of(caption)) for caption in annotations.captions)
+    texts = vocabulary.encode(annotations.captions, length=min(longest, _MOST_WORDS))
+    images = features_of(annotations.files, config.squeezenet, folder / "features.safetensors")
+    return Pairs(images, texts, annotations.captions, annotations.image_of, vocabulary), is_test
+
+
+def make_trial(pairs: Pairs, is_test: np.ndarray) -> Trial:
+    """The images for testing with all captions of theirs."""
+    images = np.flatnonzero(is_test & np.isin(np.arange(len(is_test)), pairs.image_of))
+    captions = np.flatnonzero(np.isin(pairs.image_of, images))
+    annotated = images[:, None] == pairs.image_of[captions]
+    return Trial(
+        pairs.images[images],
+        tuple(pairs.captions[caption] for caption in captions),
+        pairs.texts[captions],
+        annotated,
+        annotated,
+        None,
+    )
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Train what is not trained yet, evaluate, save the report, and return its numbers."""
+    started = time.perf_counter()
+    asked_for = runs.command(_MODULE, config, files=_FILES, hidden=("output",))
+    config = resolved(config)
+    folder = run_folder(config)
+    runs.check_folder(folder, _options(config))
+    report = folder / "report"
+    if report.exists():
+        return runs.shown_again(report)
+    runs.begin(folder, _options(config))
+    pairs, is_test = read_pairs(config, folder)
+    trials = {"test": make_trial(pairs, is_test)}
+    training = np.flatnonzero(~is_test[pairs.image_of])
+    annotations = np.stack([pairs.image_of[training], training], 1)
+    data = (
+        f"{len(np.unique(annotations[:, 0])):,} images with {len(training):,} captions for "
+        f"training, {len(trials['test'].images):,} with {len(trials['test'].captions):,} for "
+        f"testing; {config.num_steps:,} steps a training"
+    )
+    print(f"{data}\nin {folder}", flush=True)
+    text = (
+        Features(pairs.texts.shape[2], config.width)
+        if pairs.vocabulary is None
+        else Words(len(pairs.vocabulary), pairs.texts.shape[1], config.width)
+    )
+    models = {
+        method: Model(method, config.dimension, Features(pairs.images.shape[2], config.width), text)
+        for method in config.methods
+    }
+    batches = functools.partial(
+        caption_embedding.batches,
+        pairs.images,
+        pairs.texts,
+        annotations,
+        config.num_steps,
+        batch_size=config.batch_size,
+    )
+    parameters = {
+        method: caption_training.train(config, model, batches, folder)
+        for method, model in models.items()
+    }
+    outcomes = caption_training.evaluate(models, parameters, trials)
+    content = caption_report.content(
+        outcomes,
+        trials,
+        key=jax.random.key(_EVALUATION_SEED),
+        num_resamples=config.num_resamples,
+        command=asked_for,
+        config=_options(config),
+        data=data,
+        versions={"jax": jax.__version__, "flax": flax.__version__},
+        backend=jax.default_backend(),
+    )
+    caption_report.save(
+        report,
+        content,
+        "Photograph captions",
+        lambda partial: caption_pictures.draw(partial, trials["test"], outcomes["test"]),
+    )
+    print(f"this call took {time.perf_counter() - started:.0f} s")
+    return content
+
+
+if __name__ == "__main__":
+    runs.main(_MODULE, __doc__, Config, run)
