@@ -39,9 +39,9 @@ _LOCAL_HEADS = {
 _INITIAL_LOG_VARIANCE = -4.0
 # The learned scale and shift of the logit at the start.
 _INITIAL_LOGIT = {
-    "pcme": (10.0, 10.0),
-    "pcmepp": (5.0, 5.0),
-    "prolip": (1.0 / 0.07, -10.0),
+    "pcme": (10.0, 8.0),
+    "pcmepp": (15.0, 8.0),
+    "prolip": (30.0, -22.0),
     "info_nce": (1.0 / 0.07, 0.0),
     "siglip": (10.0, -10.0),
     "triplet": (1.0, 0.0),
@@ -193,8 +193,8 @@ def logit_parameters(parameters: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
     return jnp.minimum(jnp.exp(parameters["log_scale"]), 100.0), parameters["shift"]
 
 
-def _as_gaussians(points: jax.Array) -> DiagonalGaussian:
-    return DiagonalGaussian(points, jnp.zeros_like(points))
+def _as_gaussians(*sides: jax.Array) -> list[DiagonalGaussian]:
+    return [DiagonalGaussian(points, jnp.zeros_like(points)) for points in sides]
 
 
 def masked(key: jax.Array, inputs: jax.Array) -> jax.Array:
@@ -215,60 +215,69 @@ def masked(key: jax.Array, inputs: jax.Array) -> jax.Array:
     return jnp.where(hidden, jnp.zeros((), inputs.dtype), inputs)
 
 
+def _widths(p: DiagonalGaussian) -> DiagonalGaussian:
+    return p._replace(mean=jnp.zeros_like(p.mean))
+
+
+def _inclusion(model: Model, parameters: dict[str, Any], key: jax.Array, batch: Batch, both: Any):
+    """ProLIP's inclusion losses of widths: of images in their texts, of inputs in masked ones.
+
+    As the release has it in effect, means do not count. Where they do, the exact loss
+    is the less the farther the narrow Gaussian lies from the wide one, and drives pairs apart.
+    """
+    some = slice(max(1, round(_MASKED_SHARE * len(batch.labels))))
+    of_images, of_texts = jax.random.split(key)
+    masked_image = model.embed_images(parameters, masked(of_images, batch.images[some]))
+    masked_text = model.embed_texts(parameters, masked(of_texts, batch.texts[some]))
+    whole = (jax.tree.map(lambda x: x[some], side) for side in both)
+    image, text = map(_widths, whole)
+    return probemb.inclusion_loss(image, text) + probemb.masked_inclusion_loss(
+        image, _widths(masked_image), text, _widths(masked_text)
+    )
+
+
 def loss(
-    model: Model, parameters: dict[str, Any], key: jax.Array, batch: Batch, *, num_samples: int
+    model: Model,
+    parameters: dict[str, Any],
+    key: jax.Array,
+    batch: Batch,
+    *,
+    num_samples: int,
+    bottleneck_weight: float,
 ) -> jax.Array:
-    """The loss of a method on a batch, divided by its size where it is a sum."""
+    """The loss of a method on a batch, for an image and its text: sums are divided by the batch.
+
+    The probabilistic ones have the bottleneck: `bottleneck_weight` times the divergence from the
+    standard normal distribution, in nats, a mean over images and one over texts.
+    """
     images = model.embed_images(parameters, batch.images)
     texts = model.embed_texts(parameters, batch.texts)
     scale, shift = logit_parameters(parameters)
-    labels = batch.labels
+    labels, number = batch.labels, len(batch.labels)
+    distance = {"negative_scale": scale, "shift": shift, "labels": labels}
+    product = {"logit_scale": scale, "logit_bias": shift, "labels": labels}
     match model.method:
         case "pcme":
-            total = probemb.pcme(
-                key,
-                images,
-                texts,
-                negative_scale=scale,
-                shift=shift,
-                num_samples=num_samples,
-                labels=labels,
-            )
-            return total / len(labels)
+            value = probemb.pcme(key, images, texts, num_samples=num_samples, **distance) / number
         case "pcmepp":
-            return len(labels) * probemb.pcmepp(
-                images, texts, negative_scale=scale, shift=shift, labels=labels
-            )
+            value = number * probemb.pcmepp(images, texts, kl_weight=0.0, **distance)
         case "prolip":
-            contrastive = probemb.prolip(
-                images, texts, logit_scale=scale, logit_bias=shift, labels=labels
-            )
-            some = slice(max(1, round(_MASKED_SHARE * len(labels))))
-            of_images, of_texts = jax.random.split(key)
-            images, texts = (jax.tree.map(lambda x: x[some], side) for side in (images, texts))
-            inclusion = probemb.masked_inclusion_loss(
-                images,
-                model.embed_images(parameters, masked(of_images, batch.images[some])),
-                texts,
-                model.embed_texts(parameters, masked(of_texts, batch.texts[some])),
-            )
-            return contrastive + _INCLUSION_WEIGHT * (
-                inclusion + probemb.inclusion_loss(images, texts)
-            )
+            value = probemb.prolip(images, texts, **product)
+            both = images, texts
+            value += _INCLUSION_WEIGHT * _inclusion(model, parameters, key, batch, both)
+        case "info_nce":
+            return probemb.info_nce(*_as_gaussians(images, texts), logit_scale=scale, labels=labels)
+        case "siglip":
+            return probemb.siglip(*_as_gaussians(images, texts), **product)
+        case "triplet":
+            return probemb.triplet(*_as_gaussians(images, texts), labels=labels) / number
         case "meru":
             curvature = jnp.exp(parameters["log_curvature"])
             return probemb.meru(
                 images, texts, logit_scale=scale, curvature=curvature, labels=labels
             )
-    images, texts = _as_gaussians(images), _as_gaussians(texts)
-    match model.method:
-        case "info_nce":
-            return probemb.info_nce(images, texts, logit_scale=scale, labels=labels)
-        case "siglip":
-            return probemb.siglip(images, texts, logit_scale=scale, logit_bias=shift, labels=labels)
-        case "triplet":
-            return probemb.triplet(images, texts, labels=labels) / len(labels)
-    raise ValueError(f"method must be one of {METHODS}, got {model.method!r}")
+    divergence = probemb.kl_to_standard_normal(images) + probemb.kl_to_standard_normal(texts)
+    return value + bottleneck_weight * jnp.mean(divergence)
 
 
 def train_step(
@@ -278,11 +287,19 @@ def train_step(
     batch: Batch,
     *,
     num_samples: int,
+    bottleneck_weight: float,
 ) -> tuple[training.TrainState, dict[str, jax.Array]]:
     """One step on a batch; pure."""
 
     def of_parameters(parameters: dict[str, Any], key: jax.Array) -> jax.Array:
-        return loss(model, parameters, key, batch, num_samples=num_samples)
+        return loss(
+            model,
+            parameters,
+            key,
+            batch,
+            num_samples=num_samples,
+            bottleneck_weight=bottleneck_weight,
+        )
 
     state, value = training.take_step(optimizer, state, of_parameters)
     scale, shift = logit_parameters(state.parameters)

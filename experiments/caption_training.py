@@ -46,6 +46,8 @@ class Training:
     """The rate of Adam at the start; it falls to 0 along a cosine."""
     num_samples: int = 4
     """Samples of an embedding in PCME's loss."""
+    bottleneck_weight: float = 0.02
+    """beta, of the divergence of a Gaussian from the standard normal one, in nats."""
     num_resamples: int = 1000
     """Resamples of a bootstrap interval, 100 or more."""
     checkpoint_every: int = 500
@@ -72,6 +74,8 @@ def check(options: Training) -> None:
     runs.check_least(options, _LEAST)
     runs.check_choices(options, "methods")
     runs.check_training(options)
+    if not 0.0 <= options.bottleneck_weight < float("inf"):
+        raise ValueError(f"bottleneck_weight must not be negative, got {options.bottleneck_weight}")
     if options.width < 4 or options.width % 4:
         raise ValueError(f"width must be a positive multiple of 4, got {options.width}")
 
@@ -89,7 +93,11 @@ def train(
     """
     optimizer = optax.adam(optax.cosine_decay_schedule(options.learning_rate, options.num_steps))
     step = functools.partial(
-        caption_embedding.train_step, model, optimizer, num_samples=options.num_samples
+        caption_embedding.train_step,
+        model,
+        optimizer,
+        num_samples=options.num_samples,
+        bottleneck_weight=options.bottleneck_weight,
     )
     trained = []
     for seed in options.seeds:

@@ -65,8 +65,9 @@ def spelled(number: int) -> str:
     return "".join(str(digit) for digit in NUMBERS[number] if digit >= 0)
 
 
-def _article(word: str) -> str:
-    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
+def _article(words: str) -> str:
+    """The words behind the article that they are spoken with: an eight, but a one."""
+    return f"{'an' if words[0] in 'aeiou' and words != 'one' else 'a'} {words}"
 
 
 # --- what a caption denotes -------------------------------------------------------------------
@@ -82,7 +83,7 @@ def _with_article(words: str) -> str:
     """The words behind their article."""
     _, _, rest = words.partition(" ")
     if not rest or _article(rest) != words:
-        raise ValueError(f"{words!r} lacks its article")
+        raise ValueError(f"{words!r} must begin with the right article")
     return rest
 
 

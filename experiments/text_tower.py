@@ -44,9 +44,15 @@ class Vocabulary:
     def encode(self, texts: Iterable[str], *, length: int | None = None) -> np.ndarray:
         """Word numbers (text, length) int32; by default as long as the longest text.
 
+        Args:
+          texts: to encode.
+          length: where longer texts are cut.
+
         Raises:
-          ValueError: no texts, or one without a word.
+          ValueError: no texts, or one without a word; a length below 1.
         """
+        if length is not None and length < 1:
+            raise ValueError(f"length must be at least 1, got {length}")
         rows = [[self._numbers.get(word, UNKNOWN) for word in words_of(text)] for text in texts]
         if not rows or not all(rows):
             raise ValueError("texts must be at least one, each with at least one word")
@@ -91,7 +97,14 @@ class TextTower(nnx.Module):
         self.hidden = nnx.Linear(width, HIDDEN, rngs=rngs)
 
     def __call__(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Pooled features (batch, 128), local features, and where there are words."""
+        """Pooled features (batch, 128), local features, and where there are words.
+
+        Raises:
+          ValueError: tokens of another shape, or longer than the longest text.
+        """
+        longest = self.places.num_embeddings
+        if tokens.ndim != 2 or tokens.shape[1] > longest:
+            raise ValueError(f"tokens must be (batch, at most {longest}), got {tokens.shape}")
         mask = tokens != PADDING
         x = self.words(tokens) + self.places(jnp.arange(tokens.shape[1]))
         for block in (self.first, self.second):
