@@ -36,10 +36,20 @@ _LOCAL_HEADS = {
     "pcmepp": heads.UncertaintyTokenHead,
     "prolip": heads.UncertaintyTokenHead,
 }
-_INITIAL_LOG_VARIANCE = -4.0
+BOTTLENECK_WEIGHT: dict[Method, float] = {
+    **dict.fromkeys(METHODS, 0.0),
+    "pcme": 0.005,
+    "pcmepp": 0.02,
+    "prolip": 0.02,
+}
+"""beta of each method by default. Without it the trace of a variance is but a bias of its item:
+the means of what is vague move away from everything, and no width is needed."""
+
+# Narrow; the bottleneck widens what can be wide.
+_INITIAL_LOG_VARIANCE = -6.0
 # The learned scale and shift of the logit at the start.
 _INITIAL_LOGIT = {
-    "pcme": (10.0, 8.0),
+    "pcme": (12.0, 8.0),
     "pcmepp": (15.0, 8.0),
     "prolip": (30.0, -22.0),
     "info_nce": (1.0 / 0.07, 0.0),

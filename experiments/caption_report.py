@@ -188,30 +188,43 @@ def implication(outcomes: dict[str, Outcomes], trials: dict[str, Trial]) -> list
     return rows
 
 
+def _of_captions(content: dict, split: str, name: str, deterministic: bool) -> list[dict]:
+    """Rows of caption uncertainty by a score, the best first.
+
+    Of distributions those of their own measure; without one, of all measures of the others.
+    """
+    rows = [
+        row
+        for row in content["uncertainty"]
+        if row["split"] == split
+        and row["side"] == "caption"
+        and row.get(name)
+        and (row["method"] not in PROBABILISTIC if deterministic else row["own"])
+        and (deterministic or row["method"] in PROBABILISTIC)
+    ]
+    return sorted(rows, key=lambda row: -row[name]["mean"])
+
+
+def _named(row: dict) -> str:
+    return f"the {row['measure']} of {row['method']}"
+
+
 def expectations(content: dict) -> list[dict]:
     """What is expected of caption uncertainty, and what is reached."""
     rows = []
     for split in content["splits"]:
-        of_split = [
-            row
-            for row in content["uncertainty"]
-            if row["split"] == split and row["side"] == "caption" and row.get("spearman")
-        ]
-        own = {row["method"]: row["spearman"] for row in of_split if row["own"]}
-        rivals = {method: value for method, value in own.items() if method not in PROBABILISTIC}
-        for method in PROBABILISTIC:
-            if method not in own:
-                continue
-            reached = own[method]
-            better = [rival for rival, value in rivals.items() if value["mean"] >= reached["mean"]]
+        rivals = _of_captions(content, split, "spearman", True)
+        for row in _of_captions(content, split, "spearman", False):
+            reached = row["spearman"]
             rows.append(
                 {
                     "split": split,
-                    "method": method,
+                    "method": row["method"],
                     "reached": reached,
                     "met": reached["mean"] >= LEAST_SPEARMAN,
-                    "rivals": max(rivals.values(), key=lambda v: v["mean"]) if rivals else None,
-                    "better_rivals": better,
+                    "rival": _named(rivals[0]) if rivals else None,
+                    "rival_reached": rivals[0]["spearman"] if rivals else None,
+                    "ahead": not rivals or rivals[0]["spearman"]["mean"] < reached["mean"],
                 }
             )
     return rows
@@ -219,73 +232,64 @@ def expectations(content: dict) -> list[dict]:
 
 def answer(content: dict) -> str:
     """Which method's uncertainty is right, and at what cost in recall: in one paragraph."""
-    split = content["splits"][0]
+    split, methods = content["splits"][0], content["config"]["methods"]
+    name, meaning = "r_auroc_annotated", "R-AUROC of the failures of captions"
+    if content["has_truth"]:
+        name, meaning = "spearman", "Spearman's correlation with the true ambiguity of captions"
+    ranked = _of_captions(content, split, name, False)
+    rivals = _of_captions(content, split, name, True)
 
-    def of_own(method: str, side: Side, name: str) -> Any:
-        row = next(
-            row
-            for row in content["uncertainty"]
-            if (row["method"], row["side"], row["split"]) == (method, side, split) and row["own"]
-        )
-        return row.get(name)
-
-    def recall(method: str, side: Side, name: str = "R-Precision") -> dict[str, Any]:
-        row = find(content["performance"], method=method, side=side, split=split)
+    def precision(method: str) -> dict[str, Any]:
+        row = find(content["performance"], method=method, side="caption", split=split)
         assert row is not None
-        return row[name]
+        return row["R-Precision"]
 
-    methods = content["config"]["methods"]
-    by_recall = max(methods, key=lambda m: recall(m, "caption")["mean"])
-    name = "spearman" if content["has_truth"] else "r_auroc_annotated"
-    meaning = (
-        "Spearman's correlation with the true ambiguity"
-        if content["has_truth"]
-        else "R-AUROC of its own failures"
-    )
-    judged = [m for m in methods if of_own(m, "caption", name) is not None]
-    if not judged:
-        return f"On {split}, nothing varies by which uncertainty could be judged."
-    ranked = sorted(judged, key=lambda m: -of_own(m, "caption", name)["mean"])
-    best = ranked[0]
-    rivals = [m for m in ranked if m not in PROBABILISTIC]
-    text = (
-        f"On {split}, the caption uncertainty of {best} ({OWN[best]}) is the most right: "
-        f"{meaning} is {number(of_own(best, 'caption', name))}"
-    )
-    others = ", ".join(f"{m} {of_own(m, 'caption', name)['mean']:.3f}" for m in ranked[1:])
-    text += f" (the others: {others}). " if others else ". "
-    if content["has_truth"]:
-        images = [m for m in methods if of_own(m, "image", name) is not None]
-        if images:
-            top = max(images, key=lambda m: of_own(m, "image", name)["mean"])
-            text += f"Of images it is that of {top}, with {number(of_own(top, 'image', name))}" + (
-                f"; {best} has {number(of_own(best, 'image', name))}. " if top != best else ". "
-            )
-    cost = recall(by_recall, "caption")["mean"] - recall(best, "caption")["mean"]
-    text += (
-        f"Its R-Precision from caption to image is {number(recall(best, 'caption'))}; the best is "
-        f"that of {by_recall}, {number(recall(by_recall, 'caption'))}: a cost of {cost:.3f}. "
-    )
-    if rivals and best in PROBABILISTIC:
-        text += (
-            f"The best deterministic rival is {rivals[0]} with "
-            f"{number(of_own(rivals[0], 'caption', name))}, at an R-Precision of "
-            f"{number(recall(rivals[0], 'caption'))}. "
+    def cost(method: str) -> str:
+        best = max(methods, key=lambda m: precision(m)["mean"])
+        less = precision(best)["mean"] - precision(method)["mean"]
+        return f"R-Precision from caption to image {number(precision(method))}" + (
+            ", the best of all"
+            if best == method
+            else f", {less:.3f} less than that of {best}, the best"
         )
-    if content["has_truth"]:
-        true, written = (of_own(best, "caption", key) for key in ("r_auroc", "r_auroc_annotated"))
+
+    if not ranked and not rivals:
+        return f"On {split}, nothing varies by which an uncertainty could be judged."
+    parts = [f"On {split}, by {meaning}:"]
+    if ranked:
+        best = ranked[0]
+        parts.append(
+            f"the most right of the distributions is {_named(best)} with {number(best[name])}, at "
+            f"{cost(best['method'])}."
+        )
+        parts += [
+            f"{row['method'].capitalize()} has {number(row[name])}, at {cost(row['method'])}."
+            for row in ranked[1:]
+        ]
+    if rivals:
+        rival = rivals[0]
+        ahead = [row["method"] for row in ranked if row[name]["mean"] > rival[name]["mean"]]
+        text = f"Of what is to be had without a distribution, the most is {_named(rival)}: "
+        text += number(rival[name])
+        if rival["method"] in methods:
+            text += f", at {cost(rival['method'])}"
+        if ranked:
+            text += f"; {', '.join(ahead) or 'no distribution'} says more"
+        parts.append(text + ".")
+    if content["has_truth"] and ranked:
+        true, written = ranked[0]["r_auroc"], ranked[0]["r_auroc_annotated"]
         if true and written:
-            text += (
-                "Counted by the annotated pairs alone, as on COCO, that uncertainty predicts the "
-                f"failures of captions with an R-AUROC of {number(written)}; counted by all that "
-                f"is true, with {number(true)}."
+            parts.append(
+                "Counted by the annotated pairs alone, as on COCO, the uncertainty of "
+                f"{ranked[0]['method']} predicts the failures of captions with an R-AUROC of "
+                f"{number(written)}; counted by all that is true, with {number(true)}."
             )
             if written["mean"] > true["mean"]:
-                text += (
-                    " A vague caption is true of many images and rarely fails: the uncertainty "
-                    "looks the better the more matches the annotation misses."
+                parts.append(
+                    "For what is vague is true of many images and rarely fails: an uncertainty "
+                    "that knows ambiguity looks the better the more matches the annotation misses."
                 )
-    return text.strip()
+    return " ".join(parts)
 
 
 def content(
@@ -339,25 +343,21 @@ def markdown(content: dict, title: str) -> str:
         toy = content["config"].get("toy", False)
         parts += [
             "## Expected and reached",
-            "Expected: Spearman's correlation of a probabilistic method's caption uncertainty "
-            f"with the true ambiguity is at least {LEAST_SPEARMAN}, and that of the deterministic "
-            "rivals is less. Each method by its own measure: total variance; minus the best score "
-            "(cosine) of info_nce, siglip and triplet; minus the distance from the root of meru.",
+            "Expected: Spearman's correlation of a distribution's total variance with the true "
+            f"ambiguity of captions is at least {LEAST_SPEARMAN}, and more than anything says that "
+            "needs no distribution: any measure of the deterministic methods, or few words.",
             table(
-                [
-                    "split",
-                    "method",
-                    "reached",
-                    f"at least {LEAST_SPEARMAN}",
-                    "rivals that have more",
-                ],
+                ["split", "method", "reached", f"at least {LEAST_SPEARMAN}", "best rival", "more"],
                 [
                     [
                         row["split"],
                         row["method"],
                         number(row["reached"]),
                         "too short a run to tell" if toy else "met" if row["met"] else "MISSED",
-                        ", ".join(row["better_rivals"]) or "none",
+                        f"{row['rival']}: {number(row['rival_reached'])}"
+                        if row["rival"]
+                        else "none",
+                        "yes" if row["ahead"] else "NO",
                     ]
                     for row in content["expectations"]
                 ],

@@ -18,14 +18,15 @@ A file of features, .npz or .safetensors:
 
 import dataclasses
 import functools
+import hashlib
 import json
 import time
-import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax
 import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 import skimage.transform
@@ -144,8 +145,8 @@ def read_captions(path: Path, folder: Path) -> Annotations:
     try:
         content = json.loads(path.read_text("utf-8"))
         names = {int(image["id"]): str(image["file_name"]) for image in content["images"]}
-        written = [(int(a["image_id"]), str(a["caption"])) for a in content["annotations"]]
-    except (ValueError, KeyError, TypeError) as error:
+        written = [(int(a["image_id"]), a["caption"]) for a in content["annotations"]]
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise ValueError(
             f"captions must be a captions file as COCO has it, {path}: {error!r}"
         ) from None
@@ -156,7 +157,7 @@ def read_captions(path: Path, folder: Path) -> Annotations:
         )
         raise ValueError(f"captions must describe images of the file, {path}: {what}")
     for image, caption in written:
-        if not text_tower.words_of(caption):
+        if not isinstance(caption, str) or not text_tower.words_of(caption):
             raise ValueError(f"captions must have words, {path} has {caption!r} of image {image}")
     ids = sorted({image for image, _ in written})
     files = tuple(folder / names[image] for image in ids)
@@ -183,24 +184,40 @@ def frozen_features(parameters: squeezenet.Parameters, photograph: np.ndarray) -
     return np.stack([cell.mean((0, 1)) for band in parts for cell in band])
 
 
+def _digest(files: tuple[Path, ...]) -> np.ndarray:
+    """Which photographs these are (32) uint8, by their names."""
+    names = "\n".join(file.name for file in files)
+    return np.frombuffer(hashlib.sha256(names.encode()).digest(), np.uint8)
+
+
 def features_of(files: tuple[Path, ...], weights: Path, kept: Path) -> np.ndarray:
-    """Frozen features (image, 9, 512) of photographs, computed once and kept in a file.
+    """Frozen features (image, 9, 512) of photographs, or those that are kept in a file.
 
     Raises:
-      ValueError: weights or a photograph are missing or damaged.
+      ValueError: weights or a photograph are missing or damaged; kept are those of others.
     """
     if kept.is_file():
-        return _read_arrays(kept)["image_features"]
+        arrays = _read_arrays(kept)
+        if not np.array_equal(arrays.get("files", ()), _digest(files)):
+            raise ValueError(f"{kept} must be of the same photographs, delete its folder")
+        return arrays["image_features"]
+    if not weights.is_file():
+        raise ValueError(f"squeezenet must be a file, {weights} is none")
     parameters = squeezenet.load(weights)
-    found = [
-        frozen_features(parameters, photographs.read(file))
-        for file in tqdm(files, desc="SqueezeNet", unit="photograph", mininterval=1)
-    ]
-    kept.parent.mkdir(parents=True, exist_ok=True)
+    return np.stack(
+        [
+            frozen_features(parameters, photographs.read(file))
+            for file in tqdm(files, desc="SqueezeNet", unit="photograph", mininterval=1)
+        ]
+    )
+
+
+def keep_features(images: np.ndarray, files: tuple[Path, ...], kept: Path) -> None:
+    """Save frozen features where `features_of` finds them."""
     temporary = results.partial(kept)
-    safetensors.numpy.save_file({"image_features": np.stack(found)}, temporary)
+    arrays = {"image_features": images, "files": _digest(files)}
+    safetensors.numpy.save_file(arrays, temporary)
     temporary.replace(kept)
-    return np.stack(found)
 
 
 # --- files of features ------------------------------------------------------------------------
@@ -215,30 +232,28 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         if path.suffix == ".safetensors":
             return safetensors.numpy.load_file(path)
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        zipfile.BadZipFile,
-        safetensors.SafetensorError,
-    ) as error:
-        raise ValueError(f"features must be a whole file, {path}: {error}") from None
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return dict(archive)
+    except Exception as error:  # a broken file makes its reader raise nearly anything
+        raise ValueError(
+            f"features must be a whole file of plain arrays, {path}: {error}"
+        ) from None
 
 
 def _checked_features(name: str, values: np.ndarray) -> np.ndarray:
     """Features (item, place, feature) float32 of (item, feature) or (item, place, feature)."""
-    if values.ndim not in (2, 3) or 0 in values.shape or values.dtype.kind != "f":
+    is_float = jnp.issubdtype(values.dtype, jnp.floating)  # bfloat16 too
+    if values.ndim not in (2, 3) or 0 in values.shape or not is_float:
         raise ValueError(
             f"{name} must be floats (item, feature) or (item, place, feature), not empty, got "
             f"{values.shape} {values.dtype}"
         )
-    if not np.isfinite(values).all():
-        where = np.argwhere(~np.isfinite(values))[0].tolist()
-        raise ValueError(f"{name} must be finite, got {values[tuple(where)]} at {where}")
-    values = values.astype(np.float32)
-    return values[:, None] if values.ndim == 2 else values
+    with np.errstate(over="ignore"):
+        single = values.astype(np.float32)
+    if not np.isfinite(single).all():
+        where = np.argwhere(~np.isfinite(single))[0].tolist()
+        raise ValueError(f"{name} must be finite in float32, got {values[tuple(where)]} at {where}")
+    return single[:, None] if single.ndim == 2 else single
 
 
 def _checked_ids(name: str, ids: np.ndarray, number: int) -> np.ndarray:
@@ -296,14 +311,29 @@ def split_images(image_of: np.ndarray, number: int, test_share: float) -> np.nda
     return np.isin(np.arange(number), chosen)
 
 
+def _split(config: Config, image_of: np.ndarray, number: int) -> np.ndarray:
+    """Which images are for testing, if a batch fits into the others."""
+    is_test = split_images(image_of, number, config.test_share)
+    for_training = len(np.unique(image_of[~is_test[image_of]]))
+    if config.batch_size > for_training:
+        raise ValueError(
+            f"batch_size must be at most {for_training}, the images for training, "
+            f"got {config.batch_size}"
+        )
+    return is_test
+
+
 def read_pairs(config: Config, folder: Path) -> tuple[Pairs, np.ndarray]:
-    """Images and captions, and which images are for testing."""
+    """Images and captions, and which images are for testing.
+
+    Where something is wrong with them, no folder of a run begins.
+    """
     if config.features is not None:
         pairs = read_features(config.features)
-        return pairs, split_images(pairs.image_of, len(pairs.images), config.test_share)
+        return pairs, _split(config, pairs.image_of, len(pairs.images))
     assert config.captions and config.photographs and config.squeezenet
     annotations = read_captions(config.captions, config.photographs)
-    is_test = split_images(annotations.image_of, len(annotations.files), config.test_share)
+    is_test = _split(config, annotations.image_of, len(annotations.files))
     of_training = [
         caption
         for caption, image in zip(annotations.captions, annotations.image_of, strict=True)
@@ -312,7 +342,11 @@ def read_pairs(config: Config, folder: Path) -> tuple[Pairs, np.ndarray]:
     vocabulary = text_tower.Vocabulary.of(of_training, least=2)
     longest = max(len(text_tower.words_of(caption)) for caption in annotations.captions)
     texts = vocabulary.encode(annotations.captions, length=min(longest, _MOST_WORDS))
-    images = features_of(annotations.files, config.squeezenet, folder / "features.safetensors")
+    kept = folder / "features.safetensors"
+    images = features_of(annotations.files, config.squeezenet, kept)
+    if not kept.is_file():
+        runs.begin(folder, _options(config))
+        keep_features(images, annotations.files, kept)
     return Pairs(images, texts, annotations.captions, annotations.image_of, vocabulary), is_test
 
 
@@ -341,8 +375,8 @@ def run(config: Config) -> dict[str, Any]:
     report = folder / "report"
     if report.exists():
         return runs.shown_again(report)
-    runs.begin(folder, _options(config))
     pairs, is_test = read_pairs(config, folder)
+    runs.begin(folder, _options(config))
     trials = {"test": make_trial(pairs, is_test)}
     training = np.flatnonzero(~is_test[pairs.image_of])
     annotations = np.stack([pairs.image_of[training], training], 1)

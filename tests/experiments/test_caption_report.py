@@ -80,22 +80,31 @@ def test_agreement_with_ambiguity_is_found_and_its_opposite(content):
 
 def test_expectations_say_what_is_missed(content):
     met, missed = content["expectations"]
-    assert met["method"] == "pcmepp" and met["met"] and met["better_rivals"] == []
-    assert missed["method"] == "prolip" and not missed["met"]
-    assert missed["better_rivals"] == ["info_nce"]
+    assert met["method"] == "pcmepp" and met["met"] and met["ahead"]
+    assert missed["method"] == "prolip" and not missed["met"] and not missed["ahead"]
+    rival = max(
+        (row for row in content["uncertainty"] if row["method"] in ("info_nce", "no model")),
+        key=lambda row: (row["side"] == "caption", row["spearman"]["mean"]),
+    )
+    assert met["rival"] == f"the {rival['measure']} of {rival['method']}"
+    assert met["rival_reached"] == rival["spearman"]
     text = caption_report.markdown(content, "Title")
-    assert "| met | none |" in text and "| MISSED | info_nce |" in text
+    assert "| met | the " in text and "| MISSED | the " in text
+    assert "| yes |" in text and "| NO |" in text
 
 
 def test_the_answer_names_the_best_and_its_cost(content):
-    performance = content["performance"]
     answer = content["answer"]
-    assert "the caption uncertainty of pcmepp (total variance) is the most right" in answer
-    recall = {
-        method: find(performance, method=method, side="caption")["R-Precision"]["mean"]
+    assert "the most right of the distributions is the total variance of pcmepp with" in answer
+    assert "pcmepp says more." in answer
+    found = {
+        method: find(content["performance"], method=method, side="caption")["R-Precision"]["mean"]
         for method in ("pcmepp", "prolip", "info_nce")
     }
-    assert f"a cost of {max(recall.values()) - recall['pcmepp']:.3f}" in answer
+    best = max(found, key=found.get)
+    for method in ("pcmepp", "prolip"):
+        less = f"{found[best] - found[method]:.3f} less than that of {best}, the best"
+        assert ("the best of all" if method == best else less) in answer
 
 
 def test_retrieval_has_the_ceiling_and_probabilities_their_skill(content, trial):
@@ -124,7 +133,7 @@ def test_without_truth_there_is_no_ambiguity(trial):
     found = make_content({"pcmepp": [one]}, bare, ["pcmepp"])
     assert found["expectations"] == found["implication"] == [] and not found["has_truth"]
     text = caption_report.markdown(found, "Title")
-    assert "ambiguity" not in text and "R-AUROC of its own failures" in text
+    assert "ambiguity" not in text and "R-AUROC of the failures of captions" in text
     json.dumps(found, allow_nan=False)
 
 

@@ -46,7 +46,7 @@ def test_a_vocabulary_of_texts_has_the_frequent_words_in_order():
 
 @pytest.mark.parametrize("words", [["cat", "cat"], ["cat", ""], ["?"]])
 def test_bad_words(words):
-    with pytest.raises(ValueError, match="words must be all different, and neither empty nor '?'"):
+    with pytest.raises(ValueError, match=r"words must be all different, and neither empty nor '?'"):
         Vocabulary(words)
 
 

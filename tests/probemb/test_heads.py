@@ -272,7 +272,7 @@ def test_bad_local_features(kind, inputs, message):
 def test_bad_lengths_of_local_heads():
     with pytest.raises(ValueError, match="num_local_features must be at least 1, got 0"):
         heads.LocalAttentionHead(8, 0, 2, rngs=nnx.Rngs(0))
-    with pytest.raises(TypeError, match="dimension must be an integer, got 2.0"):
+    with pytest.raises(TypeError, match=r"dimension must be an integer, got 2.0"):
         heads.UncertaintyTokenHead(8, 6, 2.0, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="num_heads must be at least 1, got 0"):
         heads.UncertaintyTokenHead(8, 6, 2, num_heads=0, rngs=nnx.Rngs(0))

@@ -1,0 +1,496 @@
+import json
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from PIL import Image
+
+from experiments import photograph_captions, photographs, text_tower
+from experiments.photograph_captions import Config, Pairs
+from lasi_jax import squeezenet
+
+TINY = {
+    "methods": ("pcmepp", "info_nce"),
+    "dimension": 4,
+    "width": 8,
+    "seeds": (0,),
+    "num_steps": 20,
+    "batch_size": 8,
+    "num_resamples": 100,
+    "checkpoint_every": 10,
+    "log_every": 10,
+}
+
+
+# --- files of features --------------------------------------------------------------------------
+
+
+def features(number=24, captions_of_each=2):
+    """A file of features in which a caption is a noisy half of its image."""
+    random = np.random.default_rng(0)
+    ids = random.permutation(1000)[:number]
+    images = random.normal(size=(number, 3, 10)).astype(np.float32)
+    image_of = random.permutation(np.arange(number).repeat(captions_of_each))
+    captions = images[image_of].mean(1)[:, :5]
+    captions = captions + 0.1 * random.normal(size=captions.shape).astype(np.float32)
+    return {
+        "image_features": images,
+        "image_ids": ids,
+        "caption_features": captions,
+        "caption_image_ids": ids[image_of],
+    }
+
+
+def save(path, arrays):
+    if path.suffix == ".npz":
+        np.savez_compressed(path, **arrays)
+    else:
+        safetensors.numpy.save_file(arrays, path)
+    return path
+
+
+def test_features_of_either_file(tmp_path):
+    arrays = features()
+    found = photograph_captions.read_features(save(tmp_path / "pairs.npz", arrays))
+    np.testing.assert_array_equal(found.images, arrays["image_features"])
+    np.testing.assert_array_equal(found.texts, arrays["caption_features"][:, None])
+    assert found.images.dtype == found.texts.dtype == np.float32
+    named = [arrays["image_ids"][image] for image in found.image_of]
+    assert named == arrays["caption_image_ids"].tolist()
+    assert found.captions[:2] == ("caption 0", "caption 1") and len(found.captions) == 48
+    assert found.vocabulary is None
+    again = photograph_captions.read_features(save(tmp_path / "pairs.safetensors", arrays))
+    for value, expected in zip(again, found, strict=True):
+        np.testing.assert_array_equal(value, expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, jax.numpy.bfloat16])
+def test_features_of_any_precision(tmp_path, dtype):
+    arrays = features()
+    arrays["image_features"] = arrays["image_features"].astype(dtype)
+    found = photograph_captions.read_features(save(tmp_path / "pairs.safetensors", arrays))
+    assert found.images.dtype == np.float32
+    np.testing.assert_array_equal(found.images, arrays["image_features"].astype(np.float32))
+
+
+def changed(name, change):
+    arrays = features()
+    arrays[name] = change(arrays[name])
+    return arrays
+
+
+def with_value(value):
+    def change(array):
+        array = array.astype(np.float64)
+        array[2, 1] = value
+        return array
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"image_features": np.ones((3, 2))}, "pairs.npz lacks image_ids"),
+        (
+            changed("image_features", lambda x: x[0, 0]),
+            "image_features must be floats (item, feature) or (item, place, feature), not empty, "
+            "got (10,) float32",
+        ),
+        (changed("image_features", lambda x: x[:, :0]), "not empty, got (24, 0, 10)"),
+        (changed("caption_features", lambda x: x.astype(int)), "got (48, 5) int64"),
+        (
+            changed("caption_features", with_value(np.nan)),
+            "caption_features must be finite in float32, got nan at [2, 1]",
+        ),
+        (changed("caption_features", with_value(1e300)), "got 1e+300 at [2, 1]"),
+        (
+            changed("image_ids", lambda x: x[1:]),
+            "image_ids must be 24 integers, got (23,) int64",
+        ),
+        (changed("image_ids", lambda x: x.astype(float)), "got (24,) float64"),
+        (
+            changed("caption_image_ids", lambda x: x.reshape(2, -1)),
+            "caption_image_ids must be 48 integers, got (2, 24) int64",
+        ),
+        (
+            changed("image_ids", lambda x: np.concatenate([[7, 7], x[2:]])),
+            "image_ids must be all different, got 7 twice",
+        ),
+        (
+            changed("caption_image_ids", lambda x: np.concatenate([x[:-1], [5000]])),
+            "caption_image_ids must be among image_ids, got 5000",
+        ),
+        (
+            changed("caption_image_ids", lambda x: np.concatenate([[-1], x[1:]])),
+            "caption_image_ids must be among image_ids, got -1",
+        ),
+        ({"image_features": np.array([{}])}, "Object arrays cannot be loaded"),
+    ],
+)
+def test_bad_features(tmp_path, arrays, message):
+    path = save(tmp_path / "pairs.npz", arrays)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        photograph_captions.read_features(path)
+
+
+def corrupt(content):
+    return content[:120] + b"\xff" * 40 + content[160:]
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+@pytest.mark.parametrize("damage", [corrupt, lambda x: x[:300], lambda x: b""])
+def test_damaged_files_of_features(tmp_path, suffix, damage):
+    path = save(tmp_path / f"pairs{suffix}", features())
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"features must be a whole file of plain arrays, .*pairs"):
+        photograph_captions.read_features(path)
+
+
+def test_no_file_and_other_files(tmp_path):
+    with pytest.raises(ValueError, match=r"features must be a file, .*none.npz is none"):
+        photograph_captions.read_features(tmp_path / "none.npz")
+    (tmp_path / "pairs.pt").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"must be .npz or .safetensors, got pairs\.pt"):
+        photograph_captions.read_features(tmp_path / "pairs.pt")
+    with open(tmp_path / "single.npz", "wb") as file:
+        np.save(file, np.ones(3))
+    with pytest.raises(ValueError, match="features must be a whole file of plain arrays"):
+        photograph_captions.read_features(tmp_path / "single.npz")
+
+
+# --- captions files -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def photo_folder(tmp_path):
+    """Five photographs, some smaller than SqueezeNet takes, one of them gray."""
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for number, shape in enumerate([(40, 60, 3), (30, 30, 3), (9, 50, 3), (64, 48), (50, 50, 3)]):
+        Image.fromarray(random.integers(0, 256, shape, np.uint8)).save(folder / f"{number}.png")
+    return folder
+
+
+def coco(**changes):
+    """A captions file of images 10, 20, 30, 40, 50, of which the third has no captions."""
+    return {
+        "info": {},
+        "images": [
+            {"id": 10 * (number + 1), "file_name": f"{number}.png", "width": 1}
+            for number in (3, 0, 1, 2, 4)
+        ],
+        "annotations": [
+            {"id": 1, "image_id": 40, "caption": "A grey cat."},
+            {"id": 2, "image_id": 10, "caption": "A dog, a cat"},
+            {"id": 3, "image_id": 20, "caption": "the dog's cat"},
+            {"id": 4, "image_id": 40, "caption": "a cat"},
+            {"id": 5, "image_id": 50, "caption": "a dog"},
+        ],
+    } | changes
+
+
+def write(path, content):
+    path.write_text(content if isinstance(content, str) else json.dumps(content), "utf-8")
+    return path
+
+
+def test_captions_name_their_photographs(photo_folder, tmp_path):
+    path = write(tmp_path / "captions.json", coco())
+    found = photograph_captions.read_captions(path, photo_folder)
+    assert [file.name for file in found.files] == ["0.png", "1.png", "3.png", "4.png"]
+    assert all(file.parent == photo_folder for file in found.files)
+    assert found.captions == ("A grey cat.", "A dog, a cat", "the dog's cat", "a cat", "a dog")
+    assert found.image_of.tolist() == [2, 0, 1, 2, 3]
+
+
+def annotation(**what):
+    return coco(annotations=[{"image_id": 10, "caption": "a dog"} | what])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "captions must be a captions file as COCO has it"),
+        ("{", "captions must be a captions file as COCO has it"),
+        ("[]", "captions must be a captions file as COCO has it"),
+        ({"images": []}, "captions.json: KeyError('annotations')"),
+        (coco(images=[{"id": 10}]), "captions.json: KeyError('file_name')"),
+        (coco(images=[{"id": None, "file_name": "0.png"}]), "as COCO has it"),
+        (coco(images=[{"id": float("inf"), "file_name": "0.png"}]), "as COCO has it"),
+        (coco(images=3), "as COCO has it"),
+        (coco(annotations=["a dog"]), "as COCO has it"),
+        (coco(annotations=[]), "captions must describe images of the file"),
+        (annotation(image_id=11), "image_id 11 is none of its images"),
+        (annotation(caption=" ..."), "captions.json has ' ...' of image 10"),
+        (annotation(caption=""), "captions.json has '' of image 10"),
+        (annotation(caption=None), "captions.json has None of image 10"),
+        (annotation(image_id=60), "image_id 60 is none of its images"),
+        (
+            coco(images=[{"id": id_, "file_name": f"{id_}.png"} for id_ in (10, 20, 40, 50)]),
+            "photographs must hold 10.png",
+        ),
+    ],
+)
+def test_bad_captions_files(photo_folder, tmp_path, content, message):
+    path = write(tmp_path / "captions.json", content)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        photograph_captions.read_captions(path, photo_folder)
+
+
+def test_no_captions_file(photo_folder, tmp_path):
+    with pytest.raises(ValueError, match=r"captions must be a file, .*none.json is none"):
+        photograph_captions.read_captions(tmp_path / "none.json", photo_folder)
+    (tmp_path / "latin.json").write_bytes('{"images": "é"}'.encode("latin-1"))
+    with pytest.raises(ValueError, match="captions must be a captions file as COCO has it"):
+        photograph_captions.read_captions(tmp_path / "latin.json", photo_folder)
+
+
+# --- splits -------------------------------------------------------------------------------------
+
+
+def test_a_share_of_the_images_with_captions_is_for_testing():
+    image_of = np.array([0, 0, 2, 3, 5, 6, 7, 8, 9, 9, 11])
+    is_test = photograph_captions.split_images(image_of, 13, 1 / 3)
+    assert is_test.shape == (13,) and is_test.sum() == 3
+    assert set(np.flatnonzero(is_test)) < set(image_of)
+    again = photograph_captions.split_images(image_of[::-1], 13, 1 / 3)
+    np.testing.assert_array_equal(again, is_test)
+
+
+@pytest.mark.parametrize(("share", "images"), [(0.1, 10), (0.9, 10), (0.5, 3)])
+def test_two_images_must_be_on_either_side(share, images):
+    message = f"test_share must leave two images on either side, got {share} of {images} images"
+    with pytest.raises(ValueError, match=message):
+        photograph_captions.split_images(np.arange(images), images, share)
+
+
+def test_a_trial_has_all_captions_of_its_images():
+    pairs = Pairs(
+        np.arange(5.0)[:, None, None],
+        np.arange(10.0, 16.0)[:, None, None],
+        tuple("abcdef"),
+        np.array([4, 1, 0, 1, 4, 3]),
+        None,
+    )
+    # Image 2 has no captions.
+    trial = photograph_captions.make_trial(pairs, np.array([False, True, True, False, True]))
+    assert trial.images.ravel().tolist() == [1.0, 4.0]
+    assert trial.captions == ("a", "b", "d", "e")
+    assert trial.texts.ravel().tolist() == [10.0, 11.0, 13.0, 14.0]
+    expected = [[False, True, True, False], [True, False, False, True]]
+    assert trial.positives.tolist() == trial.annotated.tolist() == expected
+    assert trial.truth is None
+
+
+# --- SqueezeNet ---------------------------------------------------------------------------------
+
+
+PARAMETERS = squeezenet.initialize(jax.random.key(0), version="1.0")
+
+
+def test_frozen_features_are_means_of_the_last_map():
+    photograph = np.random.default_rng(0).integers(0, 256, (227, 227, 3), np.uint8)
+    found = photograph_captions.frozen_features(PARAMETERS, photograph)
+    assert found.shape == (9, 512) and found.dtype == np.float32
+    last = np.asarray(photograph_captions._fire9(PARAMETERS, photograph / np.float32(255.0)))
+    assert last.shape == (13, 13, 512)
+    parts = [slice(0, 5), slice(5, 9), slice(9, 13)]
+    expected = [last[rows, columns].mean((0, 1)) for rows in parts for columns in parts]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    small = photograph_captions.frozen_features(PARAMETERS, photograph[:3, :200])
+    assert small.shape == (9, 512) and np.isfinite(small).all() and small.std() > 0.0
+
+
+@pytest.fixture
+def photo_config(photo_folder, tmp_path, monkeypatch):
+    """Options whose weights of SqueezeNet are random ones."""
+    monkeypatch.setattr(squeezenet, "load", lambda _: PARAMETERS)
+    return Config(
+        captions=write(tmp_path / "captions.json", coco()),
+        photographs=photo_folder,
+        squeezenet=write(tmp_path / "weights.npz", ""),
+        test_share=0.5,
+        batch_size=2,
+        output=tmp_path / "run",
+    )
+
+
+def refuse(*_):
+    raise AssertionError("it is to be kept")
+
+
+def test_photographs_become_features_once(photo_config, photo_folder, monkeypatch):
+    pairs, is_test = photograph_captions.read_pairs(photo_config, photo_config.output)
+    assert is_test.sum() == 2
+    files = [photo_folder / f"{number}.png" for number in (0, 1, 3, 4)]
+    expected = [
+        photograph_captions.frozen_features(PARAMETERS, photographs.read(file)) for file in files
+    ]
+    np.testing.assert_array_equal(pairs.images, expected)
+    assert pairs.image_of.tolist() == [2, 0, 1, 2, 3]
+    assert pairs.captions[2] == "the dog's cat" and pairs.texts.shape == (5, 5)
+    monkeypatch.setattr(photographs, "read", refuse)
+    again, _ = photograph_captions.read_pairs(photo_config, photo_config.output)
+    np.testing.assert_array_equal(again.images, pairs.images)
+    with pytest.raises(ValueError, match=r"features.safetensors must be of the same photographs"):
+        photograph_captions.features_of(
+            (*files[:3], photo_folder / "2.png"),
+            photo_config.squeezenet,
+            photo_config.output / "features.safetensors",
+        )
+
+
+def test_the_vocabulary_is_that_of_training(photo_config):
+    pairs, is_test = photograph_captions.read_pairs(photo_config, photo_config.output)
+    assert pairs.vocabulary is not None
+    words = [
+        word
+        for caption, image in zip(pairs.captions, pairs.image_of, strict=True)
+        if not is_test[image]
+        for word in text_tower.words_of(caption)
+    ]
+    twice = sorted({word for word in words if words.count(word) >= 2})
+    assert twice and pairs.vocabulary.words[2:] == tuple(twice)
+
+
+def test_bad_photographs_leave_nothing_behind(photo_config, photo_folder):
+    photo_config.squeezenet.unlink()
+    with pytest.raises(ValueError, match=r"squeezenet must be a file, .*weights.npz is none"):
+        photograph_captions.run(photo_config)
+    write(photo_config.squeezenet, "")
+    photo = photo_folder / "4.png"
+    photo.write_bytes(photo.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"4.png is damaged"):
+        photograph_captions.run(photo_config)
+    photo.unlink()
+    with pytest.raises(ValueError, match=r"photographs must hold 4.png"):
+        photograph_captions.run(photo_config)
+    assert not photo_config.output.exists()
+
+
+# --- options ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"features": None}, "captions, photographs and squeezenet must be given, or features"),
+        (
+            {"features": None, "captions": Path("c.json")},
+            "captions, photographs and squeezenet must be",
+        ),
+        ({"captions": Path("c.json")}, "features must be given alone"),
+        ({"test_share": 0.0}, "test_share must lie between 0 and 1, got 0.0"),
+        ({"test_share": float("nan")}, "test_share must lie between 0 and 1, got nan"),
+        ({"batch_size": 1}, "batch_size must be at least 2, got 1"),
+        ({"width": 6}, "width must be a positive multiple of 4, got 6"),
+        ({"methods": ()}, "methods must be at least one and all different"),
+        ({"batch_size": 19}, "batch_size must be at most 18, the images for training, got 19"),
+        ({"test_share": 0.05}, "test_share must leave two images on either side"),
+        ({"features": Path("none.npz")}, "features must be a file"),
+    ],
+)
+def test_bad_options_leave_nothing_behind(tmp_path, options, message):
+    path = save(tmp_path / "pairs.npz", features())
+    config = Config(**{"features": path, "output": tmp_path / "run", **TINY, **options})
+    with pytest.raises(ValueError, match=re.escape(message)):
+        photograph_captions.run(config)
+    assert [file.name for file in tmp_path.iterdir()] == ["pairs.npz"]
+
+
+def test_default_folders_are_named_after_the_options(tmp_path):
+    def name(**options):
+        config = Config(features=tmp_path / "pairs.npz", **options)
+        return photograph_captions.run_folder(photograph_captions.resolved(config)).name
+
+    assert name() == name(checkpoint_every=7) and name().startswith("photograph_captions-")
+    assert len({name(), name(toy=True), name(test_share=0.5), name(num_steps=7)}) == 4
+
+
+# --- runs ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photograph_captions")
+    save(folder / "pairs.npz", features())
+    return folder
+
+
+def config(folder, **options):
+    return Config(features=folder / "pairs.npz", output=folder / "run", **(TINY | options))
+
+
+@pytest.fixture(scope="module")
+def content(folder):
+    return photograph_captions.run(config(folder))
+
+
+def check_report(folder, content, methods):
+    report = folder / "report"
+    assert json.loads((report / "results.json").read_text("utf-8")) == content
+    text = (report / "results.md").read_text("utf-8")
+    assert content["data"] in text and content["answer"] in text
+    assert str(folder.parent) not in text and "nan" not in text.lower()
+    assert {row["method"] for row in content["performance"]} == set(methods)
+    with Image.open(report / "rejection.png") as image:
+        assert np.asarray(image.convert("L")).std() > 10
+
+
+def test_a_run_has_its_report(folder, content):
+    check_report(folder / "run", content, TINY["methods"])
+    assert content["data"].startswith(
+        "18 images with 36 captions for training, 6 with 12 for testing; 20 steps a training"
+    )
+    assert content["command"].startswith("python -m experiments.photograph_captions --methods")
+    assert "--features FILE" in content["command"]
+    assert not content["has_truth"] and content["splits"] == ["test"]
+
+
+def test_a_complete_run_is_shown_again(folder, content, capsys):
+    assert photograph_captions.run(config(folder)) == content
+    assert "complete: " in capsys.readouterr().out
+
+
+def test_other_options_need_another_folder(folder, content):
+    del content
+    with pytest.raises(ValueError, match="run has dimension = 4, now it is 3"):
+        photograph_captions.run(config(folder, dimension=3))
+
+
+def test_without_its_report_a_run_ends_with_the_same_numbers(folder, content):
+    (folder / "run" / "report").rename(folder / "report")
+    assert photograph_captions.run(config(folder)) == content
+    assert (folder / "run" / "report" / "results.md").read_bytes() == (
+        folder / "report" / "results.md"
+    ).read_bytes()
+
+
+def test_photographs_with_captions(data, tmp_path):
+    """A few photographs of COCO, and SqueezeNet's own weights."""
+    whole = json.loads((data / "coco_mini" / "captions_train2017.json").read_text("utf-8"))
+    images = whole["images"][:24]  # as many as `features` has: nothing is compiled twice
+    of_images = [
+        annotation
+        for image in images
+        for annotation in [a for a in whole["annotations"] if a["image_id"] == image["id"]][:2]
+    ]
+    options = TINY | {"methods": ("info_nce",), "num_steps": 5}
+    config = Config(
+        captions=write(tmp_path / "captions.json", {"images": images, "annotations": of_images}),
+        photographs=data / "coco_mini" / "train2017",
+        squeezenet=data / "squeezenet" / "squeezenet_v1.0_imagenet.npz",
+        output=tmp_path / "run",
+        **options,
+    )
+    content = photograph_captions.run(config)
+    check_report(tmp_path / "run", content, ["info_nce"])
+    assert content["data"].startswith("18 images with 36 captions for training, 6 with 12 for")
+    assert "--captions FILE --photographs FOLDER --squeezenet FILE" in content["command"]
+    kept = safetensors.numpy.load_file(tmp_path / "run" / "features.safetensors")
+    assert kept["image_features"].shape == (24, 9, 512)
