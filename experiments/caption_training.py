@@ -2,19 +2,22 @@
 
 import dataclasses
 import functools
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import flax
 import grain
 import jax
 import optax
 
-from experiments import caption_embedding, caption_evaluation, runs, training
+from experiments import caption_embedding, caption_evaluation, caption_report, runs, training
 from experiments.caption_embedding import Method, Model
 from experiments.caption_evaluation import Trial
 from experiments.caption_report import Outcomes
 
+_BOOTSTRAP_SEED = 0
 _LEAST = {
     "dimension": 1,
     "num_steps": 1,
@@ -134,3 +137,48 @@ def evaluate(
             for method, model in models.items()
         }
     return outcomes
+
+
+def compare(
+    options: Training,
+    models: dict[str, Model],
+    batches: Callable[..., grain.MapDataset],
+    trials: dict[str, Trial],
+    folder: Path,
+    *,
+    draw: Callable[[Path, dict[str, list[Any]], dict[str, Outcomes]], None],
+    title: str,
+    **head: Any,
+) -> dict[str, Any]:
+    """Train what is not trained yet, evaluate, save the report, and return its numbers.
+
+    Args:
+      options: of the experiment.
+      models: by method.
+      batches: of a seed, by keyword.
+      trials: by split.
+      folder: of the run.
+      draw: saves pictures in a folder, given parameters by method and outcomes by split.
+      title: of the report.
+      head: what the report says of itself: command, config and data.
+    """
+    started = time.perf_counter()
+    print(f"{head['data']}\nin {folder}", flush=True)
+    parameters = {
+        method: train(options, model, batches, folder) for method, model in models.items()
+    }
+    outcomes = evaluate(models, parameters, trials)
+    content = caption_report.content(
+        outcomes,
+        trials,
+        key=jax.random.key(_BOOTSTRAP_SEED),
+        num_resamples=options.num_resamples,
+        versions={"jax": jax.__version__, "flax": flax.__version__},
+        backend=jax.default_backend(),
+        **head,
+    )
+    caption_report.save(
+        folder / "report", content, title, lambda partial: draw(partial, parameters, outcomes)
+    )
+    print(f"this call took {time.perf_counter() - started:.0f} s")
+    return content

@@ -124,7 +124,7 @@ class DigitCaptions(tfds.core.GeneratorBasedBuilder):
       kwargs: as of every TFDS builder; `file_format="array_record"` needs no TensorFlow.
     """
 
-    VERSION = tfds.core.Version("1.0.1")
+    VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS: ClassVar = [
         tfds.core.BuilderConfig(name=source, description=f"the digits of {source}")
         for source in SIZES

@@ -20,19 +20,15 @@ ambiguity (Spearman at least 0.7), that of the deterministic rivals less.
 
 import dataclasses
 import functools
-import time
 from pathlib import Path
 from typing import Any, Literal
 
-import flax
-import jax
 import numpy as np
 
 from experiments import (
     caption_embedding,
     caption_evaluation,
     caption_pictures,
-    caption_report,
     caption_training,
     captioned_digits,
     digit_grammar,
@@ -121,7 +117,6 @@ def make_trial(split: Captioned) -> Trial:
 
 def run(config: Config) -> dict[str, Any]:
     """Train what is not trained yet, evaluate, save the report, and return its numbers."""
-    started = time.perf_counter()
     asked_for = runs.command(_MODULE, config, files=_FOLDERS, hidden=("datasets", "output"))
     config = resolved(config)
     assert config.source is not None
@@ -133,13 +128,11 @@ def run(config: Config) -> dict[str, Any]:
     splits = captioned_digits.load(config.source, config.datasets, mnist=config.mnist)
     train = splits.pop("train")
     trials = {name: make_trial(split) for name, split in splits.items()}
-    runs.begin(folder, _options(config))
     data = (
         f"digit captions of {digits.describe(config.source)}, {len(train.images):,} training "
         f"images with {captioned_digits.CAPTIONS} captions each; {config.num_steps:,} steps a "
         f"training, matches: {config.matches}"
     )
-    print(f"{data}\nin {folder}", flush=True)
     height, width = train.images.shape[1:]
     models = {
         method: Model(
@@ -159,33 +152,27 @@ def run(config: Config) -> dict[str, Any]:
         batch_size=config.batch_size,
         positives=train.positives if config.matches == "all" else None,
     )
-    parameters = {
-        method: caption_training.train(config, model, batches, folder)
-        for method, model in models.items()
-    }
-    outcomes = caption_training.evaluate(models, parameters, trials)
-    content = caption_report.content(
-        outcomes,
+    batches(seed=0)  # complains of what does not fit, before anything is written
+    runs.begin(folder, _options(config))
+    first = next(iter(trials))
+
+    def draw(partial: Path, parameters: dict[str, Any], outcomes: dict[str, Any]) -> None:
+        of_first = trials[first], outcomes[first]
+        caption_pictures.draw(partial, *of_first)
+        caption_pictures.draw_digits(partial, *of_first, models, parameters, encode)
+
+    return caption_training.compare(
+        config,
+        models,
+        batches,
         trials,
-        key=jax.random.key(_EVALUATION_SEED),
-        num_resamples=config.num_resamples,
+        folder,
+        draw=draw,
+        title="Digit captions",
         command=asked_for,
         config=_options(config),
         data=data,
-        versions={"jax": jax.__version__, "flax": flax.__version__},
-        backend=jax.default_backend(),
     )
-    first = next(iter(trials))
-
-    def draw(partial: Path) -> None:
-        caption_pictures.draw(partial, trials[first], outcomes[first])
-        caption_pictures.draw_digits(
-            partial, trials[first], outcomes[first], models, parameters, encode
-        )
-
-    caption_report.save(report, content, "Digit captions", draw)
-    print(f"this call took {time.perf_counter() - started:.0f} s")
-    return content
 
 
 if __name__ == "__main__":
