@@ -40,6 +40,7 @@ class Truth(NamedTuple):
       narrow: captions (pair), each of which is said to imply the one in `wide`.
       wide: captions (pair).
       implied: whether it does (pair): half of the pairs are nested, half are not.
+      of_one_length: whether a caption (caption) holds of numbers of one length alone.
     """
 
     ambiguity: dict[Side, np.ndarray]
@@ -47,6 +48,7 @@ class Truth(NamedTuple):
     narrow: np.ndarray
     wide: np.ndarray
     implied: np.ndarray
+    of_one_length: np.ndarray
 
 
 class Trial(NamedTuple):

@@ -106,6 +106,12 @@ class Captioned(NamedTuple):
         return shown @ self.denotations.T / shown.sum(1, keepdims=True)
 
     @property
+    def of_one_length(self) -> np.ndarray:
+        """Whether a caption (caption) holds of numbers of one length alone."""
+        lengths = [digit_grammar.LENGTHS[held] for held in self.denotations]
+        return np.array([each.min() == each.max() for each in lengths])
+
+    @property
     def image_ambiguity(self) -> np.ndarray:
         """The logarithm (image) of how many numbers an image may show, in nats."""
         return np.log(self.showings.sum(1))

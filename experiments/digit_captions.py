@@ -100,7 +100,9 @@ def encode(texts: tuple[str, ...]) -> np.ndarray:
 
 def make_trial(split: Captioned) -> Trial:
     """A split as it is evaluated, with all that is known of it."""
-    pairs = caption_evaluation.pairs_of_captions(split.denotations, seed=_EVALUATION_SEED)
+    narrow, wide, implied = caption_evaluation.pairs_of_captions(
+        split.denotations, seed=_EVALUATION_SEED
+    )
     ambiguity: dict[Side, np.ndarray] = {
         "image": split.image_ambiguity,
         "caption": split.caption_ambiguity,
@@ -111,7 +113,7 @@ def make_trial(split: Captioned) -> Trial:
         encode(split.captions),
         split.positives,
         split.annotated,
-        Truth(ambiguity, split.match_probability, *pairs),
+        Truth(ambiguity, split.match_probability, narrow, wide, implied, split.of_one_length),
     )
 
 

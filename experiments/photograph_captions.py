@@ -20,11 +20,9 @@ import dataclasses
 import functools
 import hashlib
 import json
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,7 +33,6 @@ from tqdm import tqdm
 from experiments import (
     caption_embedding,
     caption_pictures,
-    caption_report,
     caption_training,
     photographs,
     results,
@@ -367,7 +364,6 @@ def make_trial(pairs: Pairs, is_test: np.ndarray) -> Trial:
 
 def run(config: Config) -> dict[str, Any]:
     """Train what is not trained yet, evaluate, save the report, and return its numbers."""
-    started = time.perf_counter()
     asked_for = runs.command(_MODULE, config, files=_FILES, hidden=("output",))
     config = resolved(config)
     folder = run_folder(config)
@@ -376,16 +372,14 @@ def run(config: Config) -> dict[str, Any]:
     if report.exists():
         return runs.shown_again(report)
     pairs, is_test = read_pairs(config, folder)
-    runs.begin(folder, _options(config))
-    trials = {"test": make_trial(pairs, is_test)}
+    trial = make_trial(pairs, is_test)
     training = np.flatnonzero(~is_test[pairs.image_of])
     annotations = np.stack([pairs.image_of[training], training], 1)
     data = (
         f"{len(np.unique(annotations[:, 0])):,} images with {len(training):,} captions for "
-        f"training, {len(trials['test'].images):,} with {len(trials['test'].captions):,} for "
-        f"testing; {config.num_steps:,} steps a training"
+        f"training, {len(trial.images):,} with {len(trial.captions):,} for testing; "
+        f"{config.num_steps:,} steps a training"
     )
-    print(f"{data}\nin {folder}", flush=True)
     text = (
         Features(pairs.texts.shape[2], config.width)
         if pairs.vocabulary is None
@@ -403,30 +397,19 @@ def run(config: Config) -> dict[str, Any]:
         config.num_steps,
         batch_size=config.batch_size,
     )
-    parameters = {
-        method: caption_training.train(config, model, batches, folder)
-        for method, model in models.items()
-    }
-    outcomes = caption_training.evaluate(models, parameters, trials)
-    content = caption_report.content(
-        outcomes,
-        trials,
-        key=jax.random.key(_EVALUATION_SEED),
-        num_resamples=config.num_resamples,
+    runs.begin(folder, _options(config))
+    return caption_training.compare(
+        config,
+        models,
+        batches,
+        {"test": trial},
+        folder,
+        draw=lambda partial, _, outcomes: caption_pictures.draw(partial, trial, outcomes["test"]),
+        title="Photograph captions",
         command=asked_for,
         config=_options(config),
         data=data,
-        versions={"jax": jax.__version__, "flax": flax.__version__},
-        backend=jax.default_backend(),
     )
-    caption_report.save(
-        report,
-        content,
-        "Photograph captions",
-        lambda partial: caption_pictures.draw(partial, trials["test"], outcomes["test"]),
-    )
-    print(f"this call took {time.perf_counter() - started:.0f} s")
-    return content
 
 
 if __name__ == "__main__":

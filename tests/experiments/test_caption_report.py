@@ -21,7 +21,8 @@ def trial():
     annotated[np.arange(CAPTIONS) % IMAGES, np.arange(CAPTIONS)] = True
     ambiguity = {"image": np.arange(IMAGES) % 4.0, "caption": np.arange(CAPTIONS) % 5.0}
     narrow, wide = random.integers(0, CAPTIONS, (2, 30))
-    truth = Truth(ambiguity, probability, narrow, wide, np.arange(30) < 15)
+    of_one_length = np.arange(CAPTIONS) % 3 > 0
+    truth = Truth(ambiguity, probability, narrow, wide, np.arange(30) < 15, of_one_length)
     texts = tuple("word " * (1 + k % 7) for k in range(CAPTIONS))
     return Trial(np.zeros(IMAGES), texts, np.zeros(CAPTIONS), positives, annotated, truth)
 
@@ -72,6 +73,8 @@ def test_agreement_with_ambiguity_is_found_and_its_opposite(content):
 
     right, opposite = spearman("pcmepp", "total variance"), spearman("prolip", "total variance")
     assert right["mean"] > 0.95 and right["low"] > 0.9 and opposite["mean"] < -0.95
+    row = find(content["uncertainty"], method="pcmepp", measure="total variance", side="caption")
+    assert row["spearman_of_one_length"]["mean"] > 0.95
     noise = spearman("info_nce", "noise")
     assert abs(noise["mean"]) < 0.4 and noise["low"] < noise["mean"] < noise["high"]
     words = find(content["uncertainty"], method=caption_report.NO_MODEL, side="caption")
