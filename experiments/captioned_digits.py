@@ -99,8 +99,8 @@ class Captioned(NamedTuple):
     def match_probability(self) -> np.ndarray:
         """How probably each caption is true of what each image shows: (image, caption).
 
-        All numbers that an image may show are equally probable. No one who sees the image,
-        but not what is covered, can know more.
+        All numbers that an image may show are equally probable. Whoever sees the image, but not
+        what is covered, and knows nothing of the split, cannot know more.
         """
         shown = self.showings.astype(np.float64)
         return shown @ self.denotations.T / shown.sum(1, keepdims=True)

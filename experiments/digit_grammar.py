@@ -260,7 +260,12 @@ def describe(random: np.random.RandomState, number: int) -> str:
     Args:
       random: NumPy's legacy generator, whose stream is frozen; the same state writes the same.
       number: from 0 to 1109.
+
+    Raises:
+      ValueError: there is no such number.
     """
+    if not 0 <= number < len(NUMBERS):
+        raise ValueError(f"number must lie in 0..{len(NUMBERS) - 1}, got {number}")
     digits = NUMBERS[number, : LENGTHS[number]]
     form = list(_FORMS)[random.choice(len(_FORMS), p=list(_FORMS.values()))]
     return form(random, digits)

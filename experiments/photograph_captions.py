@@ -108,7 +108,16 @@ def resolved(config: Config) -> Config:
 
 
 def _options(config: Config) -> dict[str, Any]:
-    return runs.options(config, without=("output", "checkpoint_every", "log_every"))
+    """The options that numbers depend on; of the files what they hold, not where they lie."""
+    options = runs.options(config, without=(*_FILES, "checkpoint_every", "log_every"))
+    path = config.features or config.captions
+    assert path is not None
+    if not path.is_file():
+        name = "captions" if config.features is None else "features"
+        raise ValueError(f"{name} must be a file, {path} is none")
+    with path.open("rb") as file:
+        options["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    return options
 
 
 def run_folder(config: Config) -> Path:

@@ -166,12 +166,13 @@ class LocalAttentionHead(nnx.Module):
     Args:
       num_features: the length of a pooled feature vector.
       num_local_features: the length of a local one.
-      dimension: of the embedding.
+      dimension: of the embedding, from 2 on.
       initial_log_variance: around which the log-variance starts.
       rngs: of the initial parameters.
 
     Raises:
-      TypeError, ValueError: a length that is no positive integer.
+      TypeError, ValueError: a length that is no positive integer, or a single dimension, which
+        LayerNorm leaves nothing of.
 
     Source: PCME (Chun et al., CVPR 2021).
 
@@ -191,9 +192,8 @@ class LocalAttentionHead(nnx.Module):
         initial_log_variance: float = 0.0,
         rngs: nnx.Rngs,
     ):
-        _check(
-            num_features=num_features, num_local_features=num_local_features, dimension=dimension
-        )
+        _check(num_features=num_features, num_local_features=num_local_features)
+        arguments.count("dimension", dimension, least=2)
         self.mean = nnx.Linear(num_features, dimension, rngs=rngs)
         self.mean_pool = _AttentionPool(num_local_features, rngs=rngs)
         self.mean_residual = nnx.Linear(num_local_features, dimension, rngs=rngs)

@@ -12,8 +12,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 @pytest.fixture(scope="session")
 def data():
-    """The folder with `mnist`, `n_digit_mnist` and `squeezenet`, or the test is skipped."""
+    """The folder with the data that CONTRIBUTING names, or the test is skipped."""
     folder = os.environ.get("LASI_PROBEMB_DATA")
     if not folder:
-        pytest.skip("LASI_PROBEMB_DATA names no folder with mnist, n_digit_mnist and squeezenet")
+        pytest.skip("LASI_PROBEMB_DATA names no folder of data; CONTRIBUTING says what it holds")
     return Path(folder)

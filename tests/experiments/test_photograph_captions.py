@@ -404,11 +404,15 @@ def test_bad_options_leave_nothing_behind(tmp_path, options, message):
 
 
 def test_default_folders_are_named_after_the_options(tmp_path):
-    def name(**options):
-        config = Config(features=tmp_path / "pairs.npz", **options)
+    for file, content in (("pairs.npz", b"one"), ("same.npz", b"one"), ("other.npz", b"two")):
+        (tmp_path / file).write_bytes(content)
+
+    def name(file="pairs.npz", **options):
+        config = Config(features=tmp_path / file, **options)
         return photograph_captions.run_folder(photograph_captions.resolved(config)).name
 
     assert name() == name(checkpoint_every=7) and name().startswith("photograph_captions-")
+    assert name() == name("same.npz") != name("other.npz")
     assert len({name(), name(toy=True), name(test_share=0.5), name(num_steps=7)}) == 4
 
 

@@ -1,15 +1,20 @@
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.test_util import check_grads
+from jax.test_util import check_vjp
 from scipy.special import expit
 
 import probemb
 from probemb import DiagonalGaussian, GaussianMixture, reduction
 
 OPTIONS = {"negative_scale": 3.0, "shift": 1.5}
+
+# A quadrature is a large program, here for few numbers: to optimize it takes longer than to run it.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def normal(seed, *shape, dtype=np.float64):
@@ -37,17 +42,29 @@ def brute_force(x, y, a, b, labels):
     return loss
 
 
+@jax.jit
+def released_with_gradient(x, y, a, b):
+    def loss(x, y, a, b):
+        return probemb.pcme_released(x, y, negative_scale=a, shift=b)
+
+    return jax.value_and_grad(loss, (0, 1, 2, 3))(x, y, a, b)
+
+
+@jax.jit
+def pcme_with_gradient(x, y, a, b):
+    def loss(x, y):
+        return probemb.pcme_of_samples(x, y, negative_scale=a, shift=b)
+
+    return jax.value_and_grad(loss, (0, 1))(x, y)
+
+
 def test_released_pcme(golden):
     arguments = [
         jnp.asarray(golden(f"pcme/{name}") if "/" not in name else golden(name))
         for name in ("negative_scale", "shift")
     ]
     samples = [jnp.asarray(golden(name)) for name in ("image_samples", "text_samples")]
-
-    def loss(x, y, a, b):
-        return probemb.pcme_released(x, y, negative_scale=a, shift=b)
-
-    value, gradient = jax.value_and_grad(loss, (0, 1, 2, 3))(*samples, *arguments)
+    value, gradient = released_with_gradient(*samples, *arguments)
     np.testing.assert_allclose(value, golden("pcme/loss_sum_two_directions"), rtol=1e-9)
     for name, mine in zip(
         ("image_samples", "text_samples", "negative_scale", "shift"), gradient, strict=True
@@ -79,28 +96,21 @@ def test_pcme_equals_brute_force_in_blocks_of_any_size(monkeypatch, tile, labell
 def test_float32_beside_float64():
     x, y = 0.05 * normal(0, 6, 4, 32), 0.05 * normal(1, 6, 4, 32)
     moved = [z.astype(jnp.float32) + np.float32(20.0) for z in (x, y)]
-
-    def with_gradient(x, y):
-        options = {"negative_scale": 15.0, "shift": 15.0}
-        return jax.value_and_grad(
-            lambda x, y: probemb.pcme_of_samples(x, y, **options), argnums=(0, 1)
-        )(x, y)
-
-    exact = with_gradient(*(z.astype(jnp.float64) for z in moved))
-    near = with_gradient(*moved)
+    exact = pcme_with_gradient(*(z.astype(jnp.float64) for z in moved), 15.0, 15.0)
+    near = pcme_with_gradient(*moved, 15.0, 15.0)
     assert near[0].dtype == jnp.float32
     np.testing.assert_allclose(near[0], exact[0], rtol=1e-5)
     for mine, theirs in zip(near[1], exact[1], strict=True):
         np.testing.assert_allclose(mine, theirs, atol=2e-5 * float(jnp.abs(theirs).max()))
 
 
-def test_pcme_to_second_order():
+def test_pcme_to_second_order(check_to_second_order):
     x, y = normal(0, 3, 2, 3), normal(1, 3, 2, 3)
 
     def loss(x, y, a, b):
         return probemb.pcme_of_samples(x, y, negative_scale=a, shift=b)
 
-    check_grads(jax.jit(loss), (x, y, 1.3, 0.4), order=2, modes=["rev"])
+    check_to_second_order(loss, (x, y, 1.3, 0.4))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -108,10 +118,7 @@ def test_pcme_to_second_order():
 def test_coinciding_and_distant_samples_have_finite_gradients(dtype, batch):
     x = jnp.ones((batch, 2, 3), dtype)
     for y in (x, x + dtype(1e4)):
-        result = jax.value_and_grad(
-            lambda x, y: probemb.pcme_of_samples(x, y, negative_scale=20.0, shift=5.0), (0, 1)
-        )(x, y)
-        chex.assert_tree_all_finite(result)
+        chex.assert_tree_all_finite(pcme_with_gradient(x, y, 20.0, 5.0))
 
 
 def test_jit_eager_and_vmap_agree():
@@ -146,28 +153,43 @@ def test_many_samples_tend_to_the_quadrature():
     assert error < 0.01 * exact
 
 
+@jit
+def log_expected(p, q):
+    return probemb.log_expected_match_probability(p, q, **OPTIONS)
+
+
 @pytest.mark.parametrize("labelled", [False, True])
 def test_the_quadrature_of_a_batch_is_that_of_its_pairs(labelled):
     image, text = gaussians(3, 4)
     labels = jnp.asarray(np.random.default_rng(2).uniform(size=(3, 3))) if labelled else None
-    value = probemb.pcme_quadrature(image, text, **OPTIONS, labels=labels)
+    value = jit(lambda p, q: probemb.pcme_quadrature(p, q, **OPTIONS, labels=labels))(image, text)
     expected = 0.0
     for i in range(3):
         for j in range(3):
             p, q = (jax.tree.map(lambda x, k=k: x[k], g) for k, g in ((i, image), (j, text)))
-            yes, no = probemb.log_expected_match_probability(p, q, **OPTIONS)
+            yes, no = log_expected(p, q)
             m = float(i == j) if labels is None else labels[i, j]
             expected -= m * yes + (1.0 - m) * no
     np.testing.assert_allclose(value, expected, rtol=1e-10)
 
 
-def test_the_quadrature_has_right_gradients():
-    image, text = gaussians(2, 3)
-
+@jit
+def quadrature_with_gradient(image, text, a, b):
     def loss(image, text, a, b):
         return probemb.pcme_quadrature(image, text, negative_scale=a, shift=b)
 
-    check_grads(jax.jit(loss), (image, text, 1.3, 0.4), order=1, modes=["rev"], rtol=1e-5)
+    return jax.value_and_grad(loss, (0, 1, 2, 3))(image, text, a, b)
+
+
+def test_the_quadrature_has_right_gradients():
+    def with_pull_back(*arguments):
+        value, gradient = quadrature_with_gradient(*arguments)
+        return value, lambda cotangent: jax.tree.map(lambda slope: cotangent * slope, gradient)
+
+    def value(*arguments):
+        return quadrature_with_gradient(*arguments)[0]
+
+    check_vjp(value, with_pull_back, (*gaussians(2, 3), 1.3, 0.4), rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -175,10 +197,7 @@ def test_the_quadrature_has_right_gradients():
 def test_the_quadrature_is_finite_at_the_edges(dtype, log_variance):
     mean = jnp.asarray(np.eye(2, 3), dtype)
     p = DiagonalGaussian(mean, jnp.full((2, 3), log_variance, dtype))
-    result = jax.value_and_grad(
-        lambda p, q: probemb.pcme_quadrature(p, q, negative_scale=15.0, shift=5.0), (0, 1)
-    )(p, p)
-    chex.assert_tree_all_finite(result)
+    chex.assert_tree_all_finite(quadrature_with_gradient(p, p, dtype(15.0), dtype(5.0)))
 
 
 def test_soft_contrastive_is_its_definition():
@@ -211,19 +230,21 @@ def test_a_mixture_learns_its_weights():
     near = DiagonalGaussian(jnp.asarray([[0.0, 0.0], [5.0, 5.0]]), jnp.full((2, 2), -4.0))
     target = DiagonalGaussian(jnp.zeros(2), jnp.full(2, -4.0))
 
-    def loss(logits, match):
+    @jax.jit
+    @jax.grad
+    def gradient(logits, match):
         p = GaussianMixture(logits, near)
         return probemb.soft_contrastive(
             jax.random.key(0), p, target, match, **OPTIONS, bottleneck_weight=0.0
         )
 
     for match, sign in ((1, -1.0), (0, 1.0)):
-        slope = jax.grad(loss)(jnp.zeros(2), match)
+        slope = gradient(jnp.zeros(2), match)
         assert sign * float(slope[0]) > 0.01 and abs(float(slope.sum())) < 1e-9
 
 
 @pytest.mark.parametrize("mixture", [False, True])
-def test_soft_contrastive_to_second_order(mixture):
+def test_soft_contrastive_to_second_order(mixture, check_to_second_order):
     p = DiagonalGaussian(0.5 * normal(0, 2, 3), 0.3 * normal(1, 2, 3))
     if mixture:
         p, q = (GaussianMixture(jnp.asarray([0.2, s]), p) for s in (0.1, -0.4))
@@ -235,7 +256,7 @@ def test_soft_contrastive_to_second_order(mixture):
             jax.random.key(0), p, q, 1, negative_scale=a, shift=b, num_samples=2
         )
 
-    check_grads(jax.jit(loss), (p, q, 1.3, 0.4), order=2, modes=["rev"])
+    check_to_second_order(loss, (p, q, 1.3, 0.4))
 
 
 X = jnp.zeros((2, 3, 4))

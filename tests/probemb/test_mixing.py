@@ -68,7 +68,7 @@ def test_cutmix_pastes_one_rectangle_of_the_partner():
 def test_cutmix_replaces_the_share_of_the_beta_distribution_up_to_the_border():
     keys = jax.random.split(jax.random.key(3), 2000)
     image = jnp.zeros((1, 64, 64, 1))
-    shares = jax.vmap(lambda key: cutmix(key, image, jnp.array([0]))[1])(keys)
+    shares = jax.jit(jax.vmap(lambda key: cutmix(key, image, jnp.array([0]))[1]))(keys)
     # Of a side s of the length, around a uniform centre, s - s^2 / 4 stays inside on average;
     # s^2 is uniform, so the mean pasted area is the integral of (sqrt(t) - t / 4)^2.
     expected = 1.0 - (1 / 2 - 0.5 / 2.5 + 1 / 48)
