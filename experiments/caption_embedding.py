@@ -12,6 +12,7 @@ meru        a point of hyperbolic space  a softmax, and cones that hold images
 
 import dataclasses
 import functools
+import math
 from typing import Any, Literal, NamedTuple, get_args
 
 import grain
@@ -203,15 +204,19 @@ def logit_parameters(parameters: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
     return jnp.minimum(jnp.exp(parameters["log_scale"]), 100.0), parameters["shift"]
 
 
+def curvature_of(parameters: dict[str, Any]) -> jax.Array:
+    """MERU's learned c, kept within 0.1 to 10."""
+    return jnp.exp(jnp.clip(parameters["log_curvature"], math.log(0.1), math.log(10.0)))
+
+
 def _as_gaussians(*sides: jax.Array) -> list[DiagonalGaussian]:
     return [DiagonalGaussian(points, jnp.zeros_like(points)) for points in sides]
 
 
 def masked(key: jax.Array, inputs: jax.Array) -> jax.Array:
-    """What is left of inputs (batch, ...) of any kind when most of each is masked.
+    """What is left of inputs (batch, ...) of any kind when most is masked.
 
-    Of pictures cells of 4 x 4, of texts words, of features places (one of a single place is
-    masked whole).
+    Of pictures cells of 4 x 4, of texts words, of features places, each with one probability.
     """
     if inputs.ndim == 2:
         hidden = jax.random.bernoulli(key, _MASKED, inputs.shape)
@@ -232,6 +237,7 @@ def _widths(p: DiagonalGaussian) -> DiagonalGaussian:
 def _inclusion(model: Model, parameters: dict[str, Any], key: jax.Array, batch: Batch, both: Any):
     """ProLIP's inclusion losses of widths: of images in their texts, of inputs in masked ones.
 
+    Both are of the share of the batch that is also seen masked.
     As the release has it in effect, means do not count. Where they do, the exact loss
     is the less the farther the narrow Gaussian lies from the wide one, and drives pairs apart.
     """
@@ -282,7 +288,7 @@ def loss(
         case "triplet":
             return probemb.triplet(*_as_gaussians(images, texts), labels=labels) / number
         case "meru":
-            curvature = jnp.exp(parameters["log_curvature"])
+            curvature = curvature_of(parameters)
             return probemb.meru(
                 images, texts, logit_scale=scale, curvature=curvature, labels=labels
             )
@@ -374,7 +380,7 @@ def scores(model: Model, parameters: dict[str, Any], images: Any, texts: Any) ->
         traces = images.variance.sum(1)[:, None] + texts.variance.sum(1)
         return scale * (inner - 0.5 * traces) + shift
     if model.method == "meru":
-        curvature = jnp.exp(parameters["log_curvature"])
+        curvature = curvature_of(parameters)
         points = (hyperbolic.exponential_map(x, curvature=curvature) for x in (images, texts))
         return -scale * hyperbolic.lorentz_distance(*points, curvature=curvature)
     images, texts = (x / jnp.linalg.norm(x, axis=1, keepdims=True) for x in (images, texts))

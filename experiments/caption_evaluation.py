@@ -203,7 +203,7 @@ def _implication(model: Model, parameters: Any, narrow: Any, wide: Any) -> jax.A
     in the cone of the wide one, of directions their cosine.
     """
     if model.method == "meru":
-        curvature = jnp.exp(parameters["log_curvature"])
+        curvature = caption_embedding.curvature_of(parameters)
         narrow, wide = (hyperbolic.exponential_map(x, curvature=curvature) for x in (narrow, wide))
         angle = hyperbolic.exterior_angle(wide, narrow, curvature=curvature)
         return hyperbolic.half_aperture(wide, curvature=curvature) - angle
@@ -233,13 +233,14 @@ def evaluate(model: Model, parameters: Any, trial: Trial) -> Outcome:
 
 
 def ceiling(trial: Trial) -> dict[Side, dict[str, np.ndarray]] | None:
-    """What ranking by the known match probability reaches: no one who sees a cover can do better.
+    """What ranking by the known match probability reaches, equal ones in random order.
 
-    Equal probabilities are in random order.
+    No one who knows nothing of the split has more R@1 of captions to expect; other metrics
+    can be exceeded, and what was annotated is not asked.
     """
     return None if trial.truth is None else metrics(trial.truth.match_probability, trial)
 
 
-def word_counts(captions: tuple[str, ...]) -> np.ndarray:
+def minus_words(captions: tuple[str, ...]) -> np.ndarray:
     """Minus the number of words (caption): what is said in few words may be vague."""
     return -np.array([len(caption.split()) for caption in captions], np.float32)

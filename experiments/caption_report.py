@@ -52,7 +52,7 @@ def _measures(outcomes: Outcomes, trial: Trial, side: Side):
         for name in each[0].uncertainty[side]:
             yield method, name, np.stack([o.uncertainty[side][name] for o in each], 1)
     if side == "caption":
-        yield NO_MODEL, "minus words", caption_evaluation.word_counts(trial.captions)[:, None]
+        yield NO_MODEL, "minus words", caption_evaluation.minus_words(trial.captions)[:, None]
 
 
 def _varied(values: np.ndarray) -> bool:
@@ -178,11 +178,7 @@ def implication(outcomes: dict[str, Outcomes], trials: dict[str, Trial]) -> list
                     # Pairs that look least like implication are to be the ones that are none.
                     "detected": over_seeds(
                         [
-                            float(
-                                calibration.r_auroc(
-                                    -o.implication.astype(np.float64), truth.implied
-                                )
-                            )
+                            float(calibration.r_auroc(-o.implication, truth.implied))
                             for o in each
                             if o.implication is not None
                         ]
@@ -193,21 +189,25 @@ def implication(outcomes: dict[str, Outcomes], trials: dict[str, Trial]) -> list
     return rows
 
 
-def _of_captions(content: dict, split: str, name: str, deterministic: bool) -> list[dict]:
-    """Rows of caption uncertainty by a score, the best first.
-
-    Of distributions those of their own measure; without one, of all measures of the others.
-    """
+def _ranked(content: dict, split: str, name: str) -> list[dict]:
+    """Rows of caption uncertainty that have a score, the best first."""
     rows = [
         row
         for row in content["uncertainty"]
-        if row["split"] == split
-        and row["side"] == "caption"
-        and row.get(name)
-        and (row["method"] not in PROBABILISTIC if deterministic else row["own"])
-        and (deterministic or row["method"] in PROBABILISTIC)
+        if row["split"] == split and row["side"] == "caption" and row.get(name)
     ]
     return sorted(rows, key=lambda row: -row[name]["mean"])
+
+
+def _of_distributions(content: dict, split: str, name: str) -> list[dict]:
+    """Those of distributions, by their own measure."""
+    ranked = _ranked(content, split, name)
+    return [row for row in ranked if row["method"] in PROBABILISTIC and row["own"]]
+
+
+def _of_rivals(content: dict, split: str, name: str) -> list[dict]:
+    """Those of what is to be had without a distribution, by every measure."""
+    return [row for row in _ranked(content, split, name) if row["method"] not in PROBABILISTIC]
 
 
 def _named(row: dict) -> str:
@@ -218,8 +218,8 @@ def expectations(content: dict) -> list[dict]:
     """What is expected of caption uncertainty, and what is reached."""
     rows = []
     for split in content["splits"]:
-        rivals = _of_captions(content, split, "spearman", True)
-        for row in _of_captions(content, split, "spearman", False):
+        rivals = _of_rivals(content, split, "spearman")
+        for row in _of_distributions(content, split, "spearman"):
             reached = row["spearman"]
             rows.append(
                 {
@@ -242,8 +242,8 @@ def answer(content: dict) -> str:
     name, meaning = "r_auroc_annotated", "R-AUROC of the failures of captions"
     if content["has_truth"]:
         name, meaning = "spearman", "Spearman's correlation with the true ambiguity of captions"
-    ranked = _of_captions(content, split, name, False)
-    rivals = _of_captions(content, split, name, True)
+    ranked = _of_distributions(content, split, name)
+    rivals = _of_rivals(content, split, name)
 
     def precision(method: str) -> dict[str, Any]:
         row = find(content["performance"], method=method, side="caption", split=split)
@@ -340,8 +340,8 @@ def markdown(content: dict, title: str) -> str:
         f"`{content['command']}`",
         f"Data: {content['data']}. Seeds {seeds}; jax {content['versions']['jax']} on "
         f"{content['backend']}. Everything on this page is written by that command. Intervals are "
-        "95 %: of retrieval, probabilities and implication over seeds (t), of uncertainty over "
-        "queries (bootstrap of the mean over seeds).",
+        "95 %: of retrieval, probabilities, implication and the scores of bins over seeds (t), of "
+        "uncertainty over queries (bootstrap of the mean over seeds).",
         "## The answer",
         content["answer"],
     ]
@@ -385,7 +385,9 @@ def markdown(content: dict, title: str) -> str:
         parts.append(
             "All that is true counts as a match; annotated R@1 counts, as COCO does, what was "
             f"written of the image alone. The {CEILING} ranks by what is left to know of a covered "
-            "image: no one who sees the cover can do better."
+            "image, ties in random order: no one who knows nothing of the split has more R@1 of "
+            'captions to expect. From image to caption, R@1 says little: "some number" is true of '
+            "all images."
         )
     parts += [
         table(
@@ -434,8 +436,13 @@ def markdown(content: dict, title: str) -> str:
         parts += [
             "## Are match probabilities frequencies?",
             "Of all pairs of images and captions. Brier skill: 1 is an oracle, 0 the share of "
-            "matches for every pair. Training saw one match an image in a batch, so that a "
-            "probability is that of being the annotated pair among as many as a batch has.",
+            "matches for every pair."
+            + (
+                " Training saw one match an image in a batch, so that a probability is that of "
+                "being the annotated pair among as many as a batch has."
+                if content["config"].get("matches", "annotated") == "annotated"
+                else ""
+            ),
             table(
                 [
                     "split",

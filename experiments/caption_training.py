@@ -19,7 +19,7 @@ from experiments.caption_report import Outcomes
 
 _BOOTSTRAP_SEED = 0
 _LEAST = {
-    "dimension": 1,
+    "dimension": 2,
     "num_steps": 1,
     "batch_size": 2,
     "num_samples": 1,
@@ -38,7 +38,7 @@ class Training:
     dimension: int = 32
     """D, the dimensions of an embedding."""
     width: int = 64
-    """Of the text tower, a multiple of 4."""
+    """Of the text tower, and of those of features; a multiple of 4."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """A training for each."""
     num_steps: int = 4000
@@ -77,6 +77,9 @@ def check(options: Training) -> None:
     """
     runs.check_least(options, _LEAST)
     runs.check_choices(options, "methods")
+    for method in options.methods:
+        if method not in caption_embedding.METHODS:
+            raise ValueError(f"methods must be among {caption_embedding.METHODS}, got {method!r}")
     runs.check_training(options)
     weight = options.bottleneck_weight
     if weight is not None and not 0.0 <= weight < float("inf"):

@@ -21,7 +21,7 @@ ambiguity (Spearman at least 0.7), that of the deterministic rivals less.
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -76,6 +76,8 @@ def resolved(config: Config) -> Config:
     """
     caption_training.check(config)
     runs.check_least(config, {"channels": 1})
+    if config.matches not in get_args(Matches):
+        raise ValueError(f"matches must be one of {get_args(Matches)}, got {config.matches!r}")
     if config.source == "sklearn" and config.mnist is not None:
         raise ValueError("source sklearn takes no mnist, but it is given")
     source = config.source or ("sklearn" if config.mnist is None else "mnist")

@@ -6,7 +6,8 @@ caption spells its digits or withholds some of them:
     four eight two                          {482}
     a four, something, then a two           {402, 412, ..., 492}
     a four, then an even digit              {40, 42, 44, 46, 48}
-    three digits ending in two              100 numbers; also: beginning with four eight
+    three digits ending in two              100 numbers
+    three digits beginning with four eight  10 numbers
     two digits, one of them a seven         19 numbers
     an even number of two digits            50 numbers, those whose last digit is even
     a number of three digits                1,000 numbers

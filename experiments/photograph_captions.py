@@ -110,13 +110,14 @@ def resolved(config: Config) -> Config:
 def _options(config: Config) -> dict[str, Any]:
     """The options that numbers depend on; of the files what they hold, not where they lie."""
     options = runs.options(config, without=(*_FILES, "checkpoint_every", "log_every"))
-    path = config.features or config.captions
-    assert path is not None
-    if not path.is_file():
-        name = "captions" if config.features is None else "features"
-        raise ValueError(f"{name} must be a file, {path} is none")
-    with path.open("rb") as file:
-        options["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    for name in ("features", "captions", "squeezenet"):
+        path = getattr(config, name)
+        if path is None:
+            continue
+        if not path.is_file():
+            raise ValueError(f"{name} must be a file, {path} is none")
+        with path.open("rb") as file:
+            options[f"{name}_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
     return options
 
 
@@ -191,9 +192,11 @@ def frozen_features(parameters: squeezenet.Parameters, photograph: np.ndarray) -
 
 
 def _digest(files: tuple[Path, ...]) -> np.ndarray:
-    """Which photographs these are (32) uint8, by their names."""
-    names = "\n".join(file.name for file in files)
-    return np.frombuffer(hashlib.sha256(names.encode()).digest(), np.uint8)
+    """Which photographs these are (32) uint8, by their names and what they hold."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.encode() + b"\n" + file.read_bytes())
+    return np.frombuffer(digest.digest(), np.uint8)
 
 
 def features_of(files: tuple[Path, ...], weights: Path, kept: Path) -> np.ndarray:

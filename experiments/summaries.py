@@ -30,13 +30,13 @@ def over_seeds(values: list[float]) -> dict[str, Any]:
 
 @functools.partial(jax.jit, static_argnums=(1, 3))
 def _bootstrap(key, statistic, items, num_resamples):
-    def over_seeds(*items: jax.Array, weights: jax.Array) -> jax.Array:
+    def mean_over_seeds(*items: jax.Array, weights: jax.Array) -> jax.Array:
         of_seed = functools.partial(statistic, weights=weights)
         return jnp.mean(jax.vmap(of_seed, in_axes=1)(*items))
 
-    mean = over_seeds(*items, weights=jnp.ones(len(items[0]), items[0].dtype))
-    interval = calibration.bootstrap_interval(key, over_seeds, *items, num_resamples=num_resamples)
-    return mean, *interval
+    mean = mean_over_seeds(*items, weights=jnp.ones(len(items[0]), items[0].dtype))
+    ends = calibration.bootstrap_interval(key, mean_over_seeds, *items, num_resamples=num_resamples)
+    return mean, *ends
 
 
 def over_items(

@@ -228,7 +228,7 @@ class LocalAttentionHead(nnx.Module):
 
 
 class UncertaintyTokenHead(nnx.Module):
-    """The head of PCME++ and ProLIP: a learned token gathers the log-variance.
+    """ProLIP's head: a learned token gathers the log-variance.
 
     mean = normalize(A f) of the pooled features f; a token u attends to the local ones,
     and log-variance = B (u + attention(u)).

@@ -96,7 +96,7 @@ def test_losses_are_those_of_probemb_for_an_image_and_its_text(batch):
     np.testing.assert_allclose(loss("pcmepp", points), BATCH * pcmepp + bottleneck, rtol=1e-5)
 
 
-def test_labels_count_in_every_method(batch):
+def test_labels_count(batch):
     """All pairs as matches give another loss than the diagonal alone."""
     model = model_of("pcmepp")
     parameters = model.initialize(jax.random.key(0))

@@ -70,7 +70,9 @@ def test_metrics_of_both_sides(trial):
 def test_the_ceiling_knows_all_but_what_is_covered(trial):
     found = caption_evaluation.ceiling(trial)
     np.testing.assert_allclose(found["image"]["R-Precision"][:5], 1.0)
-    assert found["image"]["R-Precision"][5] <= 1.0
+    # It may be 482 or 402: four captions are sure to be true, the fifth is as likely as not.
+    assert trial.positives[5].sum() == 5
+    np.testing.assert_allclose(found["image"]["R-Precision"][5], 1.0)
     assert caption_evaluation.ceiling(trial._replace(truth=None)) is None
 
 
@@ -119,4 +121,4 @@ def test_embeddings_do_not_depend_on_how_many_are_asked_for(trial):
 
 
 def test_words_are_counted():
-    assert caption_evaluation.word_counts(CAPTIONS).tolist() == [-3, -6, -5, -3, -2, -1]
+    assert caption_evaluation.minus_words(CAPTIONS).tolist() == [-3, -6, -5, -3, -2, -1]

@@ -99,6 +99,9 @@ def test_a_trial_holds_what_the_split_knows(folder, content):
     ("options", "message"),
     [
         ({"methods": ()}, "methods must be at least one and all different"),
+        ({"methods": ("x",)}, "methods must be among .*got 'x'"),
+        ({"matches": "none"}, "matches must be one of .*got 'none'"),
+        ({"dimension": 1}, "dimension must be at least 2, got 1"),
         ({"seeds": (1, 1)}, "seeds must be at least one and all different"),
         ({"seeds": (-1,)}, r"seeds must lie in 0..2\^32 - 1, got -1"),
         ({"channels": (0, 3)}, "channels must be at least 1, got 0"),
