@@ -59,7 +59,7 @@ def draw_digits(
     """
     methods = [method for method in models if method in PROBABILISTIC]
     if methods:
-        _save(folder / "nearest.png", _nearest(trial, outcomes, methods[0]))
+        _save(folder / "nearest.png", _nearest(trial, outcomes, methods[-1]))
         _save(folder / "inclusion.png", _inclusion(models, parameters, methods, encode))
 
 

@@ -19,6 +19,7 @@ need jax alone. Data flows down this list:
     regularizers          the bottleneck, uniformity
     contrastive           HIB, PCME
     logistic              PCME++, ProLIP, SigLIP
+    softmax               its cross-entropies over rows and columns, from tiles
     ranking               InfoNCE, triplet
     hyperbolic            MERU: distances, cones and the loss in the Lorentz model
     inclusion             ProLIP's inclusion test and losses

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from probemb import arguments
+from probemb import arguments, softmax
 from probemb.batches import check_labels, check_shapes, labels_of, partners, with_labels
 from probemb.euclidean import normalized, product, square_root
 from probemb.reduction import batch_size, batch_sum, reduce_pairs
@@ -264,30 +264,8 @@ def entailment(
 
 
 def _softmax_tile(rows: dict, columns: dict, scale: jax.Array):
-    """For each row and column: the log-sum of exponentials, and the labelled logits."""
     logits = -scale * _distances(rows, columns)
-    label = labels_of(rows, columns, logits.dtype)
-
-    def along(axis):
-        return {
-            "log_sum": jax.nn.logsumexp(logits, axis=axis),
-            "labelled": jnp.sum(label * logits, axis=axis),
-            "labels": jnp.sum(label, axis=axis),
-        }
-
-    return along(1), along(0)
-
-
-def _merge_softmax(stacked: dict) -> dict:
-    merged = {name: jnp.sum(values, axis=0) for name, values in stacked.items()}
-    return {**merged, "log_sum": jax.nn.logsumexp(stacked["log_sum"], axis=0)}
-
-
-def _cross_entropy(of: dict) -> jax.Array:
-    """Of each row, or each column; 0 where it has no label."""
-    labelled = of["labels"] > 0.0
-    expected = of["labelled"] / jnp.where(labelled, of["labels"], 1.0)
-    return jnp.where(labelled, of["log_sum"] - expected, 0.0)
+    return softmax.sums(logits, labels_of(rows, columns, logits.dtype))
 
 
 def meru(
@@ -349,12 +327,12 @@ def meru(
     rows, columns = with_labels(_lifted(image, root), _lifted(text, root), labels, axis_name)
     both = reduce_pairs(
         _softmax_tile,
-        _merge_softmax,
+        softmax.merge,
         rows,
         columns,
         scale / root,
         has_column_values=True,
         axis_name=axis_name,
     )
-    losses = sum((0.5 * _cross_entropy(of) for of in both), weight * outside)
+    losses = sum((0.5 * softmax.cross_entropy(of) for of in both), weight * outside)
     return batch_sum(losses, axis_name) / batch_size(len(image), axis_name)

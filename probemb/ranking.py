@@ -9,30 +9,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from probemb import arguments
+from probemb import arguments, softmax
 from probemb.batches import check_labels, check_pair, labels_of, partners, with_labels
 from probemb.euclidean import normalized, product
 from probemb.reduction import batch_size, batch_sum, reduce_pairs
 
 
 def _softmax_tile(rows: dict, columns: dict, scale: jax.Array):
-    """For each row and column: the log-sum of exponentials, and the labelled logits."""
     logits = scale * product(rows["mean"], columns["mean"])
-    label = labels_of(rows, columns, logits.dtype)
-
-    def along(axis):
-        return {
-            "log_sum": jax.nn.logsumexp(logits, axis=axis),
-            "labelled": jnp.sum(label * logits, axis=axis),
-            "labels": jnp.sum(label, axis=axis),
-        }
-
-    return along(1), along(0)
-
-
-def _merge_softmax(stacked: dict) -> dict:
-    merged = {name: jnp.sum(values, axis=0) for name, values in stacked.items()}
-    return {**merged, "log_sum": jax.nn.logsumexp(stacked["log_sum"], axis=0)}
+    return softmax.sums(logits, labels_of(rows, columns, logits.dtype))
 
 
 def info_nce(
@@ -79,20 +64,14 @@ def info_nce(
     rows, columns = with_labels(rows, columns, labels, axis_name)
     both = reduce_pairs(
         _softmax_tile,
-        _merge_softmax,
+        softmax.merge,
         rows,
         columns,
         scale,
         has_column_values=True,
         axis_name=axis_name,
     )
-
-    def cross_entropy(of):
-        labelled = of["labels"] > 0.0
-        expected = of["labelled"] / jnp.where(labelled, of["labels"], 1.0)
-        return jnp.where(labelled, of["log_sum"] - expected, 0.0)
-
-    losses = sum((cross_entropy(of) for of in both), jnp.zeros((), image.mean.dtype))
+    losses = sum((softmax.cross_entropy(of) for of in both), jnp.zeros((), image.mean.dtype))
     return 0.5 * batch_sum(losses, axis_name) / batch_size(len(image.mean), axis_name)
 
 

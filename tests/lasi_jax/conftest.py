@@ -1,5 +1,6 @@
 """Strict promotion, the reference values, and a brute-force LASI in NumPy float64."""
 
+import functools
 import itertools
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,6 +8,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from jax.test_util import check_vjp
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "lasi_reference.npz"
 
@@ -76,3 +78,25 @@ def brute_force():
     return SimpleNamespace(
         neighbors=neighbors, coefficients=coefficients, distance_map=distance_map
     )
+
+
+@pytest.fixture(scope="session")
+def jit():
+    """`jax.jit` for float64 that is compared once: optimizing it takes longer than running it."""
+    return functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+@pytest.fixture(scope="session")
+def check_gradients(jit):
+    """check(function, arguments): its gradients in reverse mode equal finite differences."""
+
+    def check(function, arguments):
+        value = jit(lambda *arguments: function(*arguments))
+        pull_back = jit(lambda arguments, by: jax.vjp(function, *arguments)[1](by))
+
+        def with_pull_back(*arguments):
+            return value(*arguments), functools.partial(pull_back, arguments)
+
+        check_vjp(value, with_pull_back, arguments)
+
+    return check

@@ -1,3 +1,5 @@
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -5,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.test_util import check_grads
 
 import lasi_jax
 from lasi_jax import regression, tiling
@@ -17,6 +18,8 @@ def image_of(shape, seed=0, dtype=np.float64):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-9), (np.float32, 2e-5)])
 def test_released_coefficients_and_predictions(golden, dtype, tolerance):
+    if dtype == np.float32 and golden.n > 10:
+        pytest.skip("it takes long to compile, and smaller ones show float32")
     options = {"neighborhood_size": golden.n, "value_range": (-1.0, 1.0)}
     x = jnp.asarray(golden.x, dtype)
     theta = lasi_jax.coefficients(x, **options)
@@ -45,10 +48,10 @@ def test_equals_brute_force(brute_force, shape, n, seed, masked):
 
 
 @pytest.mark.parametrize("n", [2, 12, 24])
-def test_small_and_large_neighbourhoods(brute_force, n):
+def test_small_and_large_neighbourhoods(brute_force, n, jit):
     image = image_of((6, 5, 3), n)
     expected = brute_force.coefficients(2 * np.asarray(image) - 1, n)
-    theta = lasi_jax.coefficients(image, neighborhood_size=n)
+    theta = jit(functools.partial(lasi_jax.coefficients, neighborhood_size=n))(image)
     np.testing.assert_allclose(theta, expected, atol=1e-10)
 
 
@@ -116,13 +119,13 @@ def test_jit_eager_and_vmap_agree():
 
 
 @pytest.mark.parametrize("shape", [(6, 7), (5, 4, 3), (3, 3, 4, 2)], ids=str)
-def test_gradient_equals_finite_differences(shape):
+def test_gradient_equals_finite_differences(shape, check_gradients):
     image, mask = image_of(shape), image_of(shape, 1)
 
     def theta(image, mask):
         return lasi_jax.coefficients(image, neighborhood_size=3, mask=mask)
 
-    check_grads(theta, (image, mask), order=1, modes=["rev"])
+    check_gradients(theta, (image, mask))
 
 
 def test_repeated_calls_do_not_retrace(monkeypatch):
