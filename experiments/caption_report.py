@@ -230,7 +230,7 @@ def expectations(content: dict) -> list[dict]:
                     "met": reached["mean"] >= LEAST_SPEARMAN,
                     "rival": _named(rivals[0]) if rivals else None,
                     "rival_reached": rivals[0]["spearman"] if rivals else None,
-                    "ahead": not rivals or rivals[0]["spearman"]["mean"] < reached["mean"],
+                    "ahead": not rivals or rivals[0]["spearman"]["mean"] < reached["low"],
                 }
             )
     return rows
@@ -274,13 +274,13 @@ def answer(content: dict) -> str:
         ]
     if rivals:
         rival = rivals[0]
-        ahead = [row["method"] for row in ranked if row[name]["mean"] > rival[name]["mean"]]
+        ahead = [row["method"] for row in ranked if row[name]["low"] > rival[name]["mean"]]
         text = f"Of what is to be had without a distribution, the most is {_named(rival)}: "
         text += number(rival[name])
         if rival["method"] in methods:
             text += f", at {cost(rival['method'])}"
         if ranked:
-            text += f"; {', '.join(ahead) or 'no distribution'} says more"
+            text += f"; {', '.join(ahead) or 'no distribution'} says more beyond its interval"
         parts.append(text + ".")
     if content["has_truth"] and ranked:
         true, written = ranked[0]["r_auroc"], ranked[0]["r_auroc_annotated"]
@@ -351,9 +351,10 @@ def markdown(content: dict, title: str) -> str:
             "## Expected and reached",
             "Expected: Spearman's correlation of a distribution's total variance with the true "
             f"ambiguity of captions is at least {LEAST_SPEARMAN}, and more than anything says that "
-            "needs no distribution: any measure of the deterministic methods, or few words. Beside "
-            "it the same among captions that tell how many digits there are: what leaves that open "
-            '("some number") is true of images that lie far apart, where no mean is near to all.',
+            "needs no distribution: any measure of the deterministic methods, or few words (more "
+            "than it: beyond the interval). Beside it the same among captions that tell how many "
+            'digits there are: what leaves that open ("some number") is true of images that lie '
+            "far apart, where no mean is near to all.",
             table(
                 [
                     "split",
@@ -362,7 +363,7 @@ def markdown(content: dict, title: str) -> str:
                     f"at least {LEAST_SPEARMAN}",
                     "number of digits told",
                     "best rival",
-                    "more",
+                    "more than it",
                 ],
                 [
                     [
