@@ -106,11 +106,12 @@ class _PictureTower(nnx.Module):
 
 class _FeatureTower(nnx.Module):
     def __init__(self, of: Features, *, rngs: nnx.Rngs):
+        self.norm = nnx.LayerNorm(of.number, rngs=rngs)  # encoders differ in scale by far
         self.local = nnx.Linear(of.number, of.width, rngs=rngs)
         self.hidden = nnx.Linear(of.width, text_tower.HIDDEN, rngs=rngs)
 
     def __call__(self, features: jax.Array) -> tuple[jax.Array, jax.Array, None]:
-        local = nnx.relu(self.local(features))
+        local = nnx.relu(self.local(self.norm(features)))
         return nnx.relu(self.hidden(local.mean(1))), local, None
 
 

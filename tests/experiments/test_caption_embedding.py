@@ -159,7 +159,9 @@ def test_scores_are_the_logits_of_each_method():
 def test_features_take_the_place_of_pictures_and_words():
     model = model_of("pcmepp", image=Features(6, 8), text=Features(7, 8))
     parameters = model.initialize(jax.random.key(0))
-    image = model.embed_images(parameters, jnp.ones((2, 3, 6)))
+    features = jax.random.normal(jax.random.key(1), (2, 3, 6))
+    image, scaled = (model.embed_images(parameters, k * features) for k in (1.0, 1e4))
+    chex.assert_trees_all_close(image, scaled, rtol=1e-2, atol=1e-3)
     text = model.embed_texts(parameters, jnp.ones((5, 1, 7)))
     assert image.mean.shape == (2, DIMENSION) and text.variance.shape == (5, DIMENSION)
 

@@ -118,6 +118,7 @@ def test_gradients(kind, numbers):
 
         head = parameters["network"].pop("head")
 
+        @jax.jit
         def of_head(head, log_negative_scale, shift):
             network = {**parameters["network"], "head": head}
             return loss(
@@ -132,9 +133,11 @@ def test_gradients(kind, numbers):
 def test_gradients_are_finite_where_all_images_are_the_same(kind):
     images = np.zeros((4, 3, 8, 16), np.uint8)
     embedding = model(kind)
-    gradient = jax.grad(
-        lambda p: hedged_embedding.loss(
-            embedding, p, jax.random.key(0), images, num_samples=8, bottleneck_weight=1e-4
+    gradient = jax.jit(
+        jax.grad(
+            lambda p: hedged_embedding.loss(
+                embedding, p, jax.random.key(0), images, num_samples=8, bottleneck_weight=1e-4
+            )
         )
     )(embedding.initialize(jax.random.key(0)))
     chex.assert_tree_all_finite(gradient)
@@ -152,10 +155,11 @@ def test_a_step_is_pure_and_learns(kind, numbers):
         )
 
     data = batches(numbers)
-    eager, _ = step(state, data[0])
     compiled = jax.jit(chex.assert_max_traces(step, n=1))
     first, metrics = compiled(state, data[0])
-    chex.assert_trees_all_close(first.parameters, eager.parameters, atol=1e-5)
+    if kind == "mixture":  # it has all the parts, which compile slowly one by one
+        eager, _ = step(state, data[0])
+        chex.assert_trees_all_close(first.parameters, eager.parameters, atol=1e-5)
     chex.assert_trees_all_equal(compiled(state, data[0])[0], first)
     assert int(first.step) == 1 and set(metrics) == {"loss", "negative_scale", "shift"}
     other = compiled(state._replace(key_data=state.key_data + 1), data[0])[1]
