@@ -2,8 +2,8 @@
 
 method      an embedding is              trained by
 pcme        a Gaussian, local attention  the match probability of samples
-pcmepp      a Gaussian, token            the closed-form sampled distance
-prolip      a Gaussian, token            the inner product less half of the variances
+pcmepp      a Gaussian, ProLIP's token   the closed-form sampled distance
+prolip      a Gaussian, ProLIP's token   the inner product less half of the variances, inclusion
 info_nce    a direction                  a softmax over the batch
 siglip      a direction                  a sigmoid for every pair
 triplet     a direction                  the hardest negative of the batch
@@ -25,6 +25,7 @@ from flax import nnx
 import probemb
 from experiments import image_tower, text_tower, training
 from probemb import heads, hyperbolic, pairwise
+from probemb.euclidean import normalized, product
 from probemb.gaussians import DiagonalGaussian
 
 Method = Literal["pcme", "pcmepp", "prolip", "info_nce", "siglip", "triplet", "meru"]
@@ -108,7 +109,7 @@ class _FeatureTower(nnx.Module):
     def __init__(self, of: Features, *, rngs: nnx.Rngs):
         self.norm = nnx.LayerNorm(of.number, rngs=rngs)  # encoders differ in scale by far
         self.local = nnx.Linear(of.number, of.width, rngs=rngs)
-        self.hidden = nnx.Linear(of.width, text_tower.HIDDEN, rngs=rngs)
+        self.hidden = nnx.Linear(of.width, image_tower.HIDDEN, rngs=rngs)
 
     def __call__(self, features: jax.Array) -> tuple[jax.Array, jax.Array, None]:
         local = nnx.relu(self.local(self.norm(features)))
@@ -127,14 +128,14 @@ class _Side(nnx.Module):
             self.tower, local = _FeatureTower(of, rngs=rngs), of.width
         if method in _LOCAL_HEADS:
             self.head = _LOCAL_HEADS[method](
-                text_tower.HIDDEN,
+                image_tower.HIDDEN,
                 local,
                 dimension,
                 initial_log_variance=_INITIAL_LOG_VARIANCE,
                 rngs=rngs,
             )
         else:
-            self.head = heads.PointHead(text_tower.HIDDEN, dimension, rngs=rngs)
+            self.head = heads.PointHead(image_tower.HIDDEN, dimension, rngs=rngs)
 
     def __call__(self, inputs: jax.Array) -> Any:
         pooled, local, mask = self.tower(inputs)
@@ -272,20 +273,20 @@ def loss(
     scale, shift = logit_parameters(parameters)
     labels, number = batch.labels, len(batch.labels)
     distance = {"negative_scale": scale, "shift": shift, "labels": labels}
-    product = {"logit_scale": scale, "logit_bias": shift, "labels": labels}
+    similarity = {"logit_scale": scale, "logit_bias": shift, "labels": labels}
     match model.method:
         case "pcme":
             value = probemb.pcme(key, images, texts, num_samples=num_samples, **distance) / number
         case "pcmepp":
             value = number * probemb.pcmepp(images, texts, kl_weight=0.0, **distance)
         case "prolip":
-            value = probemb.prolip(images, texts, **product)
+            value = probemb.prolip(images, texts, **similarity)
             both = images, texts
             value += _INCLUSION_WEIGHT * _inclusion(model, parameters, key, batch, both)
         case "info_nce":
             return probemb.info_nce(*_as_gaussians(images, texts), logit_scale=scale, labels=labels)
         case "siglip":
-            return probemb.siglip(*_as_gaussians(images, texts), **product)
+            return probemb.siglip(*_as_gaussians(images, texts), **similarity)
         case "triplet":
             return probemb.triplet(*_as_gaussians(images, texts), labels=labels) / number
         case "meru":
@@ -307,18 +308,10 @@ def train_step(
     bottleneck_weight: float,
 ) -> tuple[training.TrainState, dict[str, jax.Array]]:
     """One step on a batch; pure."""
-
-    def of_parameters(parameters: dict[str, Any], key: jax.Array) -> jax.Array:
-        return loss(
-            model,
-            parameters,
-            key,
-            batch,
-            num_samples=num_samples,
-            bottleneck_weight=bottleneck_weight,
-        )
-
-    state, value = training.take_step(optimizer, state, of_parameters)
+    of_batch = functools.partial(
+        loss, model, batch=batch, num_samples=num_samples, bottleneck_weight=bottleneck_weight
+    )
+    state, value = training.take_step(optimizer, state, of_batch)
     scale, shift = logit_parameters(state.parameters)
     return state, {"loss": value, "scale": scale, "shift": shift}
 
@@ -372,23 +365,21 @@ def scores(model: Model, parameters: dict[str, Any], images: Any, texts: Any) ->
     """
     scale, shift = logit_parameters(parameters)
     if model.method == "pcme":
-        match, mismatch = pairwise_log_match(images, texts, scale, shift)
+        match, mismatch = _log_match(images, texts, scale, shift)
         return match - mismatch
     if model.method == "pcmepp":
         return shift - scale * pairwise.sampled_distance(images, texts)
     if model.method == "prolip":
-        inner = jnp.einsum("id,jd->ij", images.mean, texts.mean, precision="highest")
         traces = images.variance.sum(1)[:, None] + texts.variance.sum(1)
-        return scale * (inner - 0.5 * traces) + shift
+        return scale * (product(images.mean, texts.mean) - 0.5 * traces) + shift
     if model.method == "meru":
         curvature = curvature_of(parameters)
         points = (hyperbolic.exponential_map(x, curvature=curvature) for x in (images, texts))
         return -scale * hyperbolic.lorentz_distance(*points, curvature=curvature)
-    images, texts = (x / jnp.linalg.norm(x, axis=1, keepdims=True) for x in (images, texts))
-    return scale * jnp.einsum("id,jd->ij", images, texts, precision="highest") + shift
+    return scale * product(normalized(images), normalized(texts)) + shift
 
 
-def pairwise_log_match(
+def _log_match(
     images: DiagonalGaussian, texts: DiagonalGaussian, scale: jax.Array, shift: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Log-probabilities of matching and of not (image, caption), by quadrature."""

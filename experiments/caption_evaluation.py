@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import probemb
-from experiments import caption_embedding
+from experiments import caption_embedding, parts
 from experiments.caption_embedding import Model
 from probemb import hyperbolic, retrieval
+from probemb.euclidean import normalized
 
 Side = Literal["image", "caption"]
 """What queries."""
@@ -119,26 +120,16 @@ def _embed_texts(model: Model, parameters: Any, texts: jax.Array) -> Any:
     return model.embed_texts(parameters, texts)
 
 
-def _in_parts(function, model: Model, parameters: Any, inputs: np.ndarray) -> Any:
-    """Embeddings of any number of inputs, in parts of one size."""
-    number = len(inputs)
-    padding = [(0, -number % _EMBEDDED_AT_ONCE)] + [(0, 0)] * (inputs.ndim - 1)
-    inputs = np.pad(inputs, padding, mode="edge")
-    parts = [
-        function(model, parameters, part)
-        for part in np.split(inputs, len(inputs) // _EMBEDDED_AT_ONCE)
-    ]
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:number], *parts)
-
-
 def embed_images(model: Model, parameters: Any, images: np.ndarray) -> Any:
     """Embeddings (image, ...) of any number of images."""
-    return _in_parts(_embed_images, model, parameters, images)
+    of_part = functools.partial(_embed_images, model, parameters)
+    return parts.in_parts(of_part, images, _EMBEDDED_AT_ONCE)
 
 
 def embed_texts(model: Model, parameters: Any, texts: np.ndarray) -> Any:
     """Embeddings (caption, ...) of any number of captions."""
-    return _in_parts(_embed_texts, model, parameters, texts)
+    of_part = functools.partial(_embed_texts, model, parameters)
+    return parts.in_parts(of_part, texts, _EMBEDDED_AT_ONCE)
 
 
 _scores = jax.jit(caption_embedding.scores, static_argnums=0)
@@ -209,8 +200,7 @@ def _implication(model: Model, parameters: Any, narrow: Any, wide: Any) -> jax.A
         return hyperbolic.half_aperture(wide, curvature=curvature) - angle
     if model.is_probabilistic:
         return probemb.inclusion_test(narrow, wide).sum(1)
-    lengths = jnp.linalg.norm(narrow, axis=1) * jnp.linalg.norm(wide, axis=1)
-    return jnp.einsum("pd,pd->p", narrow, wide, precision="highest") / lengths
+    return jnp.sum(normalized(narrow) * normalized(wide), axis=1)
 
 
 def evaluate(model: Model, parameters: Any, trial: Trial) -> Outcome:

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 import probemb
-from experiments import caption_evaluation, digit_grammar
+from experiments import caption_evaluation, digit_grammar, summaries
 from experiments.caption_embedding import PROBABILISTIC, Model
 from experiments.caption_evaluation import OWN, Trial
 from experiments.caption_report import Outcomes
@@ -107,17 +107,12 @@ def _rejection(trial: Trial, outcomes: Outcomes):
     )
     for axis, (name, meaning) in zip(axes[0], names.items(), strict=True):
         for place, (method, each) in enumerate(outcomes.items()):
-            curves = []
-            for outcome in each:
-                values = outcome.uncertainty["caption"][OWN[method]].astype(np.float32)
-                wrong = 1.0 - outcome.metrics["caption"][name].astype(np.float32)
-                risk = np.asarray(calibration.selective_risk(values, wrong))
-                curves.append(1.0 - risk[np.argsort(values, kind="stable")])
-            kept = np.arange(1, len(curves[0]) + 1) / len(curves[0])
-            shown = kept > 0.02  # a handful of captions tells nothing
+            curve = summaries.kept_by_rejection(
+                [o.uncertainty["caption"][OWN[method]] for o in each],
+                [1.0 - o.metrics["caption"][name].astype(np.float32) for o in each],
+            )
             axis.plot(
-                1.0 - kept[shown],
-                np.mean(curves, 0)[shown],
+                *curve,
                 "-" if method in PROBABILISTIC else "--",
                 color=f"C{place}",
                 label=f"{method}: {OWN[method]}",

@@ -109,21 +109,18 @@ def train(
         if options.bottleneck_weight is None
         else options.bottleneck_weight,
     )
-    trained = []
-    for seed in options.seeds:
-        of_parameters, of_training = jax.random.split(jax.random.key(seed))
-        state = training.fit(
-            folder / "runs" / f"{model.method}-{seed}",
-            training.begin(of_training, model.initialize(of_parameters), optimizer),
-            step,
-            batches(seed=seed),
-            num_steps=options.num_steps,
-            checkpoint_every=options.checkpoint_every,
-            log_every=options.log_every,
-            label=f"{model.method}, seed {seed}",
-        )
-        trained.append(state.parameters)
-    return trained
+    return training.fit_seeds(
+        folder / "runs",
+        model.method,
+        options.seeds,
+        model.initialize,
+        optimizer,
+        step,
+        batches,
+        num_steps=options.num_steps,
+        checkpoint_every=options.checkpoint_every,
+        log_every=options.log_every,
+    )
 
 
 def evaluate(
@@ -181,7 +178,7 @@ def compare(
         **head,
     )
     caption_report.save(
-        folder / "report", content, title, lambda partial: draw(partial, parameters, outcomes)
+        runs.report_of(folder), content, title, lambda partial: draw(partial, parameters, outcomes)
     )
     print(f"this call took {time.perf_counter() - started:.0f} s")
     return content

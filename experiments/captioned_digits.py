@@ -119,7 +119,7 @@ class Captioned(NamedTuple):
     @property
     def caption_ambiguity(self) -> np.ndarray:
         """The logarithm (caption) of how many numbers a caption denotes, in nats."""
-        return np.log(self.denotations.sum(1))
+        return np.array([digit_grammar.ambiguity(caption) for caption in self.captions])
 
 
 class DigitCaptions(tfds.core.GeneratorBasedBuilder):

@@ -10,23 +10,21 @@ count as the mean over their orders.
 
 The folder is the one that naver-ai/eccv-caption publishes as `eccv_caption/data`. Two
 captions that it lists as positives of an image are not among the 25,000. No score
-can find them, so they are left out here; their own code counts them as missed, which
-moves no number by more than 0.02 points.
+can find them, so they are left out here; their own code counts them as missed.
 """
 
 import dataclasses
 import functools
 import json
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
-import tyro
 from tqdm import tqdm
 
+from experiments import runs
 from probemb import retrieval
 
 DIRECTIONS = ("image to caption", "caption to image")
@@ -308,6 +306,10 @@ def table(numbers: dict[str, Numbers]) -> str:
 
 def run(config: Config) -> dict[str, Numbers]:
     """Evaluate, print a table, and return its numbers by protocol, direction and metric."""
+    for name in ("scores", "image_ids", "caption_ids"):
+        path = getattr(config, name)
+        if path is not None and not path.is_file():
+            raise ValueError(f"{name} must be a file, {path} is none")
     benchmark = read(config.folder)
     image_ids, caption_ids = (
         default if path is None else read_array(path)
@@ -322,9 +324,4 @@ def run(config: Config) -> dict[str, Numbers]:
 
 
 if __name__ == "__main__":
-    try:
-        run(tyro.cli(Config, prog="python -m experiments.coco_retrieval", description=__doc__))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
+    runs.main("experiments.coco_retrieval", __doc__, Config, run, interrupted="interrupted")

@@ -12,7 +12,6 @@ by 1 pixel, 11th of 21 for SSIM and for PSNR, is 3rd.
 
 import dataclasses
 import math
-import sys
 from pathlib import Path
 
 import dm_pix
@@ -25,11 +24,10 @@ import matplotlib.colors
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-import tyro
 from tqdm import tqdm
 
 import lasi_jax
-from experiments import distortions, photographs, results
+from experiments import distortions, photographs, results, runs
 
 SSIM_WINDOW = 11
 
@@ -201,9 +199,10 @@ def run(config: Config) -> dict:
 
 
 if __name__ == "__main__":
-    try:
-        run(tyro.cli(Config, prog="python -m experiments.compare_images", description=__doc__))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted, nothing was saved")
+    runs.main(
+        "experiments.compare_images",
+        __doc__,
+        Config,
+        run,
+        interrupted="interrupted, nothing was saved",
+    )

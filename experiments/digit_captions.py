@@ -125,11 +125,9 @@ def run(config: Config) -> dict[str, Any]:
     asked_for = runs.command(_MODULE, config, files=_FOLDERS, hidden=("datasets", "output"))
     config = resolved(config)
     assert config.source is not None
-    folder = run_folder(config)
-    runs.check_folder(folder, _options(config))
-    report = folder / "report"
-    if report.exists():
-        return runs.shown_again(report)
+    options, folder = _options(config), run_folder(config)
+    if (content := runs.earlier(folder, options)) is not None:
+        return content
     splits = captioned_digits.load(config.source, config.datasets, mnist=config.mnist)
     train = splits.pop("train")
     trials = {name: make_trial(split) for name, split in splits.items()}
@@ -158,7 +156,7 @@ def run(config: Config) -> dict[str, Any]:
         positives=train.positives if config.matches == "all" else None,
     )
     batches(seed=0)  # complains of what does not fit, before anything is written
-    runs.begin(folder, _options(config))
+    runs.begin(folder, options)
     first = next(iter(trials))
 
     def draw(partial: Path, parameters: dict[str, Any], outcomes: dict[str, Any]) -> None:
@@ -175,7 +173,7 @@ def run(config: Config) -> dict[str, Any]:
         draw=draw,
         title="Digit captions",
         command=asked_for,
-        config=_options(config),
+        config=options,
         data=data,
     )
 

@@ -166,28 +166,26 @@ def train(
         num_samples=config.num_samples,
         bottleneck_weight=config.bottleneck_weight,
     )
-    trained = []
-    for seed in config.seeds:
-        of_parameters, of_training = jax.random.split(jax.random.key(seed))
-        state = training.fit(
-            folder / "runs" / f"{model.kind}-{seed}",
-            training.begin(of_training, model.initialize(of_parameters), optimizer),
-            step,
-            hedged_embedding.batches(
-                numbers,
-                config.num_steps,
-                seed=seed,
-                quadruples=config.quadruples,
-                num_digits=config.num_digits,
-                occlusion_probability=config.occlusion_probability,
-            ),
-            num_steps=config.num_steps,
-            checkpoint_every=config.checkpoint_every,
-            log_every=config.log_every,
-            label=f"{model.kind}, seed {seed}",
-        )
-        trained.append(state.parameters)
-    return trained
+    batches = functools.partial(
+        hedged_embedding.batches,
+        numbers,
+        config.num_steps,
+        quadruples=config.quadruples,
+        num_digits=config.num_digits,
+        occlusion_probability=config.occlusion_probability,
+    )
+    return training.fit_seeds(
+        folder / "runs",
+        model.kind,
+        config.seeds,
+        model.initialize,
+        optimizer,
+        step,
+        batches,
+        num_steps=config.num_steps,
+        checkpoint_every=config.checkpoint_every,
+        log_every=config.log_every,
+    )
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -196,11 +194,10 @@ def run(config: Config) -> dict[str, Any]:
     asked_for = runs.command(_MODULE, config, files=_FOLDERS, hidden=("datasets", "output"))
     config = resolved(config)
     assert config.source is not None
+    options = _options(config)
     folder = run_folder(config)
-    runs.check_folder(folder, _options(config))
-    report = folder / "report"
-    if report.exists():
-        return runs.shown_again(report)
+    if (content := runs.earlier(folder, options)) is not None:
+        return content
     numbers = n_digit_mnist.load(
         config.source,
         config.num_digits,
@@ -211,7 +208,7 @@ def run(config: Config) -> dict[str, Any]:
     )
     train_split = numbers.pop("train")
     trials = make_trials(config, numbers)
-    runs.begin(folder, _options(config))
+    runs.begin(folder, options)
     data = (
         f"{digits.describe(config.source)}, {config.num_digits} digits, protocol "
         f"{config.protocol}, {len(train_split.numbers):,} training images; {config.num_steps:,} "
@@ -226,9 +223,9 @@ def run(config: Config) -> dict[str, Any]:
     parameters = {kind: train(config, model, train_split, folder) for kind, model in models.items()}
     outcomes = evaluate(config, models, parameters, trials)
     key = jax.random.key(_EVALUATION_SEED)
-    content: dict[str, Any] = {
+    content = {
         "command": asked_for,
-        "config": _options(config),
+        "config": options,
         "data": data,
         "splits": list(numbers),
         "versions": {"jax": jax.__version__, "flax": flax.__version__},
@@ -240,6 +237,7 @@ def run(config: Config) -> dict[str, Any]:
         "separation": hedged_report.separation(outcomes),
     }
     content["expectations"] = hedged_report.expectations(content)
+    report = runs.report_of(folder)
     with results.new_folder(report) as partial:
         results.write_json(partial / "results.json", content)
         results.replace_text(partial / "results.md", hedged_report.markdown(content))

@@ -157,18 +157,10 @@ def train_step(
     bottleneck_weight: float,
 ) -> tuple[training.TrainState, dict[str, jax.Array]]:
     """One step on a batch (4, quadruple, height, width); pure."""
-
-    def of_parameters(parameters: dict[str, Any], key: jax.Array) -> jax.Array:
-        return loss(
-            model,
-            parameters,
-            key,
-            images,
-            num_samples=num_samples,
-            bottleneck_weight=bottleneck_weight,
-        )
-
-    state, value = training.take_step(optimizer, state, of_parameters)
+    of_batch = functools.partial(
+        loss, model, images=images, num_samples=num_samples, bottleneck_weight=bottleneck_weight
+    )
+    state, value = training.take_step(optimizer, state, of_batch)
     return state, {"loss": value, **match_parameters(state.parameters)}
 
 

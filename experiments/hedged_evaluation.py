@@ -10,11 +10,10 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import probemb
-from experiments import hedged_embedding, occlusion
+from experiments import hedged_embedding, occlusion, parts
 from experiments.hedged_embedding import Model
 from experiments.n_digit_mnist import Numbers
 
@@ -118,13 +117,8 @@ def _embed(model: Model, parameters: Any, images: jax.Array) -> Any:
 
 def embed(model: Model, parameters: Any, images: np.ndarray) -> Any:
     """Embeddings (image, ...) of any number of images."""
-    number = len(images)
-    images = np.pad(images, ((0, -number % _EMBEDDED_AT_ONCE), (0, 0), (0, 0)))
-    parts = [
-        _embed(model, parameters, part)
-        for part in np.split(images, len(images) // _EMBEDDED_AT_ONCE)
-    ]
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:number], *parts)
+    of_part = functools.partial(_embed, model, parameters)
+    return parts.in_parts(of_part, images, _EMBEDDED_AT_ONCE)
 
 
 def _samples(model: Model, key: jax.Array, embeddings: Any, number: int):

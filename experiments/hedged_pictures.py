@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Ellipse
 
-from experiments import hedged_evaluation
+from experiments import hedged_evaluation, summaries
 from experiments.hedged_embedding import Model
 from experiments.hedged_evaluation import CONDITIONS, Trial
 from experiments.hedged_report import Cell, Outcomes
@@ -195,17 +195,12 @@ def _rejection(split: str, trials: dict[Cell, Trial], outcomes: dict[Cell, Outco
         numbers = trials[split, condition].queries.numbers
         for embedding, each in outcomes[split, condition].items():
             for measure in each[0].uncertainty:
-                curves = []
-                for outcome in each:
-                    values = outcome.uncertainty[measure].astype(np.float32)
-                    wrong = outcome.predicted != numbers
-                    risk = np.asarray(calibration.selective_risk(values, wrong))
-                    curves.append(1.0 - risk[np.argsort(values, kind="stable")])
-                kept = np.arange(1, len(numbers) + 1) / len(numbers)
-                shown = kept > 0.02  # a handful of images tells nothing
+                curve = summaries.kept_by_rejection(
+                    [o.uncertainty[measure] for o in each],
+                    [o.predicted != numbers for o in each],
+                )
                 axis.plot(
-                    1.0 - kept[shown],
-                    np.mean(curves, 0)[shown],
+                    *curve,
                     "-" if measure == "eta" else "--",
                     label=f"{embedding}: {measure}",
                 )

@@ -93,15 +93,15 @@ def uncertainty(
             both = 0 < right.sum(0).min() <= right.sum(0).max() < len(right)
             for measure in each[0].uncertainty:
                 values = np.stack([o.uncertainty[measure] for o in each], 1)
-                values, right = values.astype(np.float32), right.astype(np.float32)
+                items = values.astype(np.float32), right.astype(np.float32)
                 rows.append(
                     {
                         "embedding": embedding,
                         "measure": measure,
                         "split": cell[0],
                         "condition": cell[1],
-                        "r_auroc": (interval(calibration.r_auroc, values, right) if both else None),
-                        "aurc": interval(calibration.aurc, values, 1.0 - right),
+                        "r_auroc": (interval(calibration.r_auroc, *items) if both else None),
+                        "aurc": interval(calibration.aurc, items[0], 1.0 - items[1]),
                         "tau_identification": over_seeds(
                             [
                                 binned_tau(u, lambda chosen, r=r: r[chosen].mean())

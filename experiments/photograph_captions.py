@@ -31,9 +31,11 @@ import skimage.transform
 from tqdm import tqdm
 
 from experiments import (
+    array_files,
     caption_embedding,
     caption_pictures,
     caption_training,
+    embedding_files,
     photographs,
     results,
     runs,
@@ -107,24 +109,18 @@ def resolved(config: Config) -> Config:
     return runs.shortened(config, caption_training.TOY) if config.toy else config
 
 
-def _options(config: Config) -> dict[str, Any]:
+def options_of(config: Config) -> dict[str, Any]:
     """The options that numbers depend on; of the files what they hold, not where they lie."""
     options = runs.options(config, without=(*_FILES, "checkpoint_every", "log_every"))
     for name in ("features", "captions", "squeezenet"):
-        path = getattr(config, name)
-        if path is None:
-            continue
-        if not path.is_file():
-            raise ValueError(f"{name} must be a file, {path} is none")
-        with path.open("rb") as file:
-            options[f"{name}_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+        if (path := getattr(config, name)) is not None:
+            options[f"{name}_sha256"] = embedding_files.digest(path, name=name)
     return options
 
 
-def run_folder(config: Config) -> Path:
+def run_folder(config: Config, options: dict[str, Any]) -> Path:
     """Where a configuration lives: a folder of its own unless one is named."""
-    name = f"photograph_captions{'-toy' * config.toy}"
-    return config.output or runs.folder_of(name, _options(config))
+    return config.output or runs.folder_of(f"photograph_captions{'-toy' * config.toy}", options)
 
 
 # --- photographs ------------------------------------------------------------------------------
@@ -191,7 +187,7 @@ def frozen_features(parameters: squeezenet.Parameters, photograph: np.ndarray) -
     return np.stack([cell.mean((0, 1)) for band in parts for cell in band])
 
 
-def _digest(files: tuple[Path, ...]) -> np.ndarray:
+def digest_of(files: tuple[Path, ...]) -> np.ndarray:
     """Which photographs these are (32) uint8, by their names and what they hold."""
     digest = hashlib.sha256()
     for file in files:
@@ -199,7 +195,9 @@ def _digest(files: tuple[Path, ...]) -> np.ndarray:
     return np.frombuffer(digest.digest(), np.uint8)
 
 
-def features_of(files: tuple[Path, ...], weights: Path, kept: Path) -> np.ndarray:
+def features_of(
+    files: tuple[Path, ...], digest: np.ndarray, weights: Path, kept: Path
+) -> np.ndarray:
     """Frozen features (image, 9, 512) of photographs, or those that are kept in a file.
 
     Raises:
@@ -207,7 +205,7 @@ def features_of(files: tuple[Path, ...], weights: Path, kept: Path) -> np.ndarra
     """
     if kept.is_file():
         arrays = _read_arrays(kept)
-        if not np.array_equal(arrays.get("files", ()), _digest(files)):
+        if not np.array_equal(arrays.get("files", ()), digest):
             raise ValueError(f"{kept} must be of the same photographs, delete its folder")
         return arrays["image_features"]
     if not weights.is_file():
@@ -221,10 +219,10 @@ def features_of(files: tuple[Path, ...], weights: Path, kept: Path) -> np.ndarra
     )
 
 
-def keep_features(images: np.ndarray, files: tuple[Path, ...], kept: Path) -> None:
+def keep_features(images: np.ndarray, digest: np.ndarray, kept: Path) -> None:
     """Save frozen features where `features_of` finds them."""
     temporary = results.partial(kept)
-    arrays = {"image_features": images, "files": _digest(files)}
+    arrays = {"image_features": images, "files": digest}
     safetensors.numpy.save_file(arrays, temporary)
     temporary.replace(kept)
 
@@ -234,19 +232,7 @@ def keep_features(images: np.ndarray, files: tuple[Path, ...], kept: Path) -> No
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an .npz (without pickle) or .safetensors file."""
-    if not path.is_file():
-        raise ValueError(f"features must be a file, {path} is none")
-    if path.suffix not in (".npz", ".safetensors"):
-        raise ValueError(f"features must be .npz or .safetensors, got {path.name}")
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.numpy.load_file(path)
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return dict(archive)
-    except Exception as error:  # a broken file makes its reader raise nearly anything
-        raise ValueError(
-            f"features must be a whole file of plain arrays, {path}: {error}"
-        ) from None
+    return array_files.read("features", path, suffixes=(".npz", ".safetensors")).arrays
 
 
 def _checked_features(name: str, values: np.ndarray) -> np.ndarray:
@@ -258,17 +244,11 @@ def _checked_features(name: str, values: np.ndarray) -> np.ndarray:
             f"{values.shape} {values.dtype}"
         )
     with np.errstate(over="ignore"):
-        single = values.astype(np.float32)
+        single = np.asarray(values).astype(np.float32)
     if not np.isfinite(single).all():
         where = np.argwhere(~np.isfinite(single))[0].tolist()
         raise ValueError(f"{name} must be finite in float32, got {values[tuple(where)]} at {where}")
     return single[:, None] if single.ndim == 2 else single
-
-
-def _checked_ids(name: str, ids: np.ndarray, number: int) -> np.ndarray:
-    if ids.shape != (number,) or ids.dtype.kind not in "iu":
-        raise ValueError(f"{name} must be {number} integers, got {ids.shape} {ids.dtype}")
-    return ids
 
 
 def read_features(path: Path) -> Pairs:
@@ -285,19 +265,13 @@ def read_features(path: Path) -> Pairs:
     images, texts = (
         _checked_features(name, arrays[name]) for name in ("image_features", "caption_features")
     )
-    ids = _checked_ids("image_ids", arrays["image_ids"], len(images))
-    of_captions = _checked_ids("caption_image_ids", arrays["caption_image_ids"], len(texts))
-    order = np.argsort(ids, kind="stable")
-    ordered = ids[order]
-    if (ordered[1:] == ordered[:-1]).any():
-        twice = ordered[1:][ordered[1:] == ordered[:-1]][0]
-        raise ValueError(f"image_ids must be all different, got {twice} twice")
-    place = np.minimum(np.searchsorted(ordered, of_captions), len(ids) - 1)
-    if (ordered[place] != of_captions).any():
-        unknown = of_captions[ordered[place] != of_captions][0]
-        raise ValueError(f"caption_image_ids must be among image_ids, got {unknown}")
+    ids, of_captions = (
+        embedding_files.checked_ids(name, arrays[name], number)
+        for name, number in (("image_ids", len(images)), ("caption_image_ids", len(texts)))
+    )
+    image_of = embedding_files.places(ids, of_captions, names=("image_ids", "caption_image_ids"))
     names = tuple(f"caption {number}" for number in range(len(texts)))
-    return Pairs(images, texts, names, order[place], None)
+    return Pairs(images, texts, names, image_of, None)
 
 
 # --- splits and the run -----------------------------------------------------------------------
@@ -332,7 +306,7 @@ def _split(config: Config, image_of: np.ndarray, number: int) -> np.ndarray:
     return is_test
 
 
-def read_pairs(config: Config, folder: Path) -> tuple[Pairs, np.ndarray]:
+def read_pairs(config: Config, folder: Path, options: dict[str, Any]) -> tuple[Pairs, np.ndarray]:
     """Images and captions, and which images are for testing.
 
     Where something is wrong with them, no folder of a run begins.
@@ -352,10 +326,11 @@ def read_pairs(config: Config, folder: Path) -> tuple[Pairs, np.ndarray]:
     longest = max(len(text_tower.words_of(caption)) for caption in annotations.captions)
     texts = vocabulary.encode(annotations.captions, length=min(longest, _MOST_WORDS))
     kept = folder / "features.safetensors"
-    images = features_of(annotations.files, config.squeezenet, kept)
+    digest = digest_of(annotations.files)
+    images = features_of(annotations.files, digest, config.squeezenet, kept)
     if not kept.is_file():
-        runs.begin(folder, _options(config))
-        keep_features(images, annotations.files, kept)
+        runs.begin(folder, options)
+        keep_features(images, digest, kept)
     return Pairs(images, texts, annotations.captions, annotations.image_of, vocabulary), is_test
 
 
@@ -378,12 +353,11 @@ def run(config: Config) -> dict[str, Any]:
     """Train what is not trained yet, evaluate, save the report, and return its numbers."""
     asked_for = runs.command(_MODULE, config, files=_FILES, hidden=("output",))
     config = resolved(config)
-    folder = run_folder(config)
-    runs.check_folder(folder, _options(config))
-    report = folder / "report"
-    if report.exists():
-        return runs.shown_again(report)
-    pairs, is_test = read_pairs(config, folder)
+    options = options_of(config)
+    folder = run_folder(config, options)
+    if (content := runs.earlier(folder, options)) is not None:
+        return content
+    pairs, is_test = read_pairs(config, folder, options)
     trial = make_trial(pairs, is_test)
     training = np.flatnonzero(~is_test[pairs.image_of])
     annotations = np.stack([pairs.image_of[training], training], 1)
@@ -409,7 +383,7 @@ def run(config: Config) -> dict[str, Any]:
         config.num_steps,
         batch_size=config.batch_size,
     )
-    runs.begin(folder, _options(config))
+    runs.begin(folder, options)
     return caption_training.compare(
         config,
         models,
@@ -419,7 +393,7 @@ def run(config: Config) -> dict[str, Any]:
         draw=lambda partial, _, outcomes: caption_pictures.draw(partial, trial, outcomes["test"]),
         title="Photograph captions",
         command=asked_for,
-        config=_options(config),
+        config=options,
         data=data,
     )
 

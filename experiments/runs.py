@@ -132,12 +132,22 @@ def begin(folder: Path, options: dict[str, Any]) -> None:
     results.replace_text(folder / _CONFIG, json.dumps(options, indent=2) + "\n")
 
 
-def shown_again(report: Path) -> dict[str, Any]:
-    """Print the report of a complete run, and return its numbers.
+def report_of(folder: Path) -> Path:
+    """Where a run has its report when it is complete."""
+    return folder / "report"
+
+
+def earlier(folder: Path, options: dict[str, Any]) -> dict[str, Any] | None:
+    """Print the report of a run that is complete, and return its numbers; else None.
 
     Raises:
-      ValueError: it is damaged.
+      ValueError: the folder holds something else or a run with other options, or the report is
+        damaged.
     """
+    check_folder(folder, options)
+    report = report_of(folder)
+    if not report.exists():
+        return None
     try:
         text = (report / "results.md").read_text("utf-8")
         content = json.loads((report / "results.json").read_text("utf-8"))
@@ -150,7 +160,14 @@ def shown_again(report: Path) -> dict[str, Any]:
     return content
 
 
-def main(module: str, description: str | None, config: Any, run: Callable[[Any], Any]) -> None:
+def main(
+    module: str,
+    description: str | None,
+    config: Any,
+    run: Callable[[Any], Any],
+    *,
+    interrupted: str = "interrupted; the same command goes on",
+) -> None:
     """Read options from the command line, run, and turn an error into one line."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
@@ -158,4 +175,4 @@ def main(module: str, description: str | None, config: Any, run: Callable[[Any],
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on")
+        sys.exit(interrupted)

@@ -54,6 +54,27 @@ def over_items(
     return dict(zip(("mean", "low", "high"), map(float, values), strict=True))
 
 
+def kept_by_rejection(
+    uncertainties: list[np.ndarray], errors: list[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The share of items rejected, the least certain first, and how right the rest is.
+
+    A mean over seeds; where a handful of items is left, which tells nothing, the curve ends.
+
+    Args:
+      uncertainties: (item) of each seed.
+      errors: (item) of each seed, from 0 to 1.
+    """
+    curves = []
+    for uncertainty, error in zip(uncertainties, errors, strict=True):
+        uncertainty = uncertainty.astype(np.float32)
+        risk = np.asarray(calibration.selective_risk(uncertainty, error))
+        curves.append(1.0 - risk[np.argsort(uncertainty, kind="stable")])
+    kept = np.arange(1, len(curves[0]) + 1) / len(curves[0])
+    shown = kept > 0.02
+    return 1.0 - kept[shown], np.mean(curves, 0)[shown]
+
+
 def number(value: dict[str, Any] | None, digits: int = 3) -> str:
     """A mean with its interval."""
     if value is None:

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-HIDDEN = 128
+from experiments.image_tower import HIDDEN
+
 PADDING, UNKNOWN = 0, 1
 """The word numbers of no word, and of a word that is not in the vocabulary."""
 _HEADS = 4

@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -142,6 +142,43 @@ def _finite_means(window: list[dict[str, Any]], where: str) -> dict[str, float]:
                 f"{where}: {name} must be finite, got {value}; all checkpoints are from before"
             )
     return values
+
+
+def fit_seeds(
+    folder: Path,
+    name: str,
+    seeds: Sequence[int],
+    initialize: Callable[[jax.Array], Any],
+    optimizer: optax.GradientTransformation,
+    train_step: TrainStep,
+    batches: Callable[..., grain.MapDataset],
+    **options: int,
+) -> list[Any]:
+    """The parameters of a training for each seed, gone on with where it was stopped.
+
+    Args:
+      folder: of all runs.
+      name: of the model; a run is the folder <name>-<seed>.
+      seeds: of parameters, steps and batches.
+      initialize: a key -> parameters.
+      optimizer: of `train_step`.
+      train_step: as of `fit`.
+      batches: of a seed, by keyword.
+      options: as of `fit`.
+    """
+    trained = []
+    for seed in seeds:
+        of_parameters, of_training = jax.random.split(jax.random.key(seed))
+        state = fit(
+            folder / f"{name}-{seed}",
+            begin(of_training, initialize(of_parameters), optimizer),
+            train_step,
+            batches(seed=seed),
+            label=f"{name}, seed {seed}",
+            **options,
+        )
+        trained.append(state.parameters)
+    return trained
 
 
 def fit(

@@ -232,6 +232,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a file by name."""
     if path.suffix not in _READERS:
         raise ValueError(f"path must end in {' or '.join(_READERS)}, got {str(path)!r}")
+    if not path.is_file():
+        raise FileNotFoundError(f"path must be a file, {str(path)!r} is none")
     content = path.read_bytes()
     try:
         return _READERS[path.suffix](content)
@@ -406,7 +408,7 @@ def features(
     Returns:
       One map (height', width', channel) per layer, in the order of `layers` and
       the precision of the parameters. For 227 x 227, conv1 has 111 x 111 x 96
-      (1.0) or 113 x 113 x 64 (1.1) and fire9 13 x 13 x 512.
+      (1.0) or 113 x 113 x 64 (1.1), and fire9 13 x 13 or 14 x 14, of 512.
 
     Raises:
       TypeError: dtypes other than floats and uint8, no array, or no `Parameters`.

@@ -1,7 +1,7 @@
 """Embeddings that are distributions: what they are, how they match, how they learn.
 
-Pure functions of arrays, ready for `jit`, `grad` and `vmap`; but for `heads` they
-need jax alone. Data flows down this list:
+Pure functions of arrays, ready for `jit`, `grad` and `vmap`; but for the
+last ones they need jax alone. Data flows down this list:
 
     arguments             what users pass -> checked float arrays
     euclidean             lengths and distances of points, gradient-safe
@@ -30,6 +30,7 @@ need jax alone. Data flows down this list:
     ranks                 where weighted items stand in an order, whether two orders agree
     calibration           does uncertainty predict error, are probabilities frequencies
     heads                 Flax: features -> embedding; needs flax, imported by name
+    adapters              Flax: frozen embedding -> distribution; needs flax, imported by name
 """
 
 from probemb import calibration, distances, hyperbolic, monte_carlo, pairwise, retrieval

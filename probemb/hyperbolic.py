@@ -6,8 +6,7 @@ x_time = sqrt(1 / c + |x|^2). The space has the curvature -c.
 
 Distances and angles are written without arccosh and arccos, which lose half of the digits of small
 distances and angles and have infinite derivatives there. What cannot be had is a small distance
-far out: rounding moves sinh^2(d / 2) by sinh^2(radius) units, so that in float32 points at a
-radius of 8 (in units of 1 / sqrt(c)) are told apart from a distance of about 1.5 on.
+far out: rounding moves sinh^2(d / 2) by sinh^2(radius) units.
 """
 
 import math

@@ -207,6 +207,13 @@ def test_bad_sources_and_folders(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_captions_of_one_length_say_how_many_digits(splits):
+    split = splits["test_seen"]
+    told = ["number" not in caption or " of " in caption for caption in split.captions]
+    np.testing.assert_array_equal(split.of_one_length, told)
+    assert 0 < sum(told) < len(told)
+
+
 @pytest.mark.parametrize("size", [0, 1000])
 def test_a_damaged_data_set_is_named(folder, splits, tmp_path, size):
     del splits

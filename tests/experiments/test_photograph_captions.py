@@ -324,8 +324,13 @@ def refuse(*_):
     raise AssertionError("it is to be kept")
 
 
+def pairs_of(config):
+    options = photograph_captions.options_of(config)
+    return photograph_captions.read_pairs(config, config.output, options)
+
+
 def test_photographs_become_features_once(photo_config, photo_folder, monkeypatch):
-    pairs, is_test = photograph_captions.read_pairs(photo_config, photo_config.output)
+    pairs, is_test = pairs_of(photo_config)
     assert is_test.sum() == 2
     files = [photo_folder / f"{number}.png" for number in (0, 1, 3, 4)]
     expected = [
@@ -335,18 +340,20 @@ def test_photographs_become_features_once(photo_config, photo_folder, monkeypatc
     assert pairs.image_of.tolist() == [2, 0, 1, 2, 3]
     assert pairs.captions[2] == "the dog's cat" and pairs.texts.shape == (5, 5)
     monkeypatch.setattr(photographs, "read", refuse)
-    again, _ = photograph_captions.read_pairs(photo_config, photo_config.output)
+    again, _ = pairs_of(photo_config)
     np.testing.assert_array_equal(again.images, pairs.images)
     with pytest.raises(ValueError, match=r"features.safetensors must be of the same photographs"):
+        others = (*files[:3], photo_folder / "2.png")
         photograph_captions.features_of(
-            (*files[:3], photo_folder / "2.png"),
+            others,
+            photograph_captions.digest_of(others),
             photo_config.squeezenet,
             photo_config.output / "features.safetensors",
         )
 
 
 def test_the_vocabulary_is_that_of_training(photo_config):
-    pairs, is_test = photograph_captions.read_pairs(photo_config, photo_config.output)
+    pairs, is_test = pairs_of(photo_config)
     assert pairs.vocabulary is not None
     words = [
         word
@@ -409,7 +416,8 @@ def test_default_folders_are_named_after_the_options(tmp_path):
 
     def name(file="pairs.npz", **options):
         config = Config(features=tmp_path / file, **options)
-        return photograph_captions.run_folder(photograph_captions.resolved(config)).name
+        config = photograph_captions.resolved(config)
+        return photograph_captions.run_folder(config, photograph_captions.options_of(config)).name
 
     assert name() == name(checkpoint_every=7) and name().startswith("photograph_captions-")
     assert name() == name("same.npz") != name("other.npz")

@@ -25,8 +25,6 @@ def small(x, y, **options):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-9), (np.float32, 2e-5)])
 def test_released_distance(golden, dtype, tolerance, jit):
-    if dtype == np.float32 and golden.n > 10:
-        pytest.skip("it takes long to compile, and smaller ones show float32")
     options = {"neighborhood_size": golden.n, "value_range": (-1.0, 1.0)}
     distance = functools.partial(lasi_jax.distance, **options)
     distance = jit(distance) if dtype == np.float64 else distance

@@ -18,8 +18,6 @@ def image_of(shape, seed=0, dtype=np.float64):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-9), (np.float32, 2e-5)])
 def test_released_coefficients_and_predictions(golden, dtype, tolerance):
-    if dtype == np.float32 and golden.n > 10:
-        pytest.skip("it takes long to compile, and smaller ones show float32")
     options = {"neighborhood_size": golden.n, "value_range": (-1.0, 1.0)}
     x = jnp.asarray(golden.x, dtype)
     theta = lasi_jax.coefficients(x, **options)

@@ -88,13 +88,13 @@ def test_no_variance_left_is_the_sigmoid_of_the_distance():
 
 @pytest.mark.parametrize("dimension", [2, 16])
 @pytest.mark.parametrize("ratio", [1.0, 10.0, 1000.0])
-def test_diagonal_gaussians_against_samples(dimension, ratio):
+def test_diagonal_gaussians_against_a_million_samples(dimension, ratio):
     spread = np.geomspace(1.0, ratio, dimension)
     log_variance = jnp.asarray(np.log(0.5 * dimension * spread / spread.sum()))
     mean = jnp.asarray(np.random.default_rng(0).normal(size=dimension) / np.sqrt(dimension))
     p, q = DiagonalGaussian(mean, log_variance), DiagonalGaussian(0.0 * mean, log_variance)
     a, b = 3.0 / np.sqrt(dimension), 3.0
-    one, other = (np.asarray(g.sample(jax.random.key(k), (10**5,))) for k, g in enumerate((p, q)))
+    one, other = (np.asarray(g.sample(jax.random.key(k), (10**6,))) for k, g in enumerate((p, q)))
     matches = expit(b - a * np.linalg.norm(one - other, axis=1))
     error = matches.std() / len(matches) ** 0.5
     value = expected_match_probability(p, q, a, b)
@@ -160,10 +160,9 @@ def log_probabilities_with_gradients(p, q, a, b):
     return jax.value_and_grad(log_probabilities, (0, 1, 2, 3))(p, q, a, b)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "dimension"), [(np.float32, 1), (np.float32, 300), (np.float64, 1)]
-)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("log_variance", [-100.0, -30.0, 0.0, 30.0, 100.0])
+@pytest.mark.parametrize("dimension", [1, 300])
 def test_identical_gaussians_of_any_width_have_finite_gradients(dtype, log_variance, dimension):
     p = DiagonalGaussian(jnp.ones(dimension, dtype), jnp.full(dimension, log_variance, dtype))
     found = log_probabilities_with_gradients(p, p, dtype(15.0), dtype(5.0))

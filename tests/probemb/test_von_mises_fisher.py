@@ -105,8 +105,8 @@ def test_uniform_at_concentration_zero(dimension):
 def test_sample_moments(dimension):
     concentrations = np.array([0.0, 2.0, 100.0])
     p = VonMisesFisher(unit_of((3, dimension)), jnp.asarray(concentrations))
-    samples = np.asarray(sample(p, jax.random.key(0), 10_000))
-    assert samples.shape == (10_000, 3, dimension)
+    samples = np.asarray(sample(p, jax.random.key(0), 20_000))
+    assert samples.shape == (20_000, 3, dimension)
     np.testing.assert_allclose(np.linalg.norm(samples, axis=-1), 1.0, rtol=1e-9)
     along = np.sum(samples * np.asarray(p.mean_direction), axis=-1)
     length = mean_length(dimension, concentrations)
