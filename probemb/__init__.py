@@ -23,7 +23,8 @@ last ones they need jax alone. Data flows down this list:
     ranking               InfoNCE, triplet
     hyperbolic            MERU: distances, cones and the loss in the Lorentz model
     inclusion             ProLIP's inclusion test and losses
-    reconstruction        ProbVLM
+    reconstruction        ProbVLM, BayesCap, PFE: losses of adapters on frozen embeddings
+    temperature           distributions made wider or narrower after training
     mixing                Mixup and CutMix with soft labels
     sharding              a loss over the devices of a mesh
     retrieval             recall@K, R-Precision, mAP@R, PMRP, with many positives and ties
@@ -65,6 +66,8 @@ from probemb.matching import (
 from probemb.mixing import cutmix, mixup, soft_labels
 from probemb.ranking import info_nce, triplet
 from probemb.reconstruction import (
+    bayescap,
+    pfe,
     probvlm,
     probvlm_released,
     reconstruction,
@@ -72,6 +75,7 @@ from probemb.reconstruction import (
 )
 from probemb.regularizers import kl_to_standard_normal, uniformity
 from probemb.sharding import sharded
+from probemb.temperature import fit_temperature, tempered
 from probemb.von_mises_fisher import VonMisesFisher
 
 __all__ = [
@@ -79,11 +83,13 @@ __all__ = [
     "GaussianMixture",
     "GeneralizedGaussian",
     "VonMisesFisher",
+    "bayescap",
     "calibration",
     "closed_form_match_logit",
     "cutmix",
     "distances",
     "expected_match_probability",
+    "fit_temperature",
     "hyperbolic",
     "inclusion_loss",
     "inclusion_loss_released",
@@ -104,6 +110,7 @@ __all__ = [
     "pcme_quadrature",
     "pcme_released",
     "pcmepp",
+    "pfe",
     "probvlm",
     "probvlm_released",
     "prolip",
@@ -117,6 +124,7 @@ __all__ = [
     "soft_contrastive_of_samples",
     "soft_contrastive_quadrature",
     "soft_labels",
+    "tempered",
     "triplet",
     "uniformity",
 ]

@@ -7,6 +7,7 @@ The embedding is not touched; what is learned is how far to trust it, from pairs
 
 import dataclasses
 import functools
+import itertools
 import math
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.scipy.special import gammaln
 
 from probemb import arguments
 from probemb.euclidean import normalized
@@ -26,10 +28,10 @@ Output = Literal["generalized_gaussian", "gaussian", "von_mises_fisher"]
 Location = Literal["residual", "frozen"]
 """Where a distribution lies: the embedding and a learned step from it, or the embedding."""
 
-# The logarithm of a scale, in units of a coordinate of a unit vector: least, greatest, first.
-_LOG_SCALE = (-7.0, 3.0, -0.5)
-# The logarithm of a shape: from 0.5, heavier in the tails than Laplace, to nearly a box.
-_LOG_SHAPE = (math.log(0.5), math.log(8.0), math.log(2.0))
+# Least, greatest and first: the logarithm of a standard deviation, in units of a coordinate of a
+# unit vector, and that of a shape. From a shape of 4 on, single residuals decide the gradient.
+_LOG_DEVIATION = (-7.0, 3.0, -0.5)
+_LOG_SHAPE = (math.log(0.5), math.log(4.0), math.log(2.0))
 
 
 def _between(x: jax.Array, low: float, high: float, first: float) -> jax.Array:
@@ -41,17 +43,19 @@ def _between(x: jax.Array, low: float, high: float, first: float) -> jax.Array:
 class _Network(nnx.Module):
     def __init__(self, adapter: "Adapter", rngs: nnx.Rngs):
         sizes = (adapter.dimension, *adapter.hidden)
-        self.hidden = nnx.List(
-            [nnx.Linear(n, m, rngs=rngs) for n, m in zip(sizes[:-1], sizes[1:], strict=True)]
-        )
+        self.hidden = nnx.List([nnx.Linear(n, m, rngs=rngs) for n, m in itertools.pairwise(sizes)])
         self.dropout = nnx.Dropout(adapter.dropout)
+
+        def last(number: int) -> nnx.Linear:
+            """All items alike at first, around their frozen embeddings."""
+            return nnx.Linear(sizes[-1], number, kernel_init=nnx.initializers.zeros, rngs=rngs)
+
         one = adapter.output == "von_mises_fisher"
-        self.log_scale = nnx.Linear(sizes[-1], 1 if one else adapter.dimension, rngs=rngs)
-        zeros = nnx.initializers.zeros  # it starts at the frozen embedding
+        self.log_deviation = last(1 if one else adapter.dimension)
         if adapter.location == "residual":
-            self.step = nnx.Linear(sizes[-1], adapter.dimension, kernel_init=zeros, rngs=rngs)
+            self.step = last(adapter.dimension)
         if adapter.output == "generalized_gaussian":
-            self.log_shape = nnx.Linear(sizes[-1], adapter.dimension, rngs=rngs)
+            self.log_shape = last(adapter.dimension)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,11 +63,12 @@ class Adapter:
     """A small perceptron on frozen embeddings, as pure functions of a tree of parameters.
 
     Of an embedding z, in units of u = 1 / sqrt(dimension), a hidden layer h gives the location
-    z + u A h (or z itself), and of every dimension a scale u exp(s(B h)) and a shape
+    z + u A h (or z itself), and of every dimension a standard deviation u exp(s(B h)) and a shape
     exp(t(C h)), s and t sigmoids between bounds, so that nothing runs away where the data say
-    little: a scale lies between 0.001 u and 20 u, a shape between 0.5 and 8. A Gaussian has the
-    scale as its standard deviation; a von Mises-Fisher distribution has one scale, and
-    1 / scale^2 as its concentration.
+    little: a deviation lies between 0.001 u and 20 u, a shape between 0.5 and 4. A, B and C start
+    at 0. A generalized Gaussian has the scale that goes with its deviation and shape: that way
+    both are learned nearly independently. A von Mises-Fisher distribution has one deviation, and
+    1 / deviation^2 for a concentration.
 
     Attributes:
       dimension: of the embedding.
@@ -76,9 +81,9 @@ class Adapter:
       TypeError, ValueError: on making one, of options out of range; on calling, of embeddings
         of another shape or not finite.
 
-    Source: ProbVLM (Upadhyay et al., ICCV 2023), after BayesCap (ECCV 2022). The release's
-    scales and shapes end in a ReLU: dead units make variances of 1e26. PFE (Shi and Jain, ICCV
-    2019) is "gaussian" with a "frozen" location.
+    Source: ProbVLM (Upadhyay et al., ICCV 2023), after BayesCap (ECCV 2022). The release gives
+    1 / scale and shape, each behind a ReLU: dead units make variances of 1e26. PFE (Shi and Jain,
+    ICCV 2019) is "gaussian" with a "frozen" location.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -143,12 +148,13 @@ class Adapter:
         location = embedding
         if self.location == "residual":
             location = embedding + unit * network.step(hidden)
-        log_scale = math.log(unit) + _between(network.log_scale(hidden), *_LOG_SCALE)
+        log_deviation = math.log(unit) + _between(network.log_deviation(hidden), *_LOG_DEVIATION)
         if self.output == "gaussian":
-            return DiagonalGaussian(location, 2.0 * log_scale)
+            return DiagonalGaussian(location, 2.0 * log_deviation)
         if self.output == "von_mises_fisher":
-            return VonMisesFisher(normalized(location), jnp.exp(-2.0 * log_scale[..., 0]))
+            return VonMisesFisher(normalized(location), jnp.exp(-2.0 * log_deviation[..., 0]))
         shape = jnp.exp(_between(network.log_shape(hidden), *_LOG_SHAPE))
+        log_scale = log_deviation + 0.5 * (gammaln(1.0 / shape) - gammaln(3.0 / shape))
         return GeneralizedGaussian(location, jnp.exp(log_scale), shape)
 
 

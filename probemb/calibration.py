@@ -28,6 +28,8 @@ __all__ = [
     "aurc",
     "bin_correlation",
     "bootstrap_interval",
+    "coverage",
+    "coverage_error",
     "equal_bins",
     "expected_calibration_error",
     "kendall_tau",
@@ -363,6 +365,75 @@ def expected_calibration_error(
     """
     bins = reliability(probability, match, num_bins=num_bins, weights=weights)
     return jnp.sum(bins.weight * jnp.abs(bins.observed - bins.predicted))
+
+
+def coverage(central_probability: Any, *, level: float, weights: Any = None) -> jax.Array:
+    """The share of coordinates that lie within their central interval of a level.
+
+    Args:
+      central_probability: (item, dimension), how much of each predicted distribution lies nearer
+        to its mean than what was observed: `DiagonalGaussian.central_probability`.
+      level: of the interval, between 0 and 1.
+      weights: (item), how often an item counts; by default once.
+
+    Returns:
+      A scalar; `level` is ideal, less is overconfident.
+
+    Raises:
+      TypeError, ValueError: other shapes, NaN, values or a level beyond 0 to 1.
+
+    Source: the coverage of prediction intervals; Kuleshov, Fenner and Ermon (ICML 2018).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> float(coverage(jnp.array([[0.2, 0.9], [0.4, 0.7]]), level=0.5))
+      0.5
+    """
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"level must lie between 0 and 1, got {level}")
+    return _coverage(central_probability, np.array([level]), weights)[0]
+
+
+def coverage_error(
+    central_probability: Any, *, num_levels: int = 19, weights: Any = None
+) -> jax.Array:
+    """How far coverage is from its level, a mean over levels: 0 is ideal.
+
+    The mean of |coverage(l) - l| over `num_levels` levels between 0 and 1.
+
+    Args:
+      central_probability: (item, dimension), as in `coverage`.
+      num_levels: evenly spaced; 19 are 0.05, 0.1 to 0.95.
+      weights: (item), how often an item counts; by default once.
+
+    Returns:
+      A scalar from 0 to about 1/2.
+
+    Raises:
+      TypeError, ValueError: as `coverage`.
+
+    Source: Kuleshov, Fenner and Ermon (ICML 2018), with absolute instead of squared errors, and
+    central intervals instead of quantiles.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> round(float(coverage_error(jnp.full((1, 1), 0.999))), 3)  # outside of every interval
+      0.5
+    """
+    number = arguments.count("num_levels", num_levels)
+    levels = np.arange(1, number + 1) / (number + 1)
+    shares = _coverage(central_probability, levels, weights)
+    return jnp.mean(jnp.abs(shares - jnp.asarray(levels, shares.dtype)))
+
+
+def _coverage(central_probability: Any, levels: np.ndarray, weights: Any) -> jax.Array:
+    """The share of coordinates (level) within the central interval of each level."""
+    found = arguments.batch("central_probability", central_probability, "item dimension")
+    found = arguments.probabilities("central_probability", found, found)
+    within = [jnp.mean((found <= level).astype(found.dtype), axis=1) for level in levels]
+    weights = item_weights(weights, within[0])
+    shares = jnp.matmul(jnp.stack(within), weights, precision="highest")
+    return shares / jnp.sum(weights)
 
 
 def bootstrap_interval(

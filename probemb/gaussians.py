@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.special import erf
 
 from probemb import arguments
 
@@ -64,6 +65,17 @@ class DiagonalGaussian(NamedTuple):
         self, x = arguments.one_dtype(self, point(x, self.mean))
         deviation = jnp.square(x - self.mean) * jnp.exp(-self.log_variance)
         return -0.5 * jnp.sum(deviation + self.log_variance + _LOG_TWO_PI, axis=-1)
+
+    def central_probability(self, x: Any) -> jax.Array:
+        """Of every dimension, the probability of the interval around the mean that ends at x.
+
+        erf(|x - mean| / sqrt(2 sigma^2)) (..., dimension): uniform from 0 to 1 where x is drawn
+        from this distribution.
+        """
+        self = gaussian("distribution", self)
+        self, x = arguments.one_dtype(self, point(x, self.mean))
+        deviation = jnp.abs(x - self.mean) * jnp.exp(-0.5 * self.log_variance)
+        return erf(deviation * 0.5**0.5)
 
     def entropy(self) -> jax.Array:
         """-E log p (...) in nats."""

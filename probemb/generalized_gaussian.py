@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import gammaln
+from jax.scipy.special import gammainc, gammaln
 
 from probemb import arguments
 from probemb.gaussians import point
@@ -85,6 +85,16 @@ class GeneralizedGaussian(NamedTuple):
         below = jnp.minimum(logarithm, most)
         powered = jnp.exp(below) * (1.0 + (logarithm - below))
         return jnp.where(zero, 0.0, powered)
+
+    def central_probability(self, x: Any) -> jax.Array:
+        """Of every dimension, the probability of the interval around the mean that ends at x.
+
+        P(1 / beta, (|x - m| / alpha)^beta) (..., dimension), P the regularised incomplete gamma
+        function: uniform from 0 to 1 where x is drawn from this distribution.
+        """
+        self = generalized_gaussian("distribution", self)
+        self, x = arguments.one_dtype(self, point(x, self.location))
+        return gammainc(1.0 / self.shape, self._powered_residual(x))
 
     def entropy(self) -> jax.Array:
         """-E log p (...) in nats: sum_d 1 / beta - log normalizer."""

@@ -62,9 +62,10 @@ def public_functions():
 
 ARRAYS = {
     *("image", "x", "y", "p", "q", "text", "points", "target", "match", "partner", "own_share"),
-    *("image_samples", "text_samples", "image_embedding", "text_embedding"),
+    *("image_samples", "text_samples", "image_embedding", "text_embedding", "embedding"),
     *("masked_image", "masked_text", "loss", "mesh"),
     *("uncertainty", "correct", "error", "probability", "statistic", "ambiguity"),
+    "central_probability",
     *("scores", "positives", "query_labels", "item_labels", "indices"),
 }
 

@@ -129,7 +129,9 @@ def test_bad_input():
         probemb.reconstruction(p._replace(scale=-ones), ones)
     with pytest.raises(ValueError, match="target must have the shape of the distribution's mean"):
         probemb.reconstruction(p, ones[0])
-    with pytest.raises(TypeError, match="text must be a GeneralizedGaussian"):
+    with pytest.raises(
+        TypeError, match="text must be one of GeneralizedGaussian, DiagonalGaussian"
+    ):
         probemb.probvlm(p, ones, ones, ones, cross_modal_weight=1.0)
     with pytest.raises(ValueError, match="cross_modal_weight must not be negative"):
         probemb.probvlm(p, p, ones, ones, cross_modal_weight=-1.0)
