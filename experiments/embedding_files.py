@@ -140,7 +140,7 @@ def read_folder(folder: Path, *, name: str = "images") -> PairedEmbeddings:
         raise ValueError(f"{name} must be a folder where no texts are given, {folder} is none")
     metadata = {}
     if (path := folder / METADATA).exists():
-        metadata = _metadata(METADATA, path.read_bytes())
+        metadata = _metadata(str(folder), path.read_bytes())
 
     def side(embeddings: str, ids: str) -> Embeddings:
         arrays = array_files.read(embeddings, folder / embeddings).arrays

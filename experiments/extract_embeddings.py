@@ -30,14 +30,14 @@ batch size.
 
 This script needs nothing of this repository, and the repository needs nothing of what it needs.
 
-Run with torch 2.13 on a CPU, 80 photographs and 400 captions of COCO: transformers 5.24 with a
-CLIP of two layers and random weights, read from a folder; open_clip 3.3 with a model of two layers
-and random weights, read from a folder, and with ViT-B-32 and random weights (`--pretrained none`).
-The two small ones gave what the library gives when it is asked directly, to 1e-7; one was killed
-and gone on with in batches of another size. torchvision, which open_clip imports, was version 0.28
-without its compiled operators, which were declared by hand since its build did not fit that torch;
-open_clip calls none of them here. Not run: published weights, a GPU, SigLIP or other families,
-version 4 of transformers, `uv run` itself with the dependencies above.
+Run with torch 2.13 on a CPU, 80 photographs and 400 captions of COCO: transformers 5.24, without
+torchvision, with a CLIP of two layers and random weights, read from a folder; open_clip 3.3 with a
+model of two layers and random weights, read from a folder, and with ViT-B-32 and random weights
+(`--pretrained none`). The two small ones gave what their library gives when it is asked directly,
+to 1e-7; that of transformers was also killed and gone on with in batches of another size, and gave
+the same. The torchvision 0.28 that open_clip imports had no compiled operators that fit that
+torch; their names were declared by hand, and open_clip called none of them. Not run: published
+weights, a GPU, SigLIP or other families, version 4 of transformers, `uv run` itself.
 """
 
 import argparse
@@ -229,13 +229,13 @@ def _embedded(folder: Path, side: str) -> int:
 def _of_norm_one(side: str, first: int, embeddings: np.ndarray, number: int) -> np.ndarray:
     values = np.asarray(embeddings, np.float64)
     if values.ndim != 2 or len(values) != number:
-        raise ValueError(f"embeddings must be ({number}, dimension), got {values.shape} of {side}")
+        raise ValueError(f"embeddings must be ({number}, dimension), got {values.shape}")
     norms = np.linalg.norm(values, axis=1, keepdims=True)
     bad = ~(np.isfinite(norms) & (norms > 0.0))
     if bad.any():
         row = int(np.argmax(bad))
         raise ValueError(
-            f"embeddings must be finite and not zero, that of {side} {first + row} has norm "
+            f"embeddings must be finite and not zero, that of {side[:-1]} {first + row} has norm "
             f"{norms[row, 0]}"
         )
     return (values / norms).astype(np.float32)

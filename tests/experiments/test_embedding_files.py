@@ -176,7 +176,7 @@ def with_row(row, value, number=5):
         ({"embeddings": with_row(2, 0.0)}, "images must not be zero vectors, row 2 is one"),
         (
             {"embeddings": with_row(1, unit(1)[0])},
-            "images must be normalised in all rows or in none, row 1 has norm 1 and row 0 has norm 2",
+            "images must be normalised in all rows or in none, row 1 has norm 1 and row 0 has",
         ),
         ({"embeddings": 2.0 * unit(5)}, "images and texts must both be normalised or neither"),
         ({"embeddings": unit(5, 4)}, "images and texts must have one dimension, got 4 and 6"),
@@ -199,7 +199,7 @@ def with_row(row, value, number=5):
         ({"texts": [1, 2, 3, 4, 5]}, "texts of images must be strings, got (5,) int64"),
         (
             {"augmented": np.ones((5, 6))},
-            "augmented of images must be floats (5, augmentation, 6), not empty, got (5, 6) float64",
+            "augmented of images must be floats (5, augmentation, 6), not empty, got (5, 6)",
         ),
         ({"augmented": np.ones((5, 0, 6))}, "not empty, got (5, 0, 6) float64"),
         ({"augmented": np.ones((4, 2, 6))}, "not empty, got (4, 2, 6) float64"),
@@ -247,7 +247,7 @@ def test_bad_metadata(tmp_path, metadata):
     for side in ("image", "text"):
         np.save(tmp_path / f"{side}_embeddings.npy", unit(5))
     (tmp_path / "metadata.json").write_text(metadata)
-    with pytest.raises(ValueError, match="metadata of metadata.json must be"):
+    with pytest.raises(ValueError, match=f"metadata of {re.escape(str(tmp_path))} must be"):
         embedding_files.read(tmp_path)
 
 

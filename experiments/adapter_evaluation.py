@@ -1,0 +1,370 @@
+"""What adapters make of a test: is retrieval what it was, are widths right, do they tell errors.
+
+Failures are those of the frozen embeddings' own retrieval, so that all methods are asked the
+same: which queries will fail? A trial merges texts whose vectors are the same into one.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import probemb
+from experiments import caption_evaluation, embedding_files, parts
+from experiments.adapter_training import Model
+from experiments.caption_evaluation import SIDES, Outcome, Side, Trial, Truth
+from experiments.embedding_files import PairedEmbeddings, Part
+from probemb import adapters, pairwise
+from probemb.euclidean import normalized, product
+
+RANKINGS = ("locations", "query's location", "sampled distance")
+"""How distributions rank, beside the frozen embeddings."""
+OWN = "total, dropout"
+"""The measure of uncertainty that an adapter is judged by."""
+_AT_ONCE = 512
+_MOST_PAIRS = 2000
+_LOGIT_SCALES = np.geomspace(1.0, 300.0, 60).astype(np.float32)
+
+
+class Frozen(NamedTuple):
+    """Unit vectors of a test (item, dimension), and what else the files know of them.
+
+    Attributes:
+      trial: images, captions and their vectors, and who belongs to whom.
+      pairs: (pair, 2), an image and a caption that belongs to it.
+      augmented: side -> (item, augmentation, dimension), where there are some.
+      norms: side -> (item) before they became unit vectors, where they differ.
+    """
+
+    trial: Trial
+    pairs: np.ndarray
+    augmented: dict[Side, np.ndarray]
+    norms: dict[Side, np.ndarray]
+
+
+class Fit(NamedTuple):
+    """Whether the distributions of a side explain the partners' embeddings, of every seed.
+
+    Attributes:
+      temperature: (seed), fitted on validation pairs.
+      loss: (seed, pair), negative log-likelihood of the partner in nats per dimension.
+      loss_tempered: the same at the temperature.
+      central: (seed, pair, dimension), central probabilities of the partner; None of directions.
+      central_tempered: the same at the temperature.
+    """
+
+    temperature: np.ndarray
+    loss: np.ndarray
+    loss_tempered: np.ndarray
+    central: np.ndarray | None
+    central_tempered: np.ndarray | None
+
+
+class Evaluation(NamedTuple):
+    """What one method makes of a trial.
+
+    Attributes:
+      outcomes: of each seed: scores and metrics of frozen retrieval, its measures of uncertainty.
+      rankings: ranking -> metrics (side -> metric -> (query)) of each seed.
+      fits: side -> its fit.
+    """
+
+    outcomes: list[Outcome]
+    rankings: dict[str, list[dict[Side, dict[str, np.ndarray]]]]
+    fits: dict[Side, Fit]
+
+
+def freeze(paired: PairedEmbeddings, part: Part, truth: "Known | None" = None) -> Frozen:
+    """A part of the pairs as a test.
+
+    Args:
+      paired: images and texts.
+      part: rows of them.
+      truth: what else is known, of a controlled benchmark.
+    """
+    images, texts = paired.images, paired.texts
+    vectors = embedding_files.rows(texts.vectors, part.texts)
+    _, first, caption_of = np.unique(vectors, axis=0, return_index=True, return_inverse=True)
+    caption_of = caption_of.reshape(-1)
+    image_of = np.searchsorted(part.images, paired.image_of[part.texts])
+    annotated = np.zeros((len(part.images), len(first)), bool)
+    annotated[image_of, caption_of] = True
+    rows: dict[Side, np.ndarray] = {"image": part.images, "caption": part.texts[first]}
+    sides = {"image": images, "caption": texts}
+    captions = tuple(
+        f"text {row}" if texts.texts is None else texts.texts[int(row)] for row in rows["caption"]
+    )
+    positives, known = annotated, None
+    if truth is not None:
+        positives, known = truth(images.ids[part.images], captions)
+    trial = Trial(
+        embedding_files.rows(images.vectors, part.images),
+        captions,
+        vectors[first],
+        positives,
+        annotated,
+        known,
+    )
+    pairs = np.argwhere(annotated)
+    if len(pairs) > _MOST_PAIRS:
+        pairs = pairs[np.random.default_rng(0).choice(len(pairs), _MOST_PAIRS, replace=False)]
+    augmented = {
+        side: embedding_files.rows(found.augmented, rows[side])
+        for side, found in sides.items()
+        if found.augmented is not None
+    }
+    norms = {
+        side: np.linalg.norm(np.asarray(found.vectors[rows[side]], np.float32), axis=1)
+        for side, found in sides.items()
+        if not found.normalized
+    }
+    return Frozen(trial, pairs, augmented, norms)
+
+
+class Known:
+    """Truth about a split of digit captions: called with image ids and captions."""
+
+    def __init__(self, split: Any):
+        self.split = split
+        self.place = {caption: k for k, caption in enumerate(split.captions)}
+
+    def __call__(
+        self, images: np.ndarray, captions: tuple[str, ...]
+    ) -> tuple[np.ndarray, Truth]:
+        """Which captions are true of which images, and how ambiguous each is."""
+        some = np.array([self.place[caption] for caption in captions])
+        ambiguity: dict[Side, np.ndarray] = {
+            "image": self.split.image_ambiguity[images],
+            "caption": self.split.caption_ambiguity[some],
+        }
+        none = np.zeros(0, np.int64)
+        truth = Truth(
+            ambiguity,
+            self.split.match_probability[images][:, some],
+            none,
+            none,
+            none.astype(bool),
+            self.split.of_one_length[some],
+        )
+        return self.split.positives[images][:, some], truth
+
+
+def fit_logit_scale(image: np.ndarray, text: np.ndarray) -> float:
+    """The scale of cosines (pair, dimension) at which a softmax over pairs is most likely."""
+
+    def loss(scale: jax.Array) -> jax.Array:
+        sides = (probemb.DiagonalGaussian(x, jnp.zeros_like(x)) for x in (image, text))
+        return probemb.info_nce(*sides, logit_scale=scale)
+
+    image, text = jnp.asarray(image), jnp.asarray(text)
+    losses = jax.lax.map(loss, jnp.asarray(_LOGIT_SCALES))
+    return float(_LOGIT_SCALES[int(jnp.argmin(losses))])
+
+
+_cosines = jax.jit(product)
+
+
+@jax.jit
+def _baselines(scores: jax.Array, logit_scale: jax.Array) -> dict[str, jax.Array]:
+    """What cosines (query, item) say of uncertainty."""
+    best = jax.lax.top_k(scores, 2)[0]
+    share = jax.nn.log_softmax(logit_scale * scores, axis=1)
+    return {
+        "minus best cosine": -best[:, 0],
+        "minus margin": best[:, 1] - best[:, 0],
+        "entropy over items": -jnp.sum(jnp.exp(share) * share, axis=1),
+    }
+
+
+def frozen_outcome(frozen: Frozen, logit_scale: float) -> Outcome:
+    """Retrieval by cosines, and what is to be had of uncertainty without any adapter.
+
+    TTDA is the total variance of the embeddings of changed inputs, where files have them.
+    """
+    trial = frozen.trial
+    scores = np.asarray(_cosines(trial.images, trial.texts))
+    uncertainty: dict[Side, dict[str, np.ndarray]] = {}
+    for side, of_side in zip(SIDES, (scores, scores.T), strict=True):
+        measures = jax.tree.map(np.asarray, _baselines(of_side, jnp.float32(logit_scale)))
+        if side in frozen.augmented:
+            measures["TTDA"] = frozen.augmented[side].var(axis=1).sum(axis=1)
+        if side in frozen.norms:
+            measures["minus norm"] = -frozen.norms[side]
+        uncertainty[side] = measures
+    return Outcome(scores, caption_evaluation.metrics(scores, trial), uncertainty, None)
+
+
+# --- distributions ----------------------------------------------------------------------------
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(model: Model, parameters: Any, embedding: jax.Array) -> Any:
+    """Distributions (item, seed, ...) of embeddings (item, dimension)."""
+    return jax.vmap(lambda p: model.adapter.apply(p, embedding), out_axes=1)(parameters)
+
+
+def distributions(model: Model, parameters: Any, embedding: np.ndarray) -> Any:
+    """Distributions (seed, item, dimension) of any number of embeddings, without dropout."""
+    found = parts.in_parts(functools.partial(_apply, model, parameters), embedding, _AT_ONCE)
+    return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), found)
+
+
+def _log_trace(log_variance: jax.Array) -> jax.Array:
+    return jax.nn.logsumexp(log_variance, axis=-1)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "num_members"))
+def _uncertainty(
+    parameters: Any, embedding: jax.Array, *, model: Model, key: jax.Array, num_members: int
+) -> dict[str, jax.Array]:
+    """Logarithms of total variances (item, seed)."""
+    adapter = model.adapter
+    keys = jax.random.split(key, num_members)
+
+    def of_seed(p: Any) -> Any:
+        """By dropout, and without."""
+        members = jax.vmap(lambda k: adapter.apply(p, embedding, key=k))(keys)
+        return adapters.uncertainty(members), adapter.apply(p, embedding)
+
+    dropout, alone = jax.vmap(of_seed)(parameters)
+    seeds = len(jax.tree.leaves(parameters)[0])
+    single = jax.tree.map(lambda leaf: leaf[:, None], alone)
+    measures = {
+        "aleatoric": _log_trace(jax.vmap(adapters.uncertainty)(single).log_aleatoric),
+        "epistemic, dropout": _log_trace(dropout.log_epistemic),
+        OWN: _log_trace(dropout.log_total),
+    }
+    if seeds > 1:
+        ensemble = adapters.uncertainty(alone)
+        measures["epistemic, ensemble"] = _log_trace(ensemble.log_epistemic)
+        measures["total, ensemble"] = _log_trace(ensemble.log_total)
+    shape = (seeds, len(embedding))
+    return {name: jnp.broadcast_to(value, shape).T for name, value in measures.items()}
+
+
+def uncertainty(
+    model: Model, parameters: Any, embedding: np.ndarray, *, key: jax.Array, num_members: int
+) -> dict[str, np.ndarray]:
+    """Every measure of uncertainty (item, seed), each the logarithm of a total variance.
+
+    Args:
+      model: of the parameters.
+      parameters: of one side and all seeds.
+      embedding: (item, dimension).
+      key: of dropout.
+      num_members: passes with dropout.
+    """
+
+    def of_part(part: np.ndarray) -> dict[str, jax.Array]:
+        return _uncertainty(parameters, part, model=model, key=key, num_members=num_members)
+
+    return jax.tree.map(np.asarray, parts.in_parts(of_part, embedding, _AT_ONCE))
+
+
+def _location(p: Any) -> jax.Array:
+    return normalized(p[0])
+
+
+@jax.jit
+def _rankings(image: Any, text: Any, frozen_image: jax.Array, frozen_text: jax.Array) -> Any:
+    """Scores of one seed's distributions: of each side as queries, (query, item)."""
+    of_image, of_text = _location(image), _location(text)
+    cosines = product(of_image, of_text)
+    gaussians = (
+        probemb.DiagonalGaussian(p[0], jnp.log(p.variance)) for p in (image, text)
+    )
+    distance = pairwise.sampled_distance(*gaussians)
+    return {
+        "locations": (cosines, cosines.T),
+        "query's location": (product(of_image, frozen_text), product(of_text, frozen_image)),
+        "sampled distance": (-distance, -distance.T),
+    }
+
+
+@jax.jit
+def _fit(p: Any, target: jax.Array, temperature: jax.Array) -> Any:
+    """Loss and central probabilities of one seed (pair, ...), plain and tempered."""
+
+    def of(p: Any) -> Any:
+        central = p.central_probability(target) if hasattr(p, "central_probability") else None
+        return -p.log_prob(target) / target.shape[-1], central
+
+    return of(p), of(probemb.tempered(p, temperature=temperature))
+
+
+_fit_temperature = jax.jit(jax.vmap(probemb.fit_temperature, (0, None)))
+
+
+def temperatures(
+    model: Model, parameters: dict[str, Any], image: np.ndarray, text: np.ndarray
+) -> dict[Side, np.ndarray]:
+    """side -> temperatures (seed), fitted on pairs (pair, dimension) that were set aside."""
+    found: dict[Side, np.ndarray] = {}
+    for side, name, own, partner in (
+        ("image", "image", image, text),
+        ("caption", "text", text, image),
+    ):
+        p = distributions(model, parameters[name], own)
+        found[side] = np.asarray(_fit_temperature(p, partner))
+    return found
+
+
+def evaluate(
+    model: Model,
+    parameters: dict[str, Any],
+    frozen: Frozen,
+    before: Outcome,
+    temperature: dict[Side, np.ndarray],
+    *,
+    key: jax.Array,
+    num_members: int,
+) -> Evaluation:
+    """Run the adapters of a method on a trial.
+
+    Args:
+      model: of the parameters.
+      parameters: of both sides and all seeds.
+      frozen: the trial.
+      before: the outcome of the frozen embeddings.
+      temperature: side -> (seed).
+      key: of dropout.
+      num_members: passes with dropout.
+    """
+    trial = frozen.trial
+    vectors = {"image": trial.images, "caption": trial.texts}
+    of_side = {"image": parameters["image"], "caption": parameters["text"]}
+    embedded = {side: distributions(model, of_side[side], vectors[side]) for side in SIDES}
+    measures = {
+        side: uncertainty(model, of_side[side], vectors[side], key=key, num_members=num_members)
+        for side in SIDES
+    }
+    seeds = range(len(temperature["image"]))
+    outcomes, rankings = [], {name: [] for name in RANKINGS}
+    for seed in seeds:
+        own: dict[Side, dict[str, np.ndarray]] = {
+            side: {name: values[:, seed] for name, values in measures[side].items()}
+            for side in SIDES
+        }
+        outcomes.append(before._replace(uncertainty=own))
+        image, text = (jax.tree.map(lambda leaf: leaf[seed], embedded[side]) for side in SIDES)
+        for name, scores in _rankings(image, text, trial.images, trial.texts).items():
+            rankings[name].append(caption_evaluation.metrics(scores, trial))
+    fits: dict[Side, Fit] = {}
+    for place, side in enumerate(SIDES):
+        ids, partners = frozen.pairs[:, place], frozen.pairs[:, 1 - place]
+        target = vectors["caption" if side == "image" else "image"][partners]
+        found = [
+            _fit(
+                jax.tree.map(lambda leaf: leaf[seed][ids], embedded[side]),
+                target,
+                jnp.asarray(temperature[side][seed]),
+            )
+            for seed in seeds
+        ]
+        (plain, central), (tempered, central_tempered) = jax.tree.map(
+            lambda *leaves: np.stack(leaves), *found
+        )
+        fits[side] = Fit(temperature[side], plain, tempered, central, central_tempered)
+    return Evaluation(outcomes, rankings, fits)
