@@ -5,6 +5,7 @@ same: which queries will fail? A trial merges texts whose vectors are the same i
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -76,14 +77,13 @@ class Evaluation(NamedTuple):
     fits: dict[Side, Fit]
 
 
-def freeze(paired: PairedEmbeddings, part: Part, truth: "Known | None" = None) -> Frozen:
-    """A part of the pairs as a test.
+Known = Callable[[np.ndarray, tuple[str, ...]], tuple[np.ndarray, Truth]]
+"""Of a controlled benchmark: image ids (image) and captions (caption) to all that matches (image,
+caption) and what else is known."""
 
-    Args:
-      paired: images and texts.
-      part: rows of them.
-      truth: what else is known, of a controlled benchmark.
-    """
+
+def freeze(paired: PairedEmbeddings, part: Part, known: Known | None = None) -> Frozen:
+    """A part of the pairs as a test."""
     images, texts = paired.images, paired.texts
     vectors = embedding_files.rows(texts.vectors, part.texts)
     _, first, caption_of = np.unique(vectors, axis=0, return_index=True, return_inverse=True)
@@ -96,16 +96,16 @@ def freeze(paired: PairedEmbeddings, part: Part, truth: "Known | None" = None) -
     captions = tuple(
         f"text {row}" if texts.texts is None else texts.texts[int(row)] for row in rows["caption"]
     )
-    positives, known = annotated, None
-    if truth is not None:
-        positives, known = truth(images.ids[part.images], captions)
+    positives, truth = annotated, None
+    if known is not None:
+        positives, truth = known(images.ids[part.images], captions)
     trial = Trial(
         embedding_files.rows(images.vectors, part.images),
         captions,
         vectors[first],
         positives,
         annotated,
-        known,
+        truth,
     )
     pairs = np.argwhere(annotated)
     if len(pairs) > _MOST_PAIRS:
@@ -121,34 +121,6 @@ def freeze(paired: PairedEmbeddings, part: Part, truth: "Known | None" = None) -
         if not found.normalized
     }
     return Frozen(trial, pairs, augmented, norms)
-
-
-class Known:
-    """Truth about a split of digit captions: called with image ids and captions."""
-
-    def __init__(self, split: Any):
-        self.split = split
-        self.place = {caption: k for k, caption in enumerate(split.captions)}
-
-    def __call__(
-        self, images: np.ndarray, captions: tuple[str, ...]
-    ) -> tuple[np.ndarray, Truth]:
-        """Which captions are true of which images, and how ambiguous each is."""
-        some = np.array([self.place[caption] for caption in captions])
-        ambiguity: dict[Side, np.ndarray] = {
-            "image": self.split.image_ambiguity[images],
-            "caption": self.split.caption_ambiguity[some],
-        }
-        none = np.zeros(0, np.int64)
-        truth = Truth(
-            ambiguity,
-            self.split.match_probability[images][:, some],
-            none,
-            none,
-            none.astype(bool),
-            self.split.of_one_length[some],
-        )
-        return self.split.positives[images][:, some], truth
 
 
 def fit_logit_scale(image: np.ndarray, text: np.ndarray) -> float:
@@ -272,9 +244,7 @@ def _rankings(image: Any, text: Any, frozen_image: jax.Array, frozen_text: jax.A
     """Scores of one seed's distributions: of each side as queries, (query, item)."""
     of_image, of_text = _location(image), _location(text)
     cosines = product(of_image, of_text)
-    gaussians = (
-        probemb.DiagonalGaussian(p[0], jnp.log(p.variance)) for p in (image, text)
-    )
+    gaussians = (probemb.DiagonalGaussian(p[0], jnp.log(p.variance)) for p in (image, text))
     distance = pairwise.sampled_distance(*gaussians)
     return {
         "locations": (cosines, cosines.T),
@@ -334,10 +304,10 @@ def evaluate(
     """
     trial = frozen.trial
     vectors = {"image": trial.images, "caption": trial.texts}
-    of_side = {"image": parameters["image"], "caption": parameters["text"]}
-    embedded = {side: distributions(model, of_side[side], vectors[side]) for side in SIDES}
+    adapters_of = {"image": parameters["image"], "caption": parameters["text"]}
+    embedded = {side: distributions(model, adapters_of[side], vectors[side]) for side in SIDES}
     measures = {
-        side: uncertainty(model, of_side[side], vectors[side], key=key, num_members=num_members)
+        side: uncertainty(model, adapters_of[side], vectors[side], key=key, num_members=num_members)
         for side in SIDES
     }
     seeds = range(len(temperature["image"]))
@@ -350,7 +320,12 @@ def evaluate(
         outcomes.append(before._replace(uncertainty=own))
         image, text = (jax.tree.map(lambda leaf: leaf[seed], embedded[side]) for side in SIDES)
         for name, scores in _rankings(image, text, trial.images, trial.texts).items():
-            rankings[name].append(caption_evaluation.metrics(scores, trial))
+            rankings[name].append(
+                {
+                    side: caption_evaluation.metrics_of(side, of_side, trial)
+                    for side, of_side in zip(SIDES, scores, strict=True)
+                }
+            )
     fits: dict[Side, Fit] = {}
     for place, side in enumerate(SIDES):
         ids, partners = frozen.pairs[:, place], frozen.pairs[:, 1 - place]

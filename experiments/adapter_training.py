@@ -93,9 +93,7 @@ class Model:
     def initialize(self, key: jax.Array) -> dict[Side, Any]:
         """The parameters of both sides."""
         keys = jax.random.split(key)
-        return {
-            side: self.adapter.initialize(k) for side, k in zip(SIDES, keys, strict=True)
-        }
+        return {side: self.adapter.initialize(k) for side, k in zip(SIDES, keys, strict=True)}
 
 
 def loss(model: Model, parameters: dict[Side, Any], key: jax.Array, batch: Batch) -> jax.Array:

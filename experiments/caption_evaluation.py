@@ -147,16 +147,21 @@ def _metrics(scores: jax.Array, positives: jax.Array, annotated: jax.Array, *, m
     }
 
 
+def metrics_of(side: Side, scores: Any, trial: Trial) -> dict[str, np.ndarray]:
+    """Every metric (query) of the scores (query, item) of one side as queries."""
+    positives, annotated = (
+        x if side == "image" else x.T for x in (trial.positives, trial.annotated)
+    )
+    most = int(positives.sum(1).max())
+    return jax.tree.map(np.asarray, _metrics(scores, positives, annotated, most=most))
+
+
 def metrics(scores: np.ndarray, trial: Trial) -> dict[Side, dict[str, np.ndarray]]:
     """Every metric of scores (image, caption), for both sides."""
-    found = {}
-    for side in SIDES:
-        scores_, positives, annotated = (
-            x if side == "image" else x.T for x in (scores, trial.positives, trial.annotated)
-        )
-        most = int(positives.sum(1).max())
-        found[side] = jax.tree.map(np.asarray, _metrics(scores_, positives, annotated, most=most))
-    return found
+    return {
+        "image": metrics_of("image", scores, trial),
+        "caption": metrics_of("caption", scores.T, trial),
+    }
 
 
 @jax.jit

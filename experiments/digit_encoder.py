@@ -20,7 +20,9 @@ from experiments import (
     embedding_files,
     training,
 )
+from experiments.adapter_evaluation import Known
 from experiments.caption_embedding import Model, Pictures, Words
+from experiments.caption_evaluation import Side, Truth
 from experiments.captioned_digits import Captioned
 
 MODEL = "digit captions, InfoNCE"
@@ -135,6 +137,7 @@ def export(
     images: np.ndarray,
     files: tuple[Path, Path],
     *,
+    first_id: int = 0,
     augmentations: int = 0,
 ) -> None:
     """Write the embeddings of some images of a split and of their captions to two files.
@@ -142,8 +145,9 @@ def export(
     Args:
       encoder: that makes them.
       split: of images and captions.
-      images: which of them (image); their ids are their places in the split.
+      images: which of them (image).
       files: of the images and of the captions, .safetensors.
+      first_id: of the split's first image; the others follow.
       augmentations: how many embeddings of changed inputs go with each.
     """
     random = np.random.RandomState(_SEED)
@@ -151,8 +155,8 @@ def export(
     captions = tuple(split.captions[number] for number in caption)
     pictures = split.images[images]
     sides = (
-        (files[0], embed_images, changed_images, pictures, images, None),
-        (files[1], embed_captions, changed_captions, captions, image_of, captions),
+        (files[0], embed_images, changed_images, pictures, first_id + images, None),
+        (files[1], embed_captions, changed_captions, captions, first_id + image_of, captions),
     )
     for path, embed, change, inputs, ids, texts in sides:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -165,3 +169,22 @@ def export(
             augmented=np.stack(augmented, 1) if augmented else None,
             texts=texts,
         )
+
+
+def known(split: Captioned, *, first_id: int = 0) -> Known:
+    """What is true in a split, of images by their ids and of captions by their words."""
+    place = {caption: number for number, caption in enumerate(split.captions)}
+
+    def of(ids: np.ndarray, captions: tuple[str, ...]) -> tuple[np.ndarray, Truth]:
+        images, some = ids - first_id, np.array([place[caption] for caption in captions])
+        ambiguity: dict[Side, np.ndarray] = {
+            "image": split.image_ambiguity[images],
+            "caption": split.caption_ambiguity[some],
+        }
+        nothing = np.zeros(0, np.int64)  # nothing is asked of pairs of captions
+        probability = split.match_probability[images][:, some]
+        of_one_length = split.of_one_length[some]
+        truth = Truth(ambiguity, probability, nothing, nothing, nothing.astype(bool), of_one_length)
+        return split.positives[images][:, some], truth
+
+    return of

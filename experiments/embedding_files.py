@@ -370,21 +370,35 @@ def whole(paired: PairedEmbeddings) -> Part:
     return Part(np.unique(paired.image_of), np.arange(len(paired.image_of)))
 
 
-def split(paired: PairedEmbeddings, *, test_share: float, seed: int = 0) -> tuple[Part, Part]:
-    """Parts for training and for testing: a random choice of images, with all texts of theirs.
+def split(
+    paired: PairedEmbeddings,
+    part: Part,
+    share: float,
+    *,
+    seed: int = 0,
+    name: str = "test_share",
+) -> tuple[Part, Part]:
+    """A part in two, the second a random share of its images with all texts of theirs.
 
-    Images whose vectors are the same stay together; images without a text are in neither part.
+    Images whose vectors are the same stay together; images without a text are in neither.
+
+    Args:
+      paired: images and texts.
+      part: of them, such as `whole(paired)`.
+      share: of the images, for the second part.
+      seed: of the choice.
+      name: of the share, for errors.
 
     Raises:
-      ValueError: test_share is not between 0 and 1, or leaves fewer than two images on a side.
+      ValueError: the share is not between 0 and 1, or leaves fewer than two images on a side.
     """
-    if not 0.0 < test_share < 1.0:
-        raise ValueError(f"test_share must lie between 0 and 1, got {test_share}")
-    described = np.unique(paired.image_of)
+    if not 0.0 < share < 1.0:
+        raise ValueError(f"{name} must lie between 0 and 1, got {share}")
+    described = np.unique(paired.image_of[part.texts])
     keys = _keys("images", paired.images.vectors)[described]
     group_of = np.unique(keys, return_inverse=True)[1]
     sizes = np.bincount(group_of)
-    count, taken = round(test_share * len(described)), 0
+    count, taken = round(share * len(described)), 0
     is_test = np.zeros(len(sizes), bool)
     for group in np.random.RandomState(seed).permutation(len(sizes)):
         if taken + sizes[group] <= count:
@@ -392,15 +406,24 @@ def split(paired: PairedEmbeddings, *, test_share: float, seed: int = 0) -> tupl
             taken += sizes[group]
     if min(taken, len(described) - taken) < 2:
         raise ValueError(
-            f"test_share must leave two images on either side, got {test_share} of "
+            f"{name} must leave two images on either side, got {share} of "
             f"{len(described)} images with texts, of which {len(sizes)} differ"
         )
     of_test = described[is_test[group_of]]
-    texts_of_test = np.isin(paired.image_of, of_test)
+    texts_of_test = np.isin(paired.image_of[part.texts], of_test)
     return (
-        Part(described[~is_test[group_of]], np.flatnonzero(~texts_of_test)),
-        Part(of_test, np.flatnonzero(texts_of_test)),
+        Part(described[~is_test[group_of]], part.texts[~texts_of_test]),
+        Part(of_test, part.texts[texts_of_test]),
     )
+
+
+def at_most(paired: PairedEmbeddings, part: Part, number: int, *, seed: int = 0) -> Part:
+    """A part, or a random choice of so many of its images with all texts of theirs."""
+    if len(part.images) <= number:
+        return part
+    chosen = np.random.RandomState(seed).permutation(part.images)[:number]
+    texts = part.texts[np.isin(paired.image_of[part.texts], chosen)]
+    return Part(np.sort(chosen), texts)
 
 
 def _keys(name: str, vectors: np.ndarray) -> np.ndarray:

@@ -294,7 +294,7 @@ def test_large_files_are_checked_in_blocks(tmp_path, monkeypatch):
     np.save(tmp_path / "images.npy", large)
     tracemalloc.start()
     found = embedding_files.read(tmp_path / "images.npy", tmp_path / "images.npy")
-    train, test = embedding_files.split(found, test_share=0.1)
+    train, test = embedding_files.split(found, embedding_files.whole(found), 0.1)
     rows = embedding_files.rows(found.images.vectors, test.images[:10])
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -323,15 +323,15 @@ def paired(number, texts_of_each=1, *, seed=0, ids=None, images=None):
 
 def test_texts_go_where_their_image_goes():
     pairs = paired(20, 3)
-    train, test = embedding_files.split(pairs, test_share=0.25)
+    train, test = embedding_files.split(pairs, embedding_files.whole(pairs), 0.25)
     assert len(test.images) == 5 and len(train.images) == 15
     assert sorted([*train.images, *test.images]) == list(range(20))
     for part in (train, test):
         assert set(pairs.image_of[part.texts]) == set(part.images)
         assert len(part.texts) == 3 * len(part.images)
-    again = embedding_files.split(pairs, test_share=0.25, seed=0)
+    again = embedding_files.split(pairs, embedding_files.whole(pairs), 0.25, seed=0)
     np.testing.assert_array_equal(again[1].images, test.images)
-    other = embedding_files.split(pairs, test_share=0.25, seed=1)
+    other = embedding_files.split(pairs, embedding_files.whole(pairs), 0.25, seed=1)
     assert set(other[1].images) != set(test.images)
 
 
@@ -345,7 +345,7 @@ def test_equal_images_stay_together(seed):
 
 def test_images_without_texts_are_in_no_part():
     pairs = paired(20)._replace(image_of=np.arange(20) // 2)
-    train, test = embedding_files.split(pairs, test_share=0.5)
+    train, test = embedding_files.split(pairs, embedding_files.whole(pairs), 0.5)
     assert sorted([*train.images, *test.images]) == list(range(10))
     whole = embedding_files.whole(pairs)
     assert isinstance(whole, Part) and whole.images.tolist() == list(range(10))

@@ -1,0 +1,312 @@
+"""The numbers of adapters on frozen embeddings: retrieval, widths, uncertainty, and the answer."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import caption_report, summaries
+from experiments.adapter_evaluation import OWN, Evaluation, Frozen
+from experiments.caption_evaluation import SIDES, Outcome, Side
+from experiments.summaries import find, number, over_seeds, table
+from probemb import calibration
+
+FROZEN = "frozen"
+TEST = "test"
+_METRICS = ("R@1", "R@5", "R-Precision", "annotated R@1")
+_LEVEL = 0.9
+_TO = {"image": "captions of an image", "caption": "images of a caption"}
+_SCORES = ("spearman", "r_auroc", "r_auroc_annotated", "aurc_annotated", "level_score")
+_PAIR = {
+    ("probvlm", "released"): "the partner's embedding decides (lambda of the command)",
+    ("probvlm_own", "released_own"): "its own embedding decides (lambda of the release)",
+}
+
+
+def retrieval(before: Outcome, evaluations: dict[str, Evaluation]) -> list[dict]:
+    """Every metric of every way to rank, and its change against the frozen embeddings."""
+    rows = []
+    for side in SIDES:
+        base = {name: float(before.metrics[side][name].mean()) for name in _METRICS}
+        rows.append(
+            {
+                "method": FROZEN,
+                "ranking": "cosine",
+                "side": side,
+                **{name: over_seeds([value]) for name, value in base.items()},
+            }
+        )
+        for method, evaluation in evaluations.items():
+            for ranking, each in evaluation.rankings.items():
+                means = {name: [float(m[side][name].mean()) for m in each] for name in _METRICS}
+                changes = {
+                    f"change of {name}": over_seeds([value - base[name] for value in values])
+                    for name, values in means.items()
+                }
+                values = {name: over_seeds(of_seeds) for name, of_seeds in means.items()}
+                row = {"method": method, "ranking": ranking, "side": side}
+                rows.append({**row, **values, **changes})
+    return rows
+
+
+def fits(evaluations: dict[str, Evaluation], *, key: jax.Array, num_resamples: int) -> list[dict]:
+    """Whether distributions are as wide as the partners' embeddings are far, per side."""
+
+    def interval(central: np.ndarray | None) -> dict[str, Any] | None:
+        if central is None:
+            return None
+        values = np.moveaxis(central, 0, 1)
+        error = calibration.coverage_error
+        return summaries.over_items(key, error, values, num_resamples=num_resamples)
+
+    def covered(central: np.ndarray | None) -> dict[str, Any] | None:
+        if central is None:
+            return None
+        return over_seeds([float(np.mean(of_seed <= _LEVEL)) for of_seed in central])
+
+    return [
+        {
+            "method": method,
+            "side": side,
+            "temperature": over_seeds(fit.temperature.tolist()),
+            "loss": over_seeds(fit.loss.mean(1).tolist()),
+            "loss_tempered": over_seeds(fit.loss_tempered.mean(1).tolist()),
+            "coverage": covered(fit.central),
+            "coverage_tempered": covered(fit.central_tempered),
+            "coverage_error": interval(fit.central),
+            "coverage_error_tempered": interval(fit.central_tempered),
+        }
+        for method, evaluation in evaluations.items()
+        for side, fit in evaluation.fits.items()
+    ]
+
+
+def content(
+    frozen: Frozen,
+    before: Outcome,
+    evaluations: dict[str, Evaluation],
+    *,
+    key: jax.Array,
+    num_resamples: int,
+    **head: Any,
+) -> dict[str, Any]:
+    """All numbers of a report, behind its head (command, config, data, versions, backend)."""
+    outcomes = {FROZEN: [before], **{m: e.outcomes for m, e in evaluations.items()}}
+    trials = {TEST: frozen.trial}
+    found: dict[str, Any] = {
+        **head,
+        "has_truth": frozen.trial.truth is not None,
+        "retrieval": retrieval(before, evaluations),
+        "fits": fits(evaluations, key=key, num_resamples=num_resamples),
+        "uncertainty": caption_report.uncertainty(
+            {TEST: outcomes}, trials, key=key, num_resamples=num_resamples
+        ),
+    }
+    for row in found["uncertainty"]:
+        row["own"] = row["measure"] == OWN
+    found["answer"] = answer(found)
+    return found
+
+
+def _score(content: dict) -> tuple[str, str]:
+    if content["has_truth"]:
+        return "spearman", "Spearman's correlation with the true ambiguity"
+    return "r_auroc_annotated", "R-AUROC of the failures of frozen retrieval"
+
+
+def _best(rows: list[dict], name: str) -> dict | None:
+    defined = [row for row in rows if row.get(name)]
+    return max(defined, key=lambda row: row[name]["mean"]) if defined else None
+
+
+def verdict(content: dict, method: str, side: Side) -> str | None:
+    """Whether a method's uncertainty says more than anything without it does, in a sentence."""
+    name, meaning = _score(content)
+    rows = [row for row in content["uncertainty"] if row["side"] == side]
+    own = next((r for r in rows if r["method"] == method and r["own"] and r.get(name)), None)
+    rival = _best([r for r in rows if r["method"] in (FROZEN, caption_report.NO_MODEL)], name)
+    if own is None or rival is None:
+        return None
+    said = "no more and no less, within its interval,"
+    if own[name]["low"] > rival[name]["mean"]:
+        said = "more"
+    elif own[name]["high"] < rival[name]["mean"]:
+        said = "less"
+    return (
+        f"The total uncertainty of {method} of {side}s has {number(own[name])} by {meaning}: "
+        f"{said} than the best that needs no adapter, {rival['measure']}, {number(rival[name])}."
+    )
+
+
+def answer(content: dict) -> str:
+    """Can the uncertainty be trusted, in one paragraph."""
+    method = content["config"]["methods"][0]
+    parts = [text for side in SIDES if (text := verdict(content, method, side))]
+    if content["has_truth"]:
+        for side in SIDES:
+            row = find(content["uncertainty"], method=method, measure=OWN, side=side)
+            if row and row["r_auroc"] and row["r_auroc_annotated"]:
+                parts.append(
+                    f"It predicts the failures of {side}s with an R-AUROC of "
+                    f"{number(row['r_auroc'])} where all that is true counts, and of "
+                    f"{number(row['r_auroc_annotated'])} where only annotated pairs do."
+                )
+    for side in SIDES:
+        fit = find(content["fits"], method=method, side=side)
+        if fit and fit["coverage_tempered"]:
+            parts.append(
+                f"Intervals of {_LEVEL:.0%} around {side}s hold {fit['coverage']['mean']:.1%} of "
+                f"the partners' coordinates, {fit['coverage_tempered']['mean']:.1%} after "
+                "temperature scaling."
+            )
+    for side in SIDES:
+        row = find(content["retrieval"], method=method, ranking="locations", side=side)
+        if row:
+            parts.append(
+                f"Retrieval of {_TO[side]} by its locations instead of the frozen embeddings "
+                f"changes R@1 by {number(row['change of R@1'])}; by the frozen embeddings, which "
+                "stay what they are, it does not change."
+            )
+    return " ".join(parts)
+
+
+def _cell(value: dict | None) -> str:
+    return "" if value is None else number(value)
+
+
+def _retrieval_table(content: dict, side: Side) -> str:
+    rows = [
+        [row["method"], row["ranking"]]
+        + [number(row[name]) for name in _METRICS]
+        + [_cell(row.get("change of R@1"))]
+        for row in content["retrieval"]
+        if row["side"] == side
+    ]
+    return table(["method", "ranking by", *_METRICS, "change of R@1"], rows)
+
+
+def _fit_table(content: dict) -> str:
+    header = [
+        "method",
+        "of",
+        "loss",
+        "tempered",
+        "temperature",
+        f"coverage of {_LEVEL:.0%}",
+        "tempered",
+        "coverage error",
+        "tempered",
+    ]
+    names = [
+        "loss",
+        "loss_tempered",
+        "temperature",
+        "coverage",
+        "coverage_tempered",
+        "coverage_error",
+        "coverage_error_tempered",
+    ]
+    rows = [
+        [row["method"], f"{row['side']}s", *(_cell(row[name]) for name in names)]
+        for row in content["fits"]
+    ]
+    return table(header, rows)
+
+
+def _uncertainty_table(content: dict, side: Side) -> str:
+    """Every measure of the first method and of no method, and each other method's own."""
+    first = content["config"]["methods"][0]
+    whole = (first, FROZEN, caption_report.NO_MODEL)
+    name, _ = _score(content)
+    rows = [
+        row
+        for row in content["uncertainty"]
+        if row["side"] == side and (row["method"] in whole or row["own"])
+    ]
+    rows.sort(key=lambda row: -(row[name]["mean"] if row.get(name) else -2.0))
+    names = [score for score in _SCORES if any(row.get(score) for row in rows)]
+    if not content["has_truth"]:  # the same as what is annotated
+        names.remove("r_auroc")
+    titles = {
+        "spearman": "Spearman, true ambiguity",
+        "r_auroc": "R-AUROC",
+        "r_auroc_annotated": "R-AUROC, annotated",
+        "aurc_annotated": "AURC, annotated",
+        "level_score": "-S R^2, annotated",
+    }
+    cells = [
+        [row["method"], row["measure"], *(_cell(row.get(score)) for score in names)] for row in rows
+    ]
+    return table(["method", "measure", *(titles[score] for score in names)], cells)
+
+
+def _comparison(content: dict) -> str:
+    """The exact loss beside the released one, budgets equal."""
+    parts = []
+    for (exact, released), when in _PAIR.items():
+        rows = []
+        for side in SIDES:
+            of_side = [find(content["fits"], method=m, side=side) for m in (exact, released)]
+            if None in of_side:
+                continue
+            for method, row in zip((exact, released), of_side, strict=True):
+                found = find(content["uncertainty"], method=method, measure=OWN, side=side)
+                assert row is not None and found is not None
+                rows.append(
+                    [
+                        method,
+                        f"{side}s",
+                        number(row["loss_tempered"]),
+                        _cell(row["coverage_error"]),
+                        _cell(row["coverage_error_tempered"]),
+                        _cell(found.get(_score(content)[0])),
+                    ]
+                )
+        if rows:
+            header = [
+                "loss",
+                "of",
+                "loss of the partner, tempered",
+                "coverage error",
+                "tempered",
+                _score(content)[1],
+            ]
+            parts += [f"Where {when}:", table(header, rows)]
+    return "\n\n".join(parts)
+
+
+def markdown(content: dict, title: str) -> str:
+    """The whole report as text, from what results.json holds."""
+    seeds = ", ".join(map(str, content["config"]["seeds"]))
+    parts = [
+        f"# {title}: results",
+        f"`{content['command']}`",
+        f"Data: {content['data']}. Seeds {seeds}; jax {content['versions']['jax']} on "
+        f"{content['backend']}. Everything on this page is written by that command. Intervals are "
+        "95 %: of retrieval, losses and coverage over seeds (t), of uncertainty and coverage "
+        "errors over items (bootstrap of the mean over seeds).",
+        "## Can it be trusted?",
+        content["answer"],
+        "## Retrieval before and after",
+        "The embeddings stay frozen, so that retrieval by them is what it was. These are the "
+        "rankings that a distribution makes possible, and what each would change.",
+    ]
+    for side in SIDES:
+        parts += [f"The {_TO[side]}:", _retrieval_table(content, side)]
+    parts += [
+        "## Are distributions as wide as errors are?",
+        "The loss is the negative log-likelihood of the partner's embedding, in nats per "
+        "dimension; temperatures were fitted on pairs set aside. Coverage is the share of the "
+        "partners' coordinates within the central interval; its error is a mean over 19 levels.",
+        _fit_table(content),
+    ]
+    if comparison := _comparison(content):
+        parts += ["## The exact loss beside the released one", comparison]
+    parts.append("## Does uncertainty tell what is vague, and what fails?")
+    parts.append(
+        "Failures are those of retrieval by the frozen embeddings. The measures of no adapter are "
+        "below 'frozen' and 'no model'; TTDA is the variance of embeddings of changed inputs."
+    )
+    for side in SIDES:
+        parts += [f"Of {side}s as queries:", _uncertainty_table(content, side)]
+    return "\n\n".join(parts) + "\n"
