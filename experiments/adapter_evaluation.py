@@ -16,7 +16,7 @@ import probemb
 from experiments import caption_evaluation, embedding_files, parts
 from experiments.adapter_training import Model
 from experiments.caption_evaluation import SIDES, Outcome, Side, Trial, Truth
-from experiments.embedding_files import PairedEmbeddings, Part
+from experiments.embedding_files import Embeddings, PairedEmbeddings, Part
 from probemb import adapters, pairwise
 from probemb.euclidean import normalized, product
 
@@ -92,9 +92,10 @@ def freeze(paired: PairedEmbeddings, part: Part, known: Known | None = None) -> 
     annotated = np.zeros((len(part.images), len(first)), bool)
     annotated[image_of, caption_of] = True
     rows: dict[Side, np.ndarray] = {"image": part.images, "caption": part.texts[first]}
-    sides = {"image": images, "caption": texts}
+    sides: dict[Side, Embeddings] = {"image": images, "caption": texts}
     captions = tuple(
-        f"text {row}" if texts.texts is None else texts.texts[int(row)] for row in rows["caption"]
+        f"text {row}" if texts.texts is None else str(texts.texts[int(row)])
+        for row in rows["caption"]
     )
     positives, truth = annotated, None
     if known is not None:
@@ -110,12 +111,12 @@ def freeze(paired: PairedEmbeddings, part: Part, known: Known | None = None) -> 
     pairs = np.argwhere(annotated)
     if len(pairs) > _MOST_PAIRS:
         pairs = pairs[np.random.default_rng(0).choice(len(pairs), _MOST_PAIRS, replace=False)]
-    augmented = {
+    augmented: dict[Side, np.ndarray] = {
         side: embedding_files.rows(found.augmented, rows[side])
         for side, found in sides.items()
         if found.augmented is not None
     }
-    norms = {
+    norms: dict[Side, np.ndarray] = {
         side: np.linalg.norm(np.asarray(found.vectors[rows[side]], np.float32), axis=1)
         for side, found in sides.items()
         if not found.normalized
@@ -126,12 +127,12 @@ def freeze(paired: PairedEmbeddings, part: Part, known: Known | None = None) -> 
 def fit_logit_scale(image: np.ndarray, text: np.ndarray) -> float:
     """The scale of cosines (pair, dimension) at which a softmax over pairs is most likely."""
 
-    def loss(scale: jax.Array) -> jax.Array:
-        sides = (probemb.DiagonalGaussian(x, jnp.zeros_like(x)) for x in (image, text))
-        return probemb.info_nce(*sides, logit_scale=scale)
-
-    image, text = jnp.asarray(image), jnp.asarray(text)
-    losses = jax.lax.map(loss, jnp.asarray(_LOGIT_SCALES))
+    sides = [
+        probemb.DiagonalGaussian(x, jnp.zeros_like(x)) for x in map(jnp.asarray, (image, text))
+    ]
+    losses = jax.lax.map(
+        lambda scale: probemb.info_nce(*sides, logit_scale=scale), jnp.asarray(_LOGIT_SCALES)
+    )
     return float(_LOGIT_SCALES[int(jnp.argmin(losses))])
 
 
@@ -268,22 +269,20 @@ _fit_temperature = jax.jit(jax.vmap(probemb.fit_temperature, (0, None)))
 
 
 def temperatures(
-    model: Model, parameters: dict[str, Any], image: np.ndarray, text: np.ndarray
+    model: Model, parameters: dict[Side, Any], image: np.ndarray, caption: np.ndarray
 ) -> dict[Side, np.ndarray]:
-    """side -> temperatures (seed), fitted on pairs (pair, dimension) that were set aside."""
-    found: dict[Side, np.ndarray] = {}
-    for side, name, own, partner in (
-        ("image", "image", image, text),
-        ("caption", "text", text, image),
-    ):
-        p = distributions(model, parameters[name], own)
-        found[side] = np.asarray(_fit_temperature(p, partner))
-    return found
+    """Temperatures (seed) of each side, fitted on pairs (pair, dimension) that were set aside."""
+    of_image = distributions(model, parameters["image"], image)
+    of_caption = distributions(model, parameters["caption"], caption)
+    return {
+        "image": np.asarray(_fit_temperature(of_image, caption)),
+        "caption": np.asarray(_fit_temperature(of_caption, image)),
+    }
 
 
 def evaluate(
     model: Model,
-    parameters: dict[str, Any],
+    parameters: dict[Side, Any],
     frozen: Frozen,
     before: Outcome,
     temperature: dict[Side, np.ndarray],
@@ -303,43 +302,52 @@ def evaluate(
       num_members: passes with dropout.
     """
     trial = frozen.trial
-    vectors = {"image": trial.images, "caption": trial.texts}
-    adapters_of = {"image": parameters["image"], "caption": parameters["text"]}
-    embedded = {side: distributions(model, adapters_of[side], vectors[side]) for side in SIDES}
+    vectors: dict[Side, np.ndarray] = {"image": trial.images, "caption": trial.texts}
+    embedded = {side: distributions(model, parameters[side], vectors[side]) for side in SIDES}
     measures = {
-        side: uncertainty(model, adapters_of[side], vectors[side], key=key, num_members=num_members)
+        side: uncertainty(model, parameters[side], vectors[side], key=key, num_members=num_members)
         for side in SIDES
     }
-    seeds = range(len(temperature["image"]))
-    outcomes, rankings = [], {name: [] for name in RANKINGS}
-    for seed in seeds:
-        own: dict[Side, dict[str, np.ndarray]] = {
-            side: {name: values[:, seed] for name, values in measures[side].items()}
-            for side in SIDES
-        }
-        outcomes.append(before._replace(uncertainty=own))
-        image, text = (jax.tree.map(lambda leaf: leaf[seed], embedded[side]) for side in SIDES)
-        for name, scores in _rankings(image, text, trial.images, trial.texts).items():
+    of_seeds = [
+        {side: _member(embedded[side], seed) for side in SIDES}
+        for seed in range(len(temperature["image"]))
+    ]
+    outcomes = [
+        before._replace(
+            uncertainty={
+                side: {name: values[:, seed] for name, values in measures[side].items()}
+                for side in SIDES
+            }
+        )
+        for seed in range(len(of_seeds))
+    ]
+    rankings: dict[str, list[Any]] = {name: [] for name in RANKINGS}
+    for p in of_seeds:
+        scores = _rankings(p["image"], p["caption"], trial.images, trial.texts)
+        for name, of_sides in scores.items():
             rankings[name].append(
                 {
                     side: caption_evaluation.metrics_of(side, of_side, trial)
-                    for side, of_side in zip(SIDES, scores, strict=True)
+                    for side, of_side in zip(SIDES, of_sides, strict=True)
                 }
             )
+    image, caption = frozen.pairs.T
+    partners: dict[Side, Any] = {
+        "image": (image, trial.texts[caption]),
+        "caption": (caption, trial.images[image]),
+    }
     fits: dict[Side, Fit] = {}
-    for place, side in enumerate(SIDES):
-        ids, partners = frozen.pairs[:, place], frozen.pairs[:, 1 - place]
-        target = vectors["caption" if side == "image" else "image"][partners]
+    for side, (own, target) in partners.items():
         found = [
-            _fit(
-                jax.tree.map(lambda leaf: leaf[seed][ids], embedded[side]),
-                target,
-                jnp.asarray(temperature[side][seed]),
-            )
-            for seed in seeds
+            _fit(_member(p[side], own), target, jnp.asarray(t))
+            for p, t in zip(of_seeds, temperature[side], strict=True)
         ]
         (plain, central), (tempered, central_tempered) = jax.tree.map(
             lambda *leaves: np.stack(leaves), *found
         )
         fits[side] = Fit(temperature[side], plain, tempered, central, central_tempered)
     return Evaluation(outcomes, rankings, fits)
+
+
+def _member(p: Any, which: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf[which], p)

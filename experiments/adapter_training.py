@@ -26,6 +26,7 @@ import optax
 
 import probemb
 from experiments import embedding_files, training
+from experiments.caption_evaluation import SIDES, Side
 from experiments.embedding_files import PairedEmbeddings, Part
 from probemb.adapters import Adapter, Output
 
@@ -41,9 +42,6 @@ Method = Literal[
 ]
 """How distributions are made and trained."""
 METHODS: tuple[Method, ...] = get_args(Method)
-Side = Literal["image", "text"]
-SIDES: tuple[Side, ...] = ("image", "text")
-
 _OUTPUT: dict[Method, Output] = {
     "gaussian": "gaussian",
     "pfe": "gaussian",
@@ -55,10 +53,10 @@ _IDENTITY_WEIGHT = 10.0
 
 
 class Batch(NamedTuple):
-    """Pairs of unit vectors, image and text (seed, pair, dimension)."""
+    """Pairs of unit vectors, image and caption (seed, pair, dimension)."""
 
     image: Any
-    text: Any
+    caption: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,15 +101,15 @@ def loss(model: Model, parameters: dict[Side, Any], key: jax.Array, batch: Batch
         model.adapter.apply(parameters[side], embedding, key=k)
         for side, embedding, k in zip(SIDES, batch, keys, strict=True)
     )
-    embeddings = image, text, batch.image, batch.text
+    embeddings = image, text, batch.image, batch.caption
     match model.method:
         case "pfe":
             return probemb.pfe(image, text)
         case "bayescap":
             weight = _IDENTITY_WEIGHT
             return probemb.bayescap(
-                image, batch.image, batch.text, identity_weight=weight
-            ) + probemb.bayescap(text, batch.text, batch.image, identity_weight=weight)
+                image, batch.image, batch.caption, identity_weight=weight
+            ) + probemb.bayescap(text, batch.caption, batch.image, identity_weight=weight)
         case "released":
             weight = model.cross_modal_weight
             return probemb.probvlm_released(*embeddings, cross_modal_weight=weight)

@@ -150,25 +150,24 @@ def export(
       first_id: of the split's first image; the others follow.
       augmentations: how many embeddings of changed inputs go with each.
     """
-    random = np.random.RandomState(_SEED)
     image_of, caption = split.annotations[np.isin(split.annotations[:, 0], images)].T
     captions = tuple(split.captions[number] for number in caption)
-    pictures = split.images[images]
-    sides = (
-        (files[0], embed_images, changed_images, pictures, first_id + images, None),
-        (files[1], embed_captions, changed_captions, captions, first_id + image_of, captions),
-    )
-    for path, embed, change, inputs, ids, texts in sides:
-        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(path: Path, embed: Any, change: Any, inputs: Any, ids: np.ndarray, texts: Any):
+        random = np.random.RandomState(_SEED)
         augmented = [embed(encoder, change(random, inputs)) for _ in range(augmentations)]
+        path.parent.mkdir(parents=True, exist_ok=True)
         embedding_files.write(
             path,
             embed(encoder, inputs),
-            ids,
+            first_id + ids,
             model=MODEL,
             augmented=np.stack(augmented, 1) if augmented else None,
             texts=texts,
         )
+
+    write(files[0], embed_images, changed_images, split.images[images], images, None)
+    write(files[1], embed_captions, changed_captions, captions, image_of, captions)
 
 
 def known(split: Captioned, *, first_id: int = 0) -> Known:

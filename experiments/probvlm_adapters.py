@@ -355,11 +355,10 @@ def run(config: Config) -> dict[str, Any]:
         adapter_pictures.draw(partial / "adapters.png", frozen, before, evaluations)
         (partial / "adapters").mkdir()
         for method, model in models.items():
-            of_sides = dict(zip(("image", "text"), temperatures[method].values(), strict=True))
-            saved_adapters.save(
-                partial / "adapters" / f"{method}.safetensors",
-                SavedAdapter(model.adapter, parameters[method], of_sides, paired.images.model),
+            saved = SavedAdapter(
+                model.adapter, parameters[method], temperatures[method], paired.images.model
             )
+            saved_adapters.save(partial / "adapters" / f"{method}.safetensors", saved)
     print(f"\n{text}\nsaved {report}")
     print(f"this call took {time.perf_counter() - started:.0f} s")
     return content

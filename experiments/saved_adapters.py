@@ -1,7 +1,7 @@
 """Adapters in files: parameters of every seed, temperatures, and what embeddings they are for.
 
     saved = saved_adapters.load(Path("report/adapters/probvlm.safetensors"))
-    p = saved.distributions("text", vectors)  # of an ensemble: (seed, text, dimension)
+    p = saved.distributions("caption", vectors)  # of an ensemble: (seed, caption, dimension)
 
 A .safetensors file; its header says in JSON how the adapter is made, so that nothing else is
 needed to use it.
@@ -21,10 +21,10 @@ import safetensors.numpy
 
 import probemb
 from experiments import parts, results
+from experiments.caption_evaluation import SIDES, Side
 from probemb.adapters import Adapter
 
 _AT_ONCE = 512
-SIDES = ("image", "text")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +39,11 @@ class SavedAdapter:
     """
 
     adapter: Adapter
-    parameters: dict[str, Any]
-    temperature: dict[str, np.ndarray]
+    parameters: dict[Side, Any]
+    temperature: dict[Side, np.ndarray]
     embeddings: str | None
 
-    def distributions(self, side: str, vectors: np.ndarray) -> Any:
+    def distributions(self, side: Side, vectors: np.ndarray) -> Any:
         """Calibrated distributions (seed, item, dimension) of unit vectors (item, dimension).
 
         Raises:
