@@ -126,7 +126,6 @@ def freeze(paired: PairedEmbeddings, part: Part, known: Known | None = None) -> 
 
 def fit_logit_scale(image: np.ndarray, text: np.ndarray) -> float:
     """The scale of cosines (pair, dimension) at which a softmax over pairs is most likely."""
-
     sides = [
         probemb.DiagonalGaussian(x, jnp.zeros_like(x)) for x in map(jnp.asarray, (image, text))
     ]

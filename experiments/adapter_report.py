@@ -15,6 +15,7 @@ FROZEN = "frozen"
 TEST = "test"
 _METRICS = ("R@1", "R@5", "R-Precision", "annotated R@1")
 _LEVEL = 0.9
+_FEW = 20
 _TO = {"image": "captions of an image", "caption": "images of a caption"}
 _SCORES = ("spearman", "r_auroc", "r_auroc_annotated", "aurc_annotated", "level_score")
 _PAIR = {
@@ -96,6 +97,10 @@ def content(
     found: dict[str, Any] = {
         **head,
         "has_truth": frozen.trial.truth is not None,
+        "failures": {
+            side: int((before.metrics[side]["annotated R@1"].round() == 0.0).sum())
+            for side in SIDES
+        },
         "retrieval": retrieval(before, evaluations),
         "fits": fits(evaluations, key=key, num_resamples=num_resamples),
         "uncertainty": caption_report.uncertainty(
@@ -142,6 +147,11 @@ def answer(content: dict) -> str:
     """Can the uncertainty be trusted, in one paragraph."""
     method = content["config"]["methods"][0]
     parts = [text for side in SIDES if (text := verdict(content, method, side))]
+    parts += [
+        f"Only {failed} {side}s fail: too few for R-AUROC and its like to tell much."
+        for side, failed in content["failures"].items()
+        if failed < _FEW and not content["has_truth"]
+    ]
     if content["has_truth"]:
         for side in SIDES:
             row = find(content["uncertainty"], method=method, measure=OWN, side=side)
@@ -223,6 +233,7 @@ def _uncertainty_table(content: dict, side: Side) -> str:
         for row in content["uncertainty"]
         if row["side"] == side and (row["method"] in whole or row["own"])
     ]
+    rows = [row for row in rows if any(row.get(score) for score in _SCORES)]
     rows.sort(key=lambda row: -(row[name]["mean"] if row.get(name) else -2.0))
     names = [score for score in _SCORES if any(row.get(score) for row in rows)]
     if not content["has_truth"]:  # the same as what is annotated

@@ -48,8 +48,23 @@ def halves(number: int) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(order[: number // 2]), np.sort(order[number // 2 :])
 
 
+@functools.cache
+def _step(model: Model, num_steps: int) -> tuple[optax.GradientTransformation, Any]:
+    """The optimizer and the step, the same for all trainings of one form: compiled once."""
+    optimizer = optax.adam(optax.cosine_decay_schedule(_RATE, num_steps))
+    return optimizer, functools.partial(
+        caption_embedding.train_step, model, optimizer, num_samples=1, bottleneck_weight=0.0
+    )
+
+
 def train(
-    train_split: Captioned, images: np.ndarray, folder: Path, *, dimension: int, num_steps: int
+    train_split: Captioned,
+    images: np.ndarray,
+    folder: Path,
+    *,
+    dimension: int,
+    num_steps: int,
+    seed: int = 0,
 ) -> Encoder:
     """An encoder of some images of a split, gone on with where it was stopped.
 
@@ -59,6 +74,7 @@ def train(
       folder: of the run.
       dimension: of an embedding.
       num_steps: of the training.
+      seed: of parameters and batches.
     """
     height, width = train_split.images.shape[1:]
     model = Model(
@@ -67,10 +83,7 @@ def train(
         Pictures(height, width, _CHANNELS),
         Words(len(digit_captions.VOCABULARY), digit_grammar.MOST_WORDS, _WIDTH),
     )
-    optimizer = optax.adam(optax.cosine_decay_schedule(_RATE, num_steps))
-    step = functools.partial(
-        caption_embedding.train_step, model, optimizer, num_samples=1, bottleneck_weight=0.0
-    )
+    optimizer, step = _step(model, num_steps)
     annotations = train_split.annotations
     batches = functools.partial(
         caption_embedding.batches,
@@ -83,7 +96,7 @@ def train(
     (parameters,) = training.fit_seeds(
         folder,
         "encoder",
-        (0,),
+        (seed,),
         model.initialize,
         optimizer,
         step,

@@ -55,7 +55,6 @@ _FILES = ("images", "texts", "test_images", "test_texts")
 _FOLDERS = (*_FILES, "datasets", "output")
 _LEAST = {
     "hidden": 1,
-    "num_steps": 1,
     "batch_size": 1,
     "encoder_dimension": 2,
     "encoder_steps": 1,
@@ -102,8 +101,8 @@ class Config:
     """How probably a hidden unit is dropped."""
     cross_modal_weight: float = 100.0
     """lambda, of explaining the partner's embedding beside one's own; see `probemb.probvlm`."""
-    num_steps: int = 1500
-    """Steps of a training."""
+    num_steps: int | None = None
+    """Steps of a training. Default: 1500; of few pairs 40 passes over them, 150 at least."""
     batch_size: int = 256
     """Pairs of a batch."""
     learning_rate: float = 1e-3
@@ -143,6 +142,8 @@ def resolved(config: Config) -> Config:
         if method not in adapter_training.METHODS:
             raise ValueError(f"methods must be among {adapter_training.METHODS}, got {method!r}")
     runs.check_training(config)
+    if config.num_steps is not None and config.num_steps < 1:
+        raise ValueError(f"num_steps must be at least 1, got {config.num_steps}")
     if not config.hidden:
         raise ValueError("hidden must be one length at least, got none")
     if not 0.0 <= config.dropout < 1.0:
@@ -236,6 +237,11 @@ def read(config: Config) -> tuple[PairedEmbeddings, Part, PairedEmbeddings, Part
     return paired, part, test, embedding_files.at_most(test, test_part, config.most_test_images)
 
 
+def steps_of(pairs: int, batch_size: int) -> int:
+    """How many steps a training has where nobody says."""
+    return min(1500, max(150, 40 * pairs // batch_size))
+
+
 def _pairs(paired: PairedEmbeddings, part: Part) -> tuple[np.ndarray, np.ndarray]:
     """Unit vectors (pair, dimension) of images and texts, a random choice if they are many."""
     texts = part.texts
@@ -284,7 +290,8 @@ def run(config: Config) -> dict[str, Any]:
     part, validation = embedding_files.split(
         paired, part, config.validation_share, name="validation_share"
     )
-    data = f"{_describe(paired, part, validation, test_part)}; {config.num_steps:,} steps"
+    num_steps = config.num_steps or steps_of(len(part.texts), config.batch_size)
+    data = f"{_describe(paired, part, validation, test_part)}; {num_steps:,} steps"
     runs.begin(folder, options)
     print(f"{data}\nin {folder}", flush=True)
     models = {
@@ -304,7 +311,7 @@ def run(config: Config) -> dict[str, Any]:
             part,
             folder,
             seeds=config.seeds,
-            num_steps=config.num_steps,
+            num_steps=num_steps,
             batch_size=config.batch_size,
             learning_rate=config.learning_rate,
             checkpoint_every=config.checkpoint_every,

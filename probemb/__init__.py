@@ -28,13 +28,15 @@ last ones they need jax alone. Data flows down this list:
     mixing                Mixup and CutMix with soft labels
     sharding              a loss over the devices of a mesh
     retrieval             recall@K, R-Precision, mAP@R, PMRP, with many positives and ties
+    search                sampled distance as inner products, the best k, match probability next
     ranks                 where weighted items stand in an order, whether two orders agree
     calibration           does uncertainty predict error, are probabilities frequencies
+    serving               Faiss and Qdrant; needs the extra `serving`, imported by name
     heads                 Flax: features -> embedding; needs flax, imported by name
     adapters              Flax: frozen embedding -> distribution; needs flax, imported by name
 """
 
-from probemb import calibration, distances, hyperbolic, monte_carlo, pairwise, retrieval
+from probemb import calibration, distances, hyperbolic, monte_carlo, pairwise, retrieval, search
 from probemb.contrastive import (
     pcme,
     pcme_of_samples,
@@ -117,6 +119,7 @@ __all__ = [
     "reconstruction",
     "reconstruction_released",
     "retrieval",
+    "search",
     "self_mismatch",
     "sharded",
     "siglip",

@@ -229,9 +229,9 @@ def top_k(queries: Any, items: Any, *, k: int, block_size: int = 2**22) -> TopK:
     Example:
       >>> import jax.numpy as jnp
       >>> from probemb import DiagonalGaussian
-      >>> p = DiagonalGaussian(jnp.eye(3), jnp.full((3, 3), -4.0))
+      >>> p = DiagonalGaussian(jnp.array([[0.0], [2.0], [5.0]]), jnp.zeros((3, 1)))
       >>> top_k(query_vectors(p), item_vectors(p), k=2).indices.tolist()
-      [[0, 1], [1, 0], [2, 0]]
+      [[0, 1], [1, 0], [2, 1]]
     """
     queries, items, k = _vectors(queries, items, k)
     return _best_of_all(queries, items, k, arguments.count("block_size", block_size))

@@ -66,7 +66,7 @@ ARRAYS = {
     *("masked_image", "masked_text", "loss", "mesh"),
     *("uncertainty", "correct", "error", "probability", "statistic", "ambiguity"),
     "central_probability",
-    *("scores", "positives", "query_labels", "item_labels", "indices"),
+    *("scores", "positives", "query_labels", "item_labels", "indices", "queries", "items"),
 }
 
 

@@ -1,3 +1,4 @@
+import functools
 import itertools
 import math
 
@@ -9,7 +10,7 @@ import pytest
 import scipy.stats
 import sklearn.metrics
 
-from probemb import calibration, reduction
+from probemb import DiagonalGaussian, GeneralizedGaussian, calibration, reduction
 
 
 def items(seed: int, number: int = 200, levels: int | None = None):
@@ -370,6 +371,107 @@ def test_binned_scores_where_nothing_can_be_told(statistic):
     assert np.isnan(compiled(jnp.arange(20.0), jnp.ones(20)))
 
 
+coverage, coverage_error = calibration.coverage, calibration.coverage_error
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_coverage_is_a_share_of_coordinates(dtype):
+    found = np.random.default_rng(40).uniform(size=(50, 4)).astype(dtype)
+    for level in (0.1, 0.5, 0.95):
+        value = coverage(found, level=level)
+        assert value.dtype == dtype
+        np.testing.assert_allclose(value, np.mean(found <= level), rtol=1e-6)
+    levels = np.arange(1, 20) / 20
+    shares = np.array([np.mean(found <= level) for level in levels])
+    error = coverage_error(found)
+    assert error.dtype == dtype
+    np.testing.assert_allclose(error, np.mean(np.abs(shares - levels)), rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(coverage_error)(found), error, rtol=1e-6)
+    place = np.random.default_rng(41).permutation(50)
+    np.testing.assert_allclose(coverage_error(found[place][:, ::-1]), error, rtol=1e-5)
+
+
+def test_coverage_by_hand():
+    found = np.array([[0.0, 0.5], [0.6, 1.0]])
+    assert coverage(found, level=0.5) == 0.5  # the end of an interval is within
+    assert coverage(found, level=0.6) == 0.75
+    weights = np.array([3.0, 1.0])
+    assert coverage(found, level=0.5, weights=weights) == 0.75
+    # Of levels 1/4, 1/2, 3/4 the shares are 1/4, 1/2, 3/4, then 3/8, 3/4, 7/8.
+    np.testing.assert_allclose(coverage_error(found, num_levels=3), 0.0, atol=1e-15)
+    value = coverage_error(found, num_levels=3, weights=weights)
+    np.testing.assert_allclose(value, (1 / 8 + 1 / 4 + 1 / 8) / 3)
+    for certain in (0.0, 1.0):  # every interval is too wide, or too narrow
+        everywhere = np.full((3, 2), certain)
+        np.testing.assert_allclose(coverage_error(everywhere), 0.5)
+
+
+def test_weights_of_coverage_are_repetitions():
+    random = np.random.default_rng(42)
+    found, weights = random.uniform(size=(30, 3)), random.integers(0, 4, 30)
+    repeated = np.repeat(found, weights, axis=0)
+    for statistic in (
+        functools.partial(coverage, level=0.7),
+        functools.partial(coverage_error, num_levels=3),
+    ):
+        np.testing.assert_allclose(statistic(found, weights=weights), statistic(repeated))
+        np.testing.assert_allclose(statistic(found, weights=0.1 * weights), statistic(repeated))
+
+
+def test_coverage_under_vmap():
+    found = np.random.default_rng(43).uniform(size=(3, 20, 2))
+    for statistic in (
+        functools.partial(coverage, level=0.4),
+        functools.partial(coverage_error, num_levels=3),
+    ):
+        expected = [statistic(one) for one in found]
+        np.testing.assert_allclose(jax.vmap(statistic)(found), expected, rtol=1e-12)
+
+
+def predictions(kind):
+    """Distributions of 2000 items, and samples of SciPy from them."""
+    random = np.random.default_rng(44)
+    location, (scale, shape) = random.normal(size=(2000, 3)), random.uniform(0.6, 4.0, (2, 2000, 3))
+    if kind == "gaussian":
+        p = DiagonalGaussian(jnp.asarray(location), jnp.asarray(2.0 * np.log(scale)))
+        return p, location + scale * random.normal(size=scale.shape)
+    p = GeneralizedGaussian(*map(jnp.asarray, (location, scale, shape)))
+    return p, scipy.stats.gennorm(shape, location, scale).rvs(random_state=random)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "generalized_gaussian"])
+def test_samples_of_predictions_are_covered_as_often_as_they_say(kind):
+    p, x = predictions(kind)
+    found = p.central_probability(x)
+    for level in (0.1, 0.5, 0.9):
+        error = math.sqrt(level * (1 - level) / x.size)
+        assert abs(coverage(found, level=level) - level) < 5 * error
+    # Kolmogorov's distance exceeds 2 / sqrt(n) once in 1500.
+    assert coverage_error(found) < 2 / math.sqrt(x.size)
+
+
+def test_overconfident_predictions_cover_as_little_as_scipy_says():
+    p, x = predictions("gaussian")
+    narrow = p._replace(log_variance=p.log_variance - 2 * math.log(2.0))
+    found = narrow.central_probability(x)
+    levels = np.arange(1, 20) / 20
+    expected = 2 * scipy.stats.norm.cdf(0.5 * scipy.stats.norm.ppf(0.5 + 0.5 * levels)) - 1
+    error = math.sqrt(0.25 / x.size)
+    assert abs(coverage(found, level=0.9) - expected[17]) < 5 * error
+    assert abs(coverage_error(found) - np.mean(levels - expected)) < 5 * error
+    assert np.all(expected < levels)
+
+
+def test_the_bootstrap_of_coverage_holds_it():
+    found = np.random.default_rng(45).uniform(size=(400, 1))
+    statistic = functools.partial(coverage, level=0.8)
+    low, high = calibration.bootstrap_interval(
+        jax.random.key(0), statistic, found, num_resamples=200
+    )
+    assert low < statistic(found) < high
+    np.testing.assert_allclose(high - low, 2 * 1.96 * math.sqrt(0.8 * 0.2 / 400), rtol=0.25)
+
+
 UNCERTAINTY, CORRECT = np.array([0.1, 0.2, 0.3]), np.array([1.0, 0.0, 1.0])
 
 
@@ -442,6 +544,34 @@ UNCERTAINTY, CORRECT = np.array([0.1, 0.2, 0.3]), np.array([1.0, 0.0, 1.0])
         (
             lambda: calibration.reliability(2 + UNCERTAINTY, CORRECT),
             r"probability must lie in 0..1",
+        ),
+        (
+            lambda: calibration.coverage(UNCERTAINTY[:, None], level=1.0),
+            r"level must lie between 0 and 1, got 1\.0",
+        ),
+        (
+            lambda: calibration.coverage(UNCERTAINTY, level=0.5),
+            r"central_probability must have shape \(item dimension\), got shape \(3,\)",
+        ),
+        (
+            lambda: calibration.coverage(np.full((2, 1), np.nan), level=0.5),
+            r"central_probability must be finite, got nan at index \(0, 0\)",
+        ),
+        (
+            lambda: calibration.coverage_error(UNCERTAINTY[:, None] - 0.2),
+            r"central_probability must lie in 0..1, got values from -0.1 to 0.1",
+        ),
+        (
+            lambda: calibration.coverage_error(UNCERTAINTY[:, None], num_levels=0),
+            "num_levels must be at least 1, got 0",
+        ),
+        (
+            lambda: calibration.coverage_error(UNCERTAINTY[:, None], weights=np.ones(2)),
+            r"weights must have one value per item, \(3,\), got \(2,\)",
+        ),
+        (
+            lambda: calibration.coverage(UNCERTAINTY[:, None], level=0.5, weights=np.zeros(3)),
+            "weights must be finite, not negative and not all 0, got values from 0 to 0",
         ),
         (
             lambda: calibration.bootstrap_interval(

@@ -51,6 +51,22 @@ def test_log_prob_and_entropy_equal_scipy(shape):
     np.testing.assert_allclose(p.entropy(), entropy, rtol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_central_probability_equals_scipy(dtype):
+    p, x = gaussian_of((2, 3), dtype=dtype), points_of((2, 3), dtype)
+    found = p.central_probability(x)
+    assert found.dtype == dtype
+    mean, deviation = np.asarray(p.mean, float), np.exp(0.5 * np.asarray(p.log_variance, float))
+    half = np.abs(np.asarray(x, float) - mean)
+    normal = scipy.stats.norm(mean, deviation)
+    expected = normal.cdf(mean + half) - normal.cdf(mean - half)
+    np.testing.assert_allclose(found, expected, rtol=1e-10 if dtype == np.float64 else 1e-5)
+    np.testing.assert_allclose(p.central_probability(2 * p.mean - x), found, rtol=1e-5)
+    np.testing.assert_array_equal(p.central_probability(p.mean), np.zeros((2, 3)))
+    far = p.central_probability(p.mean + 40.0 * p.standard_deviation)
+    np.testing.assert_array_equal(far, np.ones((2, 3)))
+
+
 def test_float32_stays_float32():
     p, x = gaussian_of((2, 3), dtype=np.float32), points_of((2, 3), np.float32)
     values = (p.log_prob(x), p.entropy(), p.kl_divergence(p), p.sample(jax.random.key(0)))
@@ -191,6 +207,7 @@ FUNCTIONS = {
     "entropy": lambda p, q, x: p.entropy(),
     "kl_divergence": lambda p, q, x: p.kl_divergence(q),
     "sample": lambda p, q, x: p.sample(jax.random.key(0)),
+    "central_probability": lambda p, q, x: p.central_probability(x),
 }
 OF_MIXTURES = {
     "log_prob": lambda p, x: p.log_prob(x),
@@ -314,6 +331,16 @@ BAD = {
         lambda: GAUSSIAN.log_prob(jnp.zeros((5, 2, 3))),
         ValueError,
         r"mean \(2, 3\), got \(5, 2, 3\)",
+    ),
+    "central_point_of_another_shape": (
+        lambda: GAUSSIAN.central_probability(jnp.zeros(3)),
+        ValueError,
+        r"x must have the shape of the distribution's mean \(2, 3\), got \(3,\)",
+    ),
+    "nan_central_point": (
+        lambda: GAUSSIAN.central_probability(NAN),
+        ValueError,
+        r"x must be finite, got nan at index \(1, 2\)",
     ),
     "no_key": (lambda: GAUSSIAN.sample(0), TypeError, "key must be a single key"),
     "keys": (

@@ -40,6 +40,23 @@ def test_equals_scipy(beta):
     np.testing.assert_allclose(p.entropy(), expected.entropy().sum(-1), rtol=1e-11)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_central_probability_equals_scipy(dtype):
+    p, x = distribution_of((6, 3), dtype=dtype), points_of((6, 3), dtype)
+    p = p._replace(shape=jnp.asarray(np.repeat(SHAPES, 3).reshape(6, 3), dtype))
+    found = p.central_probability(x)
+    assert found.dtype == dtype
+    wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), p)
+    exact, half = scipy_of(wide), np.abs(np.asarray(x, np.float64) - wide.location)
+    expected = exact.cdf(wide.location + half) - exact.cdf(wide.location - half)
+    rtol = 1e-9 if dtype == np.float64 else 1e-4  # the difference loses digits near the mean
+    np.testing.assert_allclose(found, expected, rtol=rtol, atol=1e-15)
+    np.testing.assert_allclose(p.central_probability(2 * p.location - x), found, rtol=1e-4)
+    np.testing.assert_array_equal(p.central_probability(p.location), np.zeros((6, 3)))
+    far = p._replace(shape=jnp.maximum(p.shape, 1.0)).central_probability(p.location + 1e3)
+    np.testing.assert_allclose(far, np.ones((6, 3)))
+
+
 def test_shape_two_is_the_gaussian():
     p, x = distribution_of((4,)), points_of((4,))
     p = p._replace(shape=jnp.full(4, 2.0))
@@ -47,6 +64,9 @@ def test_shape_two_is_the_gaussian():
     np.testing.assert_allclose(p.log_prob(x), gaussian.log_prob(x), rtol=1e-12)
     np.testing.assert_allclose(p.entropy(), gaussian.entropy(), rtol=1e-12)
     np.testing.assert_allclose(p.variance, gaussian.variance, rtol=1e-12)
+    np.testing.assert_allclose(
+        p.central_probability(x), gaussian.central_probability(x), rtol=1e-12
+    )
 
 
 def test_kl_divergence_equals_quadrature():
@@ -156,6 +176,43 @@ def test_derivatives_are_finite(beta, residual, dtype):
     chex.assert_type(jax.tree.leaves(found), dtype)
 
 
+central_slopes = jax.jit(
+    jax.value_and_grad(lambda p, x: p.central_probability(x)[0], (0, 1)),
+    compiler_options={"xla_backend_optimization_level": 0},
+)
+
+
+def test_slopes_of_the_central_probability():
+    """In x twice the density, in the scale -|x - m| / alpha times that, and differences."""
+    for beta, residual in ((0.7, 0.4), (1.0, 1.1), (3.7, 0.9)):
+        p = GeneralizedGaussian(*(jnp.array([v]) for v in (0.3, 1.5, beta)))
+        x = jnp.array([0.3 + residual])
+        value, (of_p, of_x) = central_slopes(p, x)
+        np.testing.assert_allclose(value, p.central_probability(x)[0], rtol=1e-12)
+        density = gennorm(beta, 0.3, 1.5).pdf(0.3 + residual)
+        np.testing.assert_allclose(of_x, [2.0 * density], rtol=1e-7)
+        np.testing.assert_allclose(of_p.location, [-2.0 * density], rtol=1e-7)
+        np.testing.assert_allclose(of_p.scale, [-2.0 * density * residual / 1.5], rtol=1e-7)
+        after, before = (2.0 * gennorm(beta + h, 0.0, 1.5).cdf(residual) for h in (1e-5, -1e-5))
+        np.testing.assert_allclose(of_p.shape, [(after - before) / 2e-5], rtol=1e-5)
+
+
+def test_central_probabilities_under_vmap():
+    p, x = distribution_of((4, 3), 1), points_of((4, 3))
+    mapped = jax.vmap(lambda p, x: p.central_probability(x))(p, x)
+    np.testing.assert_allclose(mapped, p.central_probability(x), rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("beta", [0.5, 1.0, 2.0, 4.0])
+@pytest.mark.parametrize("residual", [0.0, 1e-30, 1e-6, 1.0, 1e6, 1e15])
+def test_slopes_of_the_central_probability_are_finite(beta, residual, dtype):
+    p = GeneralizedGaussian(*(jnp.asarray([v], dtype) for v in (0.0, 1.5, beta)))
+    value, slopes = central_slopes(p, jnp.asarray([residual], dtype))
+    assert 0.0 <= value <= 1.0
+    chex.assert_tree_all_finite(slopes)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("beta", [0.1, 0.5, 1.0, 2.0])
 def test_the_derivative_at_the_mode_is_zero(beta, dtype):
@@ -225,6 +282,16 @@ BAD = {
         lambda: GOOD.log_prob(jnp.ones(3)),
         ValueError,
         r"mean \(2, 3\), got \(3,\)",
+    ),
+    "central_point_of_another_shape": (
+        lambda: GOOD.central_probability(jnp.ones(3)),
+        ValueError,
+        r"x must have the shape of the distribution's mean \(2, 3\), got \(3,\)",
+    ),
+    "zero_scale": (
+        lambda: GOOD._replace(scale=0.0 * ONES).central_probability(ONES),
+        ValueError,
+        "distribution.scale must be positive, got 0",
     ),
     "no_key": (lambda: GOOD.sample(3), TypeError, "key must be a single key"),
 }

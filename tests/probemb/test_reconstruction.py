@@ -1,4 +1,5 @@
 import functools
+import math
 
 import chex
 import jax
@@ -9,7 +10,7 @@ import pytest
 from scipy import stats
 
 import probemb
-from probemb import GeneralizedGaussian
+from probemb import DiagonalGaussian, GeneralizedGaussian, VonMisesFisher
 
 
 def of(golden, released=False):
@@ -44,6 +45,7 @@ def test_released_loss(golden):
 RESIDUALS = {
     "gaussian": (np.random.default_rng(0).normal(size=20_000), 2.0, 0.1),
     "laplace": (np.random.default_rng(1).laplace(size=20_000), 1.0, 0.05),
+    "four": (stats.gennorm.rvs(4.0, size=20_000, random_state=3), 4.0, 0.2),
     "uniform": (np.random.default_rng(2).uniform(-1.0, 1.0, size=20_000), np.inf, None),
 }
 
@@ -84,20 +86,208 @@ def test_the_released_loss_learns_one_shape_for_all_data(name):
         assert exact == pytest.approx(shape, abs=tolerance)
 
 
-def test_probvlm_is_its_four_terms():
-    generator = np.random.default_rng(0)
-    image, text = (
-        GeneralizedGaussian(*(jnp.asarray(x) for x in generator.uniform(0.5, 2.0, (3, 4, 2))))
-        for _ in range(2)
-    )
-    x, y = (jnp.asarray(z) for z in generator.normal(size=(2, 4, 2)))
-    for loss, term in (
-        (probemb.probvlm, probemb.reconstruction),
-        (probemb.probvlm_released, probemb.reconstruction_released),
-    ):
+FAMILIES = ("generalized_gaussian", "gaussian", "von_mises_fisher")
+every_family = pytest.mark.parametrize("family", FAMILIES)
+
+
+def family_of(family, seed=0, shape=(4, 3), dtype=np.float64):
+    """Distributions and points that they could explain."""
+    generator = np.random.default_rng(seed)
+    location, target = generator.normal(size=(2, *shape))
+    if family == "generalized_gaussian":
+        p = GeneralizedGaussian(location, *generator.uniform(0.7, 3.0, (2, *shape)))
+    elif family == "gaussian":
+        p = DiagonalGaussian(location, generator.uniform(-1.0, 1.0, shape))
+    else:
+        location, target = (
+            x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (location, target)
+        )
+        p = VonMisesFisher(location, generator.uniform(1.0, 9.0, shape[:-1]))
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype), (p, target))
+
+
+def scipy_loss(p, target):
+    """Minus the mean log-likelihood, over the dimension."""
+    fields, target = [np.asarray(field) for field in p], np.asarray(target)
+    if isinstance(p, GeneralizedGaussian):
+        return -stats.gennorm.logpdf(target, fields[2], fields[0], fields[1]).mean()
+    if isinstance(p, DiagonalGaussian):
+        return -stats.norm.logpdf(target, fields[0], np.exp(0.5 * fields[1])).mean()
+    each = [
+        stats.vonmises_fisher(direction, kappa).logpdf(x)
+        for direction, kappa, x in zip(*fields, target, strict=True)
+    ]
+    return -np.mean(each) / target.shape[-1]
+
+
+@every_family
+def test_every_family_has_scipys_loss(family):
+    p, target = family_of(family)
+    expected = scipy_loss(p, target)
+    np.testing.assert_allclose(probemb.reconstruction(p, target), expected, rtol=1e-8)
+    single = probemb.reconstruction(*family_of(family, dtype=np.float32))
+    assert single.dtype == jnp.float32
+    np.testing.assert_allclose(single, expected, rtol=1e-5)
+
+
+def test_a_generalized_gaussian_of_shape_two_is_a_gaussian():
+    p, target = family_of("gaussian")
+    scale = jnp.sqrt(2.0 * p.variance)
+    same = GeneralizedGaussian(p.mean, scale, jnp.full_like(scale, 2.0))
+    expected = probemb.reconstruction(p, target)
+    np.testing.assert_allclose(probemb.reconstruction(same, target), expected, rtol=1e-12)
+
+
+@every_family
+def test_probvlm_is_its_four_terms(family):
+    (image, x), (text, y) = family_of(family), family_of(family, 1)
+    losses = [(probemb.probvlm, probemb.reconstruction)]
+    if family == "generalized_gaussian":
+        losses.append((probemb.probvlm_released, probemb.reconstruction_released))
+    for loss, term in losses:
         expected = term(image, x) + term(text, y) + 0.3 * (term(image, y) + term(text, x))
         value = loss(image, text, x, y, cross_modal_weight=0.3)
         np.testing.assert_allclose(value, expected, rtol=1e-12)
+        other_way = loss(text, image, y, x, cross_modal_weight=0.3)
+        np.testing.assert_allclose(other_way, value, rtol=1e-12)
+
+
+# --- of a location that is its own embedding, how far a partner is -----------------------------
+
+DISTANCES = np.random.default_rng(4).normal(size=(2000, 1))
+
+
+@jax.jit
+def at_own_embedding(log_scale, shape, weight):
+    """ProbVLM's loss of pairs whose embeddings are apart by normal distances."""
+    ones, zeros = jnp.ones_like(DISTANCES), jnp.zeros_like(DISTANCES)
+    p = GeneralizedGaussian(zeros, jnp.exp(log_scale) * ones, shape * ones)
+    q = p._replace(location=jnp.asarray(DISTANCES))
+    return probemb.probvlm(p, q, p.location, q.location, cross_modal_weight=weight)
+
+
+def least_over_scales(shape, weight):
+    """By hand: alpha^beta = beta lambda / (1 + lambda) times the mean of |distance|^beta."""
+    mean = np.mean(np.abs(DISTANCES) ** shape)
+    log_scale = math.log(weight / (1.0 + weight) * shape * mean) / shape
+    scales = log_scale + np.array([-0.01, 0.0, 0.01])
+    below, value, above = (float(at_own_embedding(x, shape, weight)) for x in scales)
+    assert value < min(below, above)
+    return value
+
+
+def test_a_small_cross_modal_weight_has_no_minimum():
+    shapes = [4.0, 2.0, 1.0, 0.5, 0.25, 0.1, 0.05, 0.02]
+    values = [least_over_scales(shape, 0.1) for shape in shapes]
+    assert np.all(np.diff(values) < 0.0) and values[-1] < -100.0
+
+
+def test_a_large_cross_modal_weight_has_its_minimum_at_the_distances_own_shape():
+    shapes = [8.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.1, 0.05]
+    values = [least_over_scales(shape, 100.0) for shape in shapes]
+    assert np.argmin(values) == 2 and np.all(np.diff(values[2:]) > 1.0)
+
+
+@pytest.mark.parametrize("weight", [0.01, 1.0, 100.0])
+def test_a_gaussian_of_own_location_has_its_minimum_at_a_share_of_the_squared_distance(weight):
+    """(1 + lambda) log variance + lambda d^2 / variance, halved."""
+    distance = jnp.asarray([[0.5, 2.0]])
+    zeros = jnp.zeros_like(distance)
+
+    def loss(log_variance):
+        image, text = (DiagonalGaussian(mean, log_variance) for mean in (zeros, distance))
+        return probemb.probvlm(image, text, zeros, distance, cross_modal_weight=weight)
+
+    least = jnp.log(weight / (1.0 + weight) * jnp.square(distance))
+    np.testing.assert_allclose(jax.grad(loss)(least), np.zeros((1, 2)), atol=1e-12)
+    assert loss(least) < min(loss(least - 0.1), loss(least + 0.1))
+
+
+# --- BayesCap and PFE --------------------------------------------------------------------------
+
+
+@every_family
+def test_bayescap_is_a_squared_distance_and_a_likelihood(family):
+    p, target = family_of(family)
+    z = family_of(family, 1)[1]
+    location = np.asarray(p[0])
+    identity = np.mean(np.sum((location - np.asarray(z)) ** 2, axis=1))
+    for weight in (0, 0.7):
+        value = probemb.bayescap(p, z, target, identity_weight=weight)
+        np.testing.assert_allclose(value, weight * identity + scipy_loss(p, target), rtol=1e-8)
+    stays = probemb.bayescap(p, p[0], target, identity_weight=1e9)
+    np.testing.assert_allclose(stays, scipy_loss(p, target), rtol=1e-8)
+
+
+def test_pfe_is_the_density_of_a_difference_at_zero():
+    (image, _), (text, _) = family_of("gaussian"), family_of("gaussian", 1)
+    deviation = np.sqrt(np.asarray(image.variance) + np.asarray(text.variance))
+    expected = -stats.norm.logpdf(0.0, np.asarray(image.mean - text.mean), deviation).mean()
+    np.testing.assert_allclose(probemb.pfe(image, text), expected, rtol=1e-12)
+    np.testing.assert_allclose(probemb.pfe(text, image), expected, rtol=1e-12)
+
+
+def test_pfe_fits_the_sum_of_variances_to_the_squared_distance():
+    (image, _), (text, _) = family_of("gaussian"), family_of("gaussian", 1)
+    squared = jnp.square(image.mean - text.mean)
+    of_image, of_text = (
+        p._replace(log_variance=jnp.log(share * squared))
+        for p, share in ((image, 0.3), (text, 0.7))
+    )
+    slopes = jax.grad(probemb.pfe, (0, 1))(of_image, of_text)
+    for slope in slopes:
+        np.testing.assert_allclose(slope.log_variance, np.zeros((4, 3)), atol=1e-12)
+    least = probemb.pfe(of_image, of_text)
+    for shift in (-0.1, 0.1):
+        moved = of_text._replace(log_variance=of_text.log_variance + shift)
+        assert probemb.pfe(of_image, moved) > least
+
+
+def of_adapters(p, q, r, x, y):
+    """Every loss, of a generalized Gaussian and of two Gaussians."""
+    return (
+        probemb.reconstruction(q, x),
+        probemb.probvlm(p, p, x, y, cross_modal_weight=0.3),
+        probemb.bayescap(p, x, y, identity_weight=0.7),
+        probemb.pfe(q, r),
+    )
+
+
+def test_jit_eager_and_vmap_agree():
+    p, x = family_of("generalized_gaussian", 0, (3, 2, 3))
+    q, y = family_of("gaussian", 1, (3, 2, 3))
+    batch = p, q, family_of("gaussian", 2, (3, 2, 3))[0], x, y
+    compiled = jax.jit(of_adapters)
+    each = [compiled(*jax.tree.map(lambda leaf, k=k: leaf[k], batch)) for k in range(3)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+    chex.assert_trees_all_close(jax.jit(jax.vmap(of_adapters))(*batch), stacked, rtol=1e-12)
+    first = of_adapters(*jax.tree.map(lambda leaf: leaf[0], batch))
+    chex.assert_trees_all_close(each[0], first, rtol=1e-12)
+
+
+def test_gradients_of_every_loss(check_to_second_order):
+    p, x = family_of("generalized_gaussian", 0, (2, 3))
+    q, y = family_of("gaussian", 1, (2, 3))
+    check_to_second_order(of_adapters, (p, q, family_of("gaussian", 2, (2, 3))[0], x, y))
+
+
+bayescap_and_slopes = jax.jit(
+    jax.value_and_grad(
+        lambda p, z, target: probemb.bayescap(p, z, target, identity_weight=1.0), (0, 1, 2)
+    )
+)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [0.5, 0.9])
+def test_bayescap_is_finite_at_its_own_embedding(dtype, shape):
+    z = jnp.asarray([[0.3, -0.2]], dtype)
+    p = GeneralizedGaussian(z, jnp.ones_like(z), jnp.full_like(z, shape))
+    value, (of_p, *_) = bayescap_and_slopes(p, z, z)
+    np.testing.assert_allclose(value, -stats.gennorm.logpdf(0.0, shape), rtol=1e-5)
+    chex.assert_tree_all_finite(of_p)
+    np.testing.assert_array_equal(of_p.location, np.zeros((1, 2)))
+    np.testing.assert_allclose(of_p.scale, np.full((1, 2), 0.5))  # d log alpha, a mean of two
 
 
 def test_gradients(golden, check_to_second_order):
@@ -135,3 +325,104 @@ def test_bad_input():
         probemb.probvlm(p, ones, ones, ones, cross_modal_weight=1.0)
     with pytest.raises(ValueError, match="cross_modal_weight must not be negative"):
         probemb.probvlm(p, p, ones, ones, cross_modal_weight=-1.0)
+
+
+ONES = jnp.ones((2, 3))
+LAPLACE, GAUSSIAN = GeneralizedGaussian(ONES, ONES, ONES), DiagonalGaussian(ONES, ONES)
+DIRECTIONS = VonMisesFisher(jnp.eye(3)[:2], jnp.ones(2))
+BAD = {
+    "kind": (
+        lambda: probemb.reconstruction(ONES, ONES),
+        TypeError,
+        "p must be one of GeneralizedGaussian, DiagonalGaussian, VonMisesFisher, got ArrayImpl",
+    ),
+    "nan_variance": (
+        lambda: probemb.reconstruction(GAUSSIAN._replace(log_variance=jnp.nan * ONES), ONES),
+        ValueError,
+        r"p.log_variance must be finite, got nan at index \(0, 0\)",
+    ),
+    "concentration": (
+        lambda: probemb.reconstruction(DIRECTIONS._replace(concentration=-jnp.ones(2)), ONES),
+        ValueError,
+        "p.concentration must not be negative, got -1",
+    ),
+    "direction": (
+        lambda: probemb.reconstruction(DIRECTIONS._replace(mean_direction=ONES), ONES),
+        ValueError,
+        "p.mean_direction must hold unit vectors, got one of length 1.73205",
+    ),
+    "target_off_the_sphere": (
+        lambda: probemb.reconstruction(DIRECTIONS, ONES),
+        ValueError,
+        "target must hold unit vectors, got one of length 1.73205",
+    ),
+    "released_kind": (
+        lambda: probemb.reconstruction_released(GAUSSIAN, ONES),
+        TypeError,
+        "p must be a GeneralizedGaussian, got DiagonalGaussian",
+    ),
+    "probvlm_of_two_shapes": (
+        lambda: probemb.probvlm(
+            GAUSSIAN, DiagonalGaussian(ONES[:1], ONES[:1]), ONES, ONES, cross_modal_weight=1.0
+        ),
+        ValueError,
+        r"image and text must have one shape .*, got \(2, 3\) and \(1, 3\)",
+    ),
+    "image_embedding": (
+        lambda: probemb.probvlm(LAPLACE, LAPLACE, ONES[0], ONES, cross_modal_weight=1.0),
+        ValueError,
+        r"image_embedding must have the shape .* \(2, 3\), got \(3,\)",
+    ),
+    "text_embedding": (
+        lambda: probemb.probvlm(LAPLACE, LAPLACE, ONES, jnp.inf * ONES, cross_modal_weight=1.0),
+        ValueError,
+        "text_embedding must be finite, got inf",
+    ),
+    "bayescap_kind": (
+        lambda: probemb.bayescap(ONES, ONES, ONES, identity_weight=1.0),
+        TypeError,
+        "p must be one of .*, got ArrayImpl",
+    ),
+    "bayescap_embedding": (
+        lambda: probemb.bayescap(LAPLACE, ONES[:, :2], ONES, identity_weight=1.0),
+        ValueError,
+        r"embedding must have the shape .* \(2, 3\), got \(2, 2\)",
+    ),
+    "bayescap_target": (
+        lambda: probemb.bayescap(LAPLACE, ONES, jnp.ones((2, 3), int), identity_weight=1.0),
+        TypeError,
+        "target must be floating point, got dtype int64",
+    ),
+    "identity_weight": (
+        lambda: probemb.bayescap(LAPLACE, ONES, ONES, identity_weight=-0.5),
+        ValueError,
+        "identity_weight must not be negative, got -0.5",
+    ),
+    "identity_weights": (
+        lambda: probemb.bayescap(LAPLACE, ONES, ONES, identity_weight=jnp.ones(2)),
+        ValueError,
+        r"identity_weight must be a scalar, got shape \(2,\)",
+    ),
+    "pfe_image": (
+        lambda: probemb.pfe(LAPLACE, GAUSSIAN),
+        TypeError,
+        "image must be a DiagonalGaussian, got GeneralizedGaussian",
+    ),
+    "pfe_text": (
+        lambda: probemb.pfe(GAUSSIAN, GAUSSIAN._replace(mean=jnp.nan * ONES)),
+        ValueError,
+        r"text.mean must be finite, got nan at index \(0, 0\)",
+    ),
+    "pfe_shapes": (
+        lambda: probemb.pfe(GAUSSIAN, DiagonalGaussian(ONES[0], ONES[0])),
+        ValueError,
+        r"image and text must have one shape .*, got \(2, 3\) and \(3,\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_of_every_loss(case):
+    call, error, message = BAD[case]
+    with pytest.raises(error, match=message):
+        call()

@@ -1,0 +1,425 @@
+"""Which images are worth a caption: the most uncertain, or any?
+
+    python -m experiments.active_learning
+    python -m experiments.active_learning --toy
+    python -m experiments.active_learning --shifts inverted --budgets 32 64 128 256
+
+ProbVLM's first use of uncertainty. A small encoder of digit captions stays as it was trained, on
+plain digits, with ProbVLM adapters around its embeddings; then images shift (`shifted_digits`).
+Of a pool of shifted images without captions some are chosen, at equal budgets, to be given theirs:
+
+strategy            images are chosen
+random              at random
+most uncertain      by the adapter's total uncertainty with dropout, the greatest first
+least uncertain     by the same, the least first
+least cosine        by their best cosine with any caption that training knows, the least first
+
+From the same start the image side of the encoder is tuned on what was chosen, for the same number
+of steps: half of each batch are chosen images, half plain ones of its first training, so that it
+does not forget these. Then retrieval on a shifted test, whose numbers the training knows. The same
+command again goes on where the last one was stopped, to the same numbers.
+
+On two CPU cores: about a quarter of an hour by default. `active_learning.md` has the numbers.
+"""
+
+import dataclasses
+import functools
+import json
+import time
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import flax
+import grain
+import jax
+import numpy as np
+import optax
+from tqdm import tqdm
+
+from experiments import (
+    active_learning_pictures,
+    active_learning_report,
+    adapted_encoder,
+    caption_embedding,
+    captioned_digits,
+    digit_captions,
+    digit_encoder,
+    results,
+    runs,
+    shifted_digits,
+    training,
+)
+from experiments.active_learning_report import START, WHOLE
+from experiments.adapted_encoder import AdaptedEncoder
+from experiments.adapter_evaluation import OWN
+from experiments.caption_embedding import Batch, Model
+from experiments.caption_evaluation import Trial
+from experiments.captioned_digits import Captioned
+from experiments.digit_encoder import Encoder
+from experiments.shifted_digits import Shift
+
+_MODULE = "experiments.active_learning"
+_POOL_SEED, _TEST_SEED = 1, 2
+
+Strategy = Literal["random", "most uncertain", "least uncertain", "least cosine"]
+"""Which images of the pool are given captions."""
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+TOY: dict[str, Any] = {
+    "seeds": (0, 1),
+    "shifts": ("inverted", "mixed"),
+    "budgets": (32, 128),
+    "encoder_steps": 300,
+    "adapter_steps": 200,
+    "tuning_steps": 40,
+}
+"""What `toy` puts in place of options left at their default."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(adapted_encoder.Options):
+    """Options of active learning."""
+
+    shifts: tuple[Shift, ...] = ("inverted", "occluded", "fonts", "mixed")
+    """How the images of pool and test differ from those of training."""
+    budgets: tuple[int, ...] = (32, 128, 512)
+    """So many images of the pool are given captions."""
+    tuning_steps: int = 150
+    """Steps of a fine-tuning."""
+    tuning_rate: float = 1e-3
+    """The rate of its Adam at the start; it falls to 0 along a cosine."""
+    tuning_batch: int = 64
+    """Images of its batches, half of them chosen; even."""
+    toy: bool = False
+    """To see all of it quickly, too short for what is expected: of the options that are not
+    given, two seeds, two shifts, two budgets, few steps."""
+
+
+def resolved(config: Config) -> Config:
+    """The configuration with its defaults filled in, checked.
+
+    Raises:
+      ValueError: an option out of range.
+    """
+    adapted_encoder.check(config)
+    runs.check_choices(config, "shifts", "budgets")
+    for shift in config.shifts:
+        if shift not in shifted_digits.SHIFTS:
+            raise ValueError(f"shifts must be among {shifted_digits.SHIFTS}, got {shift!r}")
+    runs.check_least(config, {"tuning_steps": 1, "tuning_batch": 4})
+    if config.tuning_batch % 2:
+        raise ValueError(f"tuning_batch must be even, got {config.tuning_batch}")
+    if not 0.0 < config.tuning_rate < float("inf"):
+        raise ValueError(f"tuning_rate must be positive, got {config.tuning_rate}")
+    least = config.tuning_batch // 2
+    for budget in config.budgets:
+        if budget < least:
+            raise ValueError(
+                f"budgets must be at least {least}, half of tuning_batch, got {budget}"
+            )
+    return runs.shortened(config, TOY) if config.toy else config
+
+
+def _options(config: Config) -> dict[str, Any]:
+    return runs.options(config, without=("datasets", "output"))
+
+
+def run_folder(config: Config) -> Path:
+    """Where a configuration lives: a folder of its own unless one is named."""
+    return config.output or runs.folder_of(f"active_learning{'-toy' * config.toy}", _options(config))
+
+
+# --- choosing ---------------------------------------------------------------------------------
+
+
+def order(
+    strategy: Strategy, uncertainty: np.ndarray, cosine: np.ndarray, *, seed: int
+) -> np.ndarray:
+    """The images of a pool in the order that they are chosen in; equal ones as they stand.
+
+    Args:
+      strategy: how they are chosen.
+      uncertainty: (image).
+      cosine: the best one (image) with any caption that is known.
+      seed: of the random strategy.
+    """
+    match strategy:
+        case "random":
+            return np.random.default_rng(seed).permutation(len(uncertainty))
+        case "most uncertain":
+            return np.argsort(-uncertainty, kind="stable")
+        case "least uncertain":
+            return np.argsort(uncertainty, kind="stable")
+        case "least cosine":
+            return np.argsort(cosine, kind="stable")
+
+
+def describe(pool: Captioned, of_training: np.ndarray, chosen: np.ndarray) -> dict[str, float]:
+    """What images of a pool have been chosen.
+
+    Args:
+      pool: from which.
+      of_training: the images (image, ...) of the pool before they shifted.
+      chosen: their places in it.
+    """
+    shifted = (pool.images[chosen] != of_training[chosen]).any((1, 2))
+    return {
+        "ambiguity": float(pool.image_ambiguity[chosen].mean()),
+        "numbers": len(np.unique(pool.numbers[chosen])) / len(chosen),
+        "shifted": float(shifted.mean()),
+    }
+
+
+# --- tuning -----------------------------------------------------------------------------------
+
+
+@functools.cache
+def _step(
+    model: Model, num_steps: int, learning_rate: float
+) -> tuple[optax.GradientTransformation, Any]:
+    """The optimizer and the compiled step, the same for all: only the image side is trained."""
+    rate = optax.cosine_decay_schedule(learning_rate, num_steps)
+    of = {
+        "network": {"image": "tuned", "text": "frozen"},
+        "log_scale": "frozen",
+        "shift": "frozen",
+    }
+    optimizer = optax.multi_transform(
+        {"tuned": optax.adam(rate), "frozen": optax.set_to_zero()}, of
+    )
+    step = functools.partial(
+        caption_embedding.train_step, model, optimizer, num_samples=1, bottleneck_weight=0.0
+    )
+    return optimizer, jax.jit(step)
+
+
+def batches(
+    config: Config, split: Captioned, words: np.ndarray, images: np.ndarray, *, seed: int
+) -> grain.MapDataset:
+    """Halves of the batches of a tuning.
+
+    Args:
+      config: of the tuning.
+      split: of images and captions.
+      words: the captions in numbers (caption, length).
+      images: which of them.
+      seed: batch k is a function of it, of k and of the images.
+    """
+    return caption_embedding.batches(
+        split.images,
+        words,
+        split.annotations[np.isin(split.annotations[:, 0], images)],
+        config.tuning_steps,
+        seed=seed,
+        batch_size=config.tuning_batch // 2,
+    )
+
+
+def tune(
+    config: Config, encoder: Encoder, chosen: grain.MapDataset, plain: grain.MapDataset
+) -> Encoder:
+    """An encoder whose image side has learned from what was chosen.
+
+    Args:
+      config: of the tuning.
+      encoder: the start, which is not changed.
+      chosen: halves of batches, shifted images with their captions.
+      plain: the other halves.
+    """
+    alone = np.eye(config.tuning_batch, dtype=np.float32)
+    optimizer, step = _step(encoder.model, config.tuning_steps, config.tuning_rate)
+    state = training.begin(jax.random.key(0), encoder.parameters, optimizer)
+    for place in range(config.tuning_steps):
+        both = zip(chosen[place][:2], plain[place][:2], strict=True)
+        batch = Batch(*(np.concatenate(pair) for pair in both), alone)
+        state, metrics = step(state, batch)
+        if not np.isfinite(metrics["loss"]):
+            raise ValueError(f"the loss of a tuning must be finite, got {metrics['loss']}")
+    return Encoder(encoder.model, state.parameters)
+
+
+# --- cells ------------------------------------------------------------------------------------
+
+
+class Source(NamedTuple):
+    """What all cells of a seed begin with.
+
+    Attributes:
+      adapted: the encoder with its adapters.
+      known: embeddings (caption, dimension) of the captions that the adapters were trained on.
+      tested: embeddings (caption, dimension) of the captions of the test.
+      plain: halves of batches of plain images.
+      seed: of all.
+    """
+
+    adapted: AdaptedEncoder
+    known: np.ndarray
+    tested: np.ndarray
+    plain: grain.MapDataset
+    seed: int
+
+
+class Field(NamedTuple):
+    """Where images shift.
+
+    Attributes:
+      shift: how.
+      pool: shifted images, with the captions that those who are chosen get.
+      before: the images of the pool before they shifted.
+      words: captions of the pool (caption, length) in numbers.
+      trials: "shifted" and "plain", the test in either form.
+    """
+
+    shift: Shift
+    pool: Captioned
+    before: np.ndarray
+    words: np.ndarray
+    trials: dict[str, Trial]
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it") from None
+
+
+def fill(config: Config, folder: Path, source: Source, field: Field) -> list[dict[str, Any]]:
+    """The cells of a seed and a shift; those that are in the folder are not computed again."""
+    number, shift = len(field.pool.images), field.shift
+    wanted = [(strategy, budget) for strategy in STRATEGIES for budget in config.budgets]
+    wanted = [(START, 0), *wanted, (WHOLE, number)]
+    paths = [
+        folder / f"{shift}-{strategy.replace(' ', '_')}-{budget}-{source.seed}.json"
+        for strategy, budget in wanted
+    ]
+    cells = [_read(path) for path in paths]
+    if all(cells):
+        return cells
+    folder.mkdir(exist_ok=True)
+    images, encoder = field.pool.images, source.adapted.encoder
+    members = config.num_members
+    uncertainty = adapted_encoder.uncertainty(source.adapted, images, num_members=members)[OWN]
+    cosine = adapted_encoder.best_cosine(encoder, images, source.known)
+    orders = {each: order(each, uncertainty, cosine, seed=source.seed) for each in STRATEGIES}
+    orders |= {START: np.arange(0), WHOLE: np.arange(number)}
+    bar = tqdm(wanted, desc=f"{shift}, seed {source.seed}", unit="cell", mininterval=10)
+    for place, (strategy, budget) in enumerate(bar):
+        if cells[place] is None:
+            cells[place] = {
+                "shift": shift,
+                "strategy": strategy,
+                "budget": budget,
+                "seed": source.seed,
+                **_cell(config, source, field, orders[strategy][:budget]),
+            }
+            results.replace_text(paths[place], json.dumps(cells[place], allow_nan=False) + "\n")
+    return cells
+
+
+def _cell(config: Config, source: Source, field: Field, chosen: np.ndarray) -> dict[str, Any]:
+    """Retrieval on both tests after tuning on what was chosen, and what that was."""
+    encoder = source.adapted.encoder
+    if len(chosen):
+        new = batches(config, field.pool, field.words, chosen, seed=source.seed)
+        encoder = tune(config, encoder, new, source.plain)
+    outcomes = {
+        name: adapted_encoder.outcome(encoder, trial, source.tested)
+        for name, trial in field.trials.items()
+    }
+    return {
+        **{name: adapted_encoder.retrieval(found) for name, found in outcomes.items()},
+        "chosen": describe(field.pool, field.before, chosen) if len(chosen) else None,
+    }
+
+
+def _captions(split: Captioned, images: np.ndarray) -> tuple[str, ...]:
+    """The captions of some images, each once."""
+    some = np.unique(split.annotations[np.isin(split.annotations[:, 0], images), 1])
+    return tuple(split.captions[number] for number in some)
+
+
+# --- the run ----------------------------------------------------------------------------------
+
+
+def some_of(split: Captioned, images: np.ndarray) -> Captioned:
+    """A split of some images (image), with all captions."""
+    place = np.full(len(split.images), -1)
+    place[images] = np.arange(len(images))
+    image, caption = split.annotations.T
+    kept = place[image] >= 0
+    return split._replace(
+        images=split.images[images],
+        numbers=split.numbers[images],
+        covered=split.covered[images],
+        annotations=np.stack([place[image[kept]], caption[kept]], 1),
+    )
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Train, choose and tune what is not there yet, save the report, return its numbers."""
+    started = time.perf_counter()
+    asked_for = runs.command(_MODULE, config, files=(), hidden=("datasets", "output"))
+    config = resolved(config)
+    options, folder = _options(config), run_folder(config)
+    if (content := runs.earlier(folder, options)) is not None:
+        return content
+    loaded = captioned_digits.load("sklearn", config.datasets)
+    train, test = loaded["train"], loaded["test_seen"]
+    of_encoder, of_adapters, left = adapted_encoder.parts(len(train.images))
+    words = digit_captions.encode(train.captions)
+    if max(config.budgets) > len(left):
+        raise ValueError(
+            f"budgets must be at most {len(left)}, the images of the pool, "
+            f"got {max(config.budgets)}"
+        )
+    plain = some_of(train, left)
+    data = (
+        f"digit captions of scikit-learn's digits, a pool of {len(left):,} images, a test of "
+        f"{len(test.images):,} with {len(test.captions):,} captions; {config.encoder_steps:,} "
+        f"steps of the encoder, {config.adapter_steps:,} of the adapters, "
+        f"{config.tuning_steps:,} of a tuning"
+    )
+    runs.begin(folder, options)
+    print(f"{data}\nin {folder}", flush=True)
+    trial = adapted_encoder.trial(test)
+    fields = []
+    for shift in config.shifts:
+        pool = shifted_digits.shifted(plain, shift, seed=_POOL_SEED)
+        images = shifted_digits.shifted(test, shift, seed=_TEST_SEED).images
+        trials = {"shifted": trial._replace(images=images), "plain": trial}
+        fields.append(Field(shift, pool, plain.images, words, trials))
+    cells = []
+    for seed in config.seeds:
+        adapted = adapted_encoder.train(train, folder / "encoders" / str(seed), config, seed=seed)
+        known, tested = (
+            digit_encoder.embed_captions(adapted.encoder, captions)
+            for captions in (_captions(train, of_adapters), test.captions)
+        )
+        old = batches(config, train, words, of_encoder, seed=seed)
+        source = Source(adapted, known, tested, old, seed)
+        for field in fields:
+            cells += fill(config, folder / "cells", source, field)
+    content = {
+        "command": asked_for,
+        "config": options,
+        "data": data,
+        "versions": {"jax": jax.__version__, "flax": flax.__version__},
+        "backend": jax.default_backend(),
+        **active_learning_report.numbers(cells),
+    }
+    content["answer"] = active_learning_report.answer(content)
+    text = active_learning_report.markdown(content)
+    report = runs.report_of(folder)
+    with results.new_folder(report) as partial:
+        results.write_json(partial / "results.json", content)
+        results.replace_text(partial / "results.md", text)
+        active_learning_pictures.draw(partial / "active_learning.png", content)
+    print(f"\n{text}")
+    print(f"saved {report}; this call took {time.perf_counter() - started:.0f} s")
+    return content
+
+
+if __name__ == "__main__":
+    runs.main(_MODULE, __doc__, Config, run)
