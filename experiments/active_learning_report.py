@@ -141,28 +141,33 @@ def answer(content: dict) -> str:
         for row in rows
         if row["shift"] == ALL and row["strategy"] not in (RANDOM, UNCERTAIN)
     )
+    gains = "; ".join(f"{shift} {_gain(content, shift)}" for shift in shifts)
     first = min(row["budget"] for row in content["curves"] if row["strategy"] == RANDOM)
-
-    def vague(strategy: str) -> float:
-        """The ambiguity of what is chosen first, a mean over shifts."""
-        return float(
-            np.mean(
-                [
-                    row["ambiguity"]["mean"]
-                    for row in content["chosen"]
-                    if row["strategy"] == strategy and row["budget"] == first
-                ]
-            )
-        )
-
     return (
         f"{start} By {_MAIN} on the shifted tests, both directions, a mean over shifts and "
         f"budgets: random choices reach {number(of(RANDOM)[_MAIN])}, and the most uncertain first "
         f"differ by {number(difference)} ({found}). By shift: {each}. Of the other strategies, "
-        f"{others}. The first {first} that are the most uncertain may show exp("
-        f"{vague(UNCERTAIN):.2f}) numbers each under their covers, random ones "
-        f"exp({vague(RANDOM):.2f})."
+        f"{others}. What there is to learn, from no image of the pool to all: {gains}. The "
+        f"{first} that are the most uncertain may each show {_shown(content, UNCERTAIN, first)} "
+        f"numbers under their grey covers, {first} random ones {_shown(content, RANDOM, first)} "
+        "(geometric means)."
     )
+
+
+def _gain(content: dict, shift: str) -> str:
+    """What the whole pool teaches, from the start on."""
+    rows = [find(content["curves"], shift=shift, strategy=strategy) for strategy in (START, WHOLE)]
+    return " to ".join(number(row[_MAIN]) for row in rows if row is not None)
+
+
+def _shown(content: dict, strategy: str, budget: int) -> str:
+    """How many numbers the chosen images may show, a mean over shifts."""
+    nats = [
+        row["ambiguity"]["mean"]
+        for row in content["chosen"]
+        if row["strategy"] == strategy and row["budget"] == budget
+    ]
+    return f"{np.exp(np.mean(nats)):.0f}"
 
 
 def _summary_table(content: dict) -> str:

@@ -133,13 +133,21 @@ def train(split: Captioned, folder: Path, options: Options, *, seed: int) -> Ada
 
 
 def uncertainty(
-    adapted: AdaptedEncoder, images: np.ndarray, *, num_members: int
+    adapted: AdaptedEncoder, inputs: Any, *, num_members: int, side: Side = "image"
 ) -> dict[str, np.ndarray]:
-    """Every measure of uncertainty (image) of pictures, each the logarithm of a total variance."""
+    """Every measure of uncertainty (item), each the logarithm of a total variance.
+
+    Args:
+      adapted: the encoder, and its adapters.
+      inputs: pictures (image, height, width) uint8, or captions.
+      num_members: passes with dropout.
+      side: what the inputs are.
+    """
+    embed: Any = digit_encoder.embed_images if side == "image" else digit_encoder.embed_captions
     found = adapter_evaluation.uncertainty(
         adapted.model,
-        adapted.parameters["image"],
-        digit_encoder.embed_images(adapted.encoder, images),
+        adapted.parameters[side],
+        embed(adapted.encoder, inputs),
         key=jax.random.key(_EVALUATION_SEED),
         num_members=num_members,
     )

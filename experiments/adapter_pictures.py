@@ -70,12 +70,12 @@ def _rejection(axis: Axes, before: Outcome, evaluations: dict[str, Evaluation], 
         xlabel="share left out, most uncertain first",
         ylabel="R@1 of the rest",
     )
-    axis.legend(fontsize=7)
+    axis.legend(fontsize=6, framealpha=0.5)
 
 
 def _coverage(axis: Axes, evaluations: dict[str, Evaluation], side: Side) -> None:
     """The share of partners' coordinates within central intervals, over their level."""
-    axis.plot([0, 1], [0, 1], "k:", linewidth=1.0)
+    axis.plot([0, 1], [0, 1], "k:", linewidth=1.0, label="ideal")
     for method, evaluation in evaluations.items():
         central = evaluation.fits[side].central
         if central is not None:
@@ -87,4 +87,4 @@ def _coverage(axis: Axes, evaluations: dict[str, Evaluation], side: Side) -> Non
         xlabel="level",
         ylabel="share of the partners' coordinates inside",
     )
-    axis.legend(fontsize=7)
+    axis.legend(fontsize=6, framealpha=0.5)

@@ -237,7 +237,7 @@ def _uncertainty_table(content: dict, side: Side) -> str:
     rows.sort(key=lambda row: -(row[name]["mean"] if row.get(name) else -2.0))
     names = [score for score in _SCORES if any(row.get(score) for row in rows)]
     if not content["has_truth"]:  # the same as what is annotated
-        names.remove("r_auroc")
+        names = [score for score in names if score != "r_auroc"]
     titles = {
         "spearman": "Spearman, true ambiguity",
         "r_auroc": "R-AUROC",

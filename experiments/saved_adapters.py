@@ -22,7 +22,7 @@ import safetensors.numpy
 import probemb
 from experiments import parts, results
 from experiments.caption_evaluation import SIDES, Side
-from probemb.adapters import Adapter
+from probemb.adapters import Adapter, uncertainty
 
 _AT_ONCE = 512
 
@@ -65,6 +65,15 @@ class SavedAdapter:
         )
         found = parts.in_parts(apply, vectors.astype(np.float32), _AT_ONCE)
         return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), found)
+
+    def gaussians(self, side: Side, vectors: np.ndarray) -> probemb.DiagonalGaussian:
+        """The Gaussians (item, dimension) with the mean and total variance of all seeds.
+
+        Raises:
+          ValueError: as `distributions`.
+        """
+        p = self.distributions(side, vectors)
+        return probemb.DiagonalGaussian(jnp.mean(p.mean, 0), uncertainty(p).log_total)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -99,7 +99,7 @@ def _glyphs(side: int) -> np.ndarray:
     """All digits in all faces, at all places: (face, digit, down, right, side, side) uint8."""
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     size = round(side * _DETAIL * _HEIGHT / _HEIGHT_OF_EM)
-    offsets = np.linspace(-0.5, 0.5, _PLACES) * _DETAIL
+    offsets = (np.linspace(-0.5, 0.5, _PLACES) * _DETAIL).tolist()
     middle = side * _DETAIL / 2
     glyphs = np.empty((len(FACES), 10, _PLACES, _PLACES, side, side), np.uint8)
     for face, name in enumerate(FACES):
@@ -110,5 +110,5 @@ def _glyphs(side: int) -> np.ndarray:
             x = middle + offsets[column] - (left + right) / 2
             y = middle + offsets[row] - (top + bottom) / 2
             ImageDraw.Draw(large).text((x, y), str(digit), fill=255, font=font)
-            glyphs[face, digit, row, column] = large.reduce(_DETAIL)
+            glyphs[face, digit, row, column] = np.asarray(large.reduce(_DETAIL))
     return glyphs

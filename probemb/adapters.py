@@ -65,7 +65,7 @@ class Adapter:
     Of an embedding z, in units of u = 1 / sqrt(dimension), a hidden layer h gives the location
     z + u A h (or z itself), and of every dimension a standard deviation u exp(s(B h)) and a shape
     exp(t(C h)), s and t sigmoids between bounds, so that nothing runs away where the data say
-    little: a deviation lies between 0.001 u and 20 u, a shape between 0.5 and 4. A, B and C start
+    little: a deviation lies between u e^-7 and u e^3, a shape between 0.5 and 4. A, B and C start
     at 0. A generalized Gaussian has the scale that goes with its deviation and shape: that way
     both are learned nearly independently. A von Mises-Fisher distribution has one deviation, and
     1 / deviation^2 for a concentration.
@@ -117,6 +117,11 @@ class Adapter:
     def _graph(self) -> nnx.GraphDef:
         return nnx.split(nnx.eval_shape(lambda: _Network(self, nnx.Rngs(0))))[0]
 
+    @functools.cached_property
+    def _form(self) -> dict[str, Any]:
+        """The shapes of the parameters."""
+        return jax.tree.map(jnp.shape, jax.eval_shape(self.initialize, jax.random.key(0)))
+
     def initialize(self, key: jax.Array) -> dict[str, Any]:
         """Parameters, a tree of float32 arrays. Under `vmap`, those of an ensemble."""
         _, network = nnx.split(_Network(self, nnx.Rngs(arguments.key(key))))
@@ -137,9 +142,14 @@ class Adapter:
             raise ValueError(
                 f"embedding must have shape (..., {self.dimension}), got {embedding.shape}"
             )
+        found = jax.tree.map(jnp.shape, parameters)
+        if found != self._form:
+            raise ValueError(f"parameters must have the shapes {self._form}, got {found}")
         network = nnx.merge(self._graph, parameters)
         unit = self.dimension**-0.5
-        keys = [None] * len(self.hidden) if key is None else jax.random.split(key, len(self.hidden))
+        keys = [None] * len(self.hidden)
+        if key is not None:
+            keys = jax.random.split(arguments.key(key), len(self.hidden))
         hidden = embedding / unit
         for layer, layer_key in zip(network.hidden, keys, strict=True):
             hidden = nnx.relu(layer(hidden))
@@ -206,8 +216,16 @@ def uncertainty(p: Any) -> Uncertainty:
     if mean.ndim < 2:
         raise ValueError(f"p must have shape (member, ..., dimension), got {mean.shape}")
     log_variance = p.log_variance if hasattr(p, "log_variance") else jnp.log(p.variance)
+    log_variance = arguments.floats("p.log_variance", log_variance)
+    if log_variance.shape != mean.shape:
+        raise ValueError(
+            "p must have a mean and a variance of one shape, "
+            f"got {mean.shape} and {log_variance.shape}"
+        )
     log_aleatoric = jax.nn.logsumexp(log_variance, axis=0) - math.log(len(mean))
-    spread = jnp.mean(jnp.square(mean - jnp.mean(mean, axis=0)), axis=0)
+    moved = mean - mean[:1]  # so that members that agree do so to the last bit
+    apart = moved - jnp.mean(moved, axis=0, keepdims=True)
+    spread = jnp.mean(jnp.square(apart), axis=0)
     least = np.finfo(spread.dtype).tiny
     log_epistemic = jnp.log(jnp.maximum(spread, least))
     return Uncertainty(log_aleatoric, log_epistemic, jnp.logaddexp(log_aleatoric, log_epistemic))

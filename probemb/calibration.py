@@ -430,7 +430,7 @@ def _coverage(central_probability: Any, levels: np.ndarray, weights: Any) -> jax
     """The share of coordinates (level) within the central interval of each level."""
     found = arguments.batch("central_probability", central_probability, "item dimension")
     found = arguments.probabilities("central_probability", found, found)
-    within = [jnp.mean((found <= level).astype(found.dtype), axis=1) for level in levels]
+    within = [jnp.mean((found <= float(level)).astype(found.dtype), axis=1) for level in levels]
     weights = item_weights(weights, within[0])
     shares = jnp.matmul(jnp.stack(within), weights, precision="highest")
     return shares / jnp.sum(weights)

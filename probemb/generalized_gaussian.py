@@ -94,7 +94,9 @@ class GeneralizedGaussian(NamedTuple):
         """
         self = generalized_gaussian("distribution", self)
         self, x = arguments.one_dtype(self, point(x, self.location))
-        return gammainc(1.0 / self.shape, self._powered_residual(x))
+        powered = self._powered_residual(x)
+        some = powered > 0.0
+        return jnp.where(some, gammainc(1.0 / self.shape, jnp.where(some, powered, 1.0)), 0.0)
 
     def entropy(self) -> jax.Array:
         """-E log p (...) in nats: sum_d 1 / beta - log normalizer."""

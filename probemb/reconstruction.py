@@ -15,7 +15,7 @@ from probemb import arguments
 from probemb.distances import mutual_likelihood_score
 from probemb.gaussians import DiagonalGaussian, gaussian, point
 from probemb.generalized_gaussian import GeneralizedGaussian, generalized_gaussian
-from probemb.von_mises_fisher import VonMisesFisher, von_mises_fisher
+from probemb.von_mises_fisher import VonMisesFisher, unit, von_mises_fisher
 
 _CHECKS = {
     GeneralizedGaussian: generalized_gaussian,
@@ -58,6 +58,8 @@ def reconstruction(p: Any, target: Any) -> jax.Array:
     """
     p = around_embedding("p", p)
     target = point(target, p[0], "target")
+    if isinstance(p, VonMisesFisher):
+        unit("target", target)
     return -jnp.mean(p.log_prob(target)) / p[0].shape[-1]
 
 
@@ -121,10 +123,11 @@ def probvlm(
     R(image, z_image) + R(text, z_text) + lambda [R(image, z_text) + R(text, z_image)] with R
     of `reconstruction`.
 
-    Where a location can be its own embedding, as with a residual connection, a small lambda
-    ends badly: the likelihood of that embedding grows without bound as scale and shape (of a
-    Gaussian, the scale) fall to 0, and it is worth less to explain the other one. From lambda =
-    10 on the other embedding decides.
+    Where a location can be its own embedding, as with a residual connection, the likelihood of
+    that embedding grows without bound as scale and shape fall to 0, faster than that of the other
+    one falls: a small lambda ends at whatever bounds both (of a Gaussian, at a variance that is
+    lambda / (1 + lambda) of the squared distance). With shapes from 0.5 on, as `adapters` has
+    them, from lambda = 10 on the other embedding decides.
 
     Args:
       image: distributions (..., dimension) of the images, as `reconstruction` takes them.
@@ -254,5 +257,11 @@ def pfe(image: Any, text: Any) -> jax.Array:
       >>> round(float(pfe(p, p)), 4)
       1.2655
     """
+    image, text = gaussian("image", image), gaussian("text", text)
+    if image.mean.shape != text.mean.shape:
+        raise ValueError(
+            "image and text must have one shape (..., dimension), "
+            f"got {image.mean.shape} and {text.mean.shape}"
+        )
     score = mutual_likelihood_score(image, text)
     return -jnp.mean(score) / image.mean.shape[-1]

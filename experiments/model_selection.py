@@ -1,0 +1,178 @@
+"""Which of some models suits new images: the one with the least uncertainty?
+
+    python -m experiments.model_selection
+    python -m experiments.model_selection --toy
+    python -m experiments.model_selection --domains plain inverted occluded fonts mixed
+
+ProbVLM's second use of uncertainty. A source is a small encoder of digit captions with ProbVLM
+adapters, trained on the images of one domain (`shifted_digits`); all have equal budgets. A target
+is a test of one domain, without labels: every source is asked how uncertain it is of the target's
+images, and the one with the lowest mean uncertainty is picked. Is it the one that retrieves best,
+and how much worse is it if not? Beside the adapters' uncertainties stand what cosines say, and
+picking at random; each criterion as it is, and relative to what it is on the source's own test,
+since embeddings of different encoders need not have one scale. The sources to pick from are all,
+or all but the one of the target's own domain, which is nearly always the best.
+
+The same command again goes on where the last one was stopped, to the same numbers.
+
+On two CPU cores: about a quarter of an hour by default. `model_selection.md` has the numbers.
+"""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import flax
+import jax
+import numpy as np
+
+from experiments import (
+    adapted_encoder,
+    captioned_digits,
+    cell_files,
+    digit_encoder,
+    model_selection_pictures,
+    model_selection_report,
+    results,
+    runs,
+    shifted_digits,
+)
+from experiments.adapted_encoder import AdaptedEncoder
+from experiments.adapter_evaluation import OWN
+from experiments.caption_evaluation import Trial
+from experiments.shifted_digits import Shift
+
+_MODULE = "experiments.model_selection"
+_TRAIN_SEED, _TEST_SEED = 1, 2
+
+TOY: dict[str, Any] = {
+    "seeds": (0, 1),
+    "domains": ("plain", "inverted", "fonts"),
+    "encoder_steps": 300,
+    "adapter_steps": 200,
+}
+"""What `toy` puts in place of options left at their default."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(adapted_encoder.Options):
+    """Options of model selection."""
+
+    domains: tuple[Shift, ...] = ("plain", "inverted", "occluded", "fonts")
+    """The images of a source, and of a target: each is both, three at least."""
+    encoder_steps: int = 1000
+    """Steps of an encoder's training."""
+    toy: bool = False
+    """To see all of it quickly, too short for what is expected: of the options that are not
+    given, two seeds, three domains, few steps."""
+
+
+def resolved(config: Config) -> Config:
+    """The configuration with its defaults filled in, checked.
+
+    Raises:
+      ValueError: an option out of range.
+    """
+    adapted_encoder.check(config)
+    runs.check_choices(config, "domains")
+    for domain in config.domains:
+        if domain not in shifted_digits.SHIFTS:
+            raise ValueError(f"domains must be among {shifted_digits.SHIFTS}, got {domain!r}")
+    if len(config.domains) < 3:
+        raise ValueError(f"domains must be three at least, got {config.domains}")
+    return runs.shortened(config, TOY) if config.toy else config
+
+
+def _options(config: Config) -> dict[str, Any]:
+    return runs.options(config, without=("datasets", "output"))
+
+
+def run_folder(config: Config) -> Path:
+    """Where a configuration lives: a folder of its own unless one is named."""
+    return config.output or runs.folder_of(
+        f"model_selection{'-toy' * config.toy}", _options(config)
+    )
+
+
+def ask(adapted: AdaptedEncoder, trials: dict[Shift, Trial], num_members: int) -> dict[str, Any]:
+    """What a source makes of every target: retrieval, and all that needs no label.
+
+    Args:
+      adapted: the source.
+      trials: of the targets.
+      num_members: passes with dropout.
+    """
+    encoder, found = adapted.encoder, {}
+    texts = next(iter(trials.values())).captions  # the same of all targets
+    captions = digit_encoder.embed_captions(encoder, texts)
+    of_captions = adapted_encoder.uncertainty(
+        adapted, texts, side="caption", num_members=num_members
+    )[OWN]
+    for target, trial in trials.items():
+        outcome = adapted_encoder.outcome(encoder, trial, captions)
+        measures = adapted_encoder.uncertainty(adapted, trial.images, num_members=num_members)
+        measures |= outcome.uncertainty["image"]
+        means = {name: float(np.mean(values)) for name, values in measures.items()}
+        means[model_selection_report.BOTH] = means[OWN] + float(np.mean(of_captions))
+        found[target] = {"retrieval": adapted_encoder.retrieval(outcome), "criteria": means}
+    return found
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Train and ask the sources that are not there yet, save the report, return its numbers."""
+    started = time.perf_counter()
+    asked_for = runs.command(_MODULE, config, files=(), hidden=("datasets", "output"))
+    config = resolved(config)
+    options, folder = _options(config), run_folder(config)
+    if (content := runs.earlier(folder, options)) is not None:
+        return content
+    loaded = captioned_digits.load("sklearn", config.datasets)
+    train, test = loaded["train"], loaded["test_seen"]
+    data = (
+        f"digit captions of scikit-learn's digits, {len(train.images):,} training images, a test "
+        f"of {len(test.images):,} with {len(test.captions):,} captions; "
+        f"{config.encoder_steps:,} steps of an encoder, {config.adapter_steps:,} of adapters"
+    )
+    runs.begin(folder, options)
+    print(f"{data}\nin {folder}", flush=True)
+    plain = adapted_encoder.trial(test)
+    trials: dict[Shift, Trial] = {
+        domain: plain._replace(images=shifted_digits.shifted(test, domain, seed=_TEST_SEED).images)
+        for domain in config.domains
+    }
+    cells = []
+    for seed in config.seeds:
+        for domain in config.domains:
+
+            def compute(domain: Shift = domain, seed: int = seed) -> dict[str, Any]:
+                split = shifted_digits.shifted(train, domain, seed=_TRAIN_SEED)
+                place = folder / "sources" / f"{domain}-{seed}"
+                adapted = adapted_encoder.train(split, place, config, seed=seed)
+                print(f"asking {domain}, seed {seed}", flush=True)
+                targets = ask(adapted, trials, config.num_members)
+                return {"source": domain, "seed": seed, "targets": targets}
+
+            cells.append(cell_files.cell(folder / "cells" / f"{domain}-{seed}.json", compute))
+    content = {
+        "command": asked_for,
+        "config": options,
+        "data": data,
+        "versions": {"jax": jax.__version__, "flax": flax.__version__},
+        "backend": jax.default_backend(),
+        **model_selection_report.numbers(cells),
+    }
+    content["answer"] = model_selection_report.answer(content)
+    text = model_selection_report.markdown(content)
+    report = runs.report_of(folder)
+    with results.new_folder(report) as partial:
+        results.write_json(partial / "results.json", content)
+        results.replace_text(partial / "results.md", text)
+        model_selection_pictures.draw(partial / "model_selection.png", content)
+    print(f"\n{text}")
+    print(f"saved {report}; this call took {time.perf_counter() - started:.0f} s")
+    return content
+
+
+if __name__ == "__main__":
+    runs.main(_MODULE, __doc__, Config, run)

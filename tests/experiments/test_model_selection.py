@@ -1,0 +1,193 @@
+import itertools
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from experiments import model_selection, model_selection_report
+from experiments.adapted_encoder import METRICS
+from experiments.adapter_evaluation import OWN
+from experiments.model_selection_report import ALL, BOTH, OTHERS, PLAIN, RANDOM, RELATIVE, RIVALS
+
+OPTIONS = {
+    "seeds": (0, 1),
+    "domains": ("plain", "inverted", "fonts"),
+    "dimension": 4,
+    "hidden": (4,),
+    "encoder_steps": 1,
+    "adapter_steps": 1,
+    "num_members": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("model_selection")
+
+
+def config(folder, **options):
+    options = {"datasets": folder / "datasets", "output": folder / "run", **OPTIONS, **options}
+    return model_selection.Config(**options)
+
+
+@pytest.fixture(scope="module")
+def content(folder):
+    return model_selection.run(config(folder))
+
+
+def test_a_run_leaves_a_report_with_a_picture(folder, content):
+    report = folder / "run" / "report"
+    assert json.loads((report / "results.json").read_text()) == content
+    names = {path.name for path in report.iterdir()}
+    assert names == {"model_selection.png", "results.json", "results.md"}
+    assert (report / "model_selection.png").stat().st_size > 10_000
+    text = (report / "results.md").read_text()
+    assert content["answer"] in text and content["command"] in text
+    assert str(folder) not in text
+    criteria = {row["criterion"] for row in content["selection"]}
+    assert {RANDOM, OWN, BOTH, *RIVALS} <= criteria
+    assert len(content["levels"]) == 9
+
+
+def test_captions_add_a_constant_of_the_source(folder, content):
+    for path in (folder / "run" / "cells").iterdir():
+        targets = json.loads(path.read_text())["targets"].values()
+        added = [found["criteria"][BOTH] - found["criteria"][OWN] for found in targets]
+        np.testing.assert_allclose(added, added[0], rtol=1e-5)
+
+
+def test_stopped_in_between_it_ends_with_the_same_numbers(folder, content, tmp_path):
+    shutil.copytree(folder / "run", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "report")
+    (tmp_path / "run" / "cells" / "fonts-1.json").unlink()
+    shutil.rmtree(tmp_path / "run" / "sources" / "fonts-1" / "runs" / "probvlm")
+    assert model_selection.run(config(folder, output=tmp_path / "run")) == content
+
+
+def test_the_same_command_shows_it_again(folder, content, capsys):
+    assert model_selection.run(config(folder)) == content
+    assert "complete: " in capsys.readouterr().out
+
+
+def recalls(values):
+    return dict.fromkeys(METRICS, np.asarray(values, float)[None])
+
+
+RECALL = [[0.9, 0.2, 0.3], [0.1, 0.8, 0.5], [0.4, 0.3, 0.7]]  # source, target
+
+
+def test_the_lowest_criterion_is_picked_and_its_regret_counted():
+    uncertainty = -np.array([RECALL])
+    right = model_selection_report.picks(uncertainty, recalls(RECALL), ALL)
+    assert right["hit"] == [1.0] and right["kendall"] == [1.0] == right["spearman"]
+    assert right["regret of R-Precision"] == [0.0]
+    wrong = model_selection_report.picks(-uncertainty, recalls(RECALL), ALL)
+    assert wrong["hit"] == [0.0] and wrong["kendall"] == [-1.0]
+    # picked: sources 1, 0, 0
+    assert wrong["regret of R-Precision"] == pytest.approx([(0.8 + 0.6 + 0.4) / 3])
+
+
+def test_without_the_own_source_others_compete():
+    constant = np.array([[[1.0] * 3, [2.0] * 3, [0.0] * 3]])  # source 2 is always the lowest
+    found = model_selection_report.picks(constant, recalls(RECALL), OTHERS)
+    # targets 0, 1, 2 have the best others 2, 2, 1; target 2 is left with 0, its second
+    assert found["hit"] == pytest.approx([2 / 3])
+    assert found["regret of R-Precision"] == pytest.approx([(0.5 - 0.3) / 3])
+
+
+def test_at_random_the_regret_is_an_expectation():
+    found = model_selection_report.picks(None, recalls(RECALL), ALL)
+    best, mean = np.max(RECALL, 0), np.mean(RECALL, 0)
+    assert found["hit"] == pytest.approx([1 / 3])
+    assert found["regret of R-Precision"] == pytest.approx([np.mean(best - mean)])
+
+
+def test_relative_criteria_do_not_know_the_scale_of_a_source():
+    random = np.random.default_rng(0)
+    values, scale = random.normal(size=(2, 3, 3)), random.normal(size=(2, 3, 1))
+    found = model_selection_report.relative(values + scale)
+    np.testing.assert_allclose(found, model_selection_report.relative(values), atol=1e-12)
+    np.testing.assert_allclose(np.diagonal(found, axis1=1, axis2=2), 0.0)
+
+
+def made_up(sign, scale, seeds=(0, 1, 2)):
+    """Cells where total uncertainty is sign * recall, on a scale of its own in every source."""
+    names = "a", "b", "c"
+    cells = []
+    for seed, source in itertools.product(seeds, range(3)):
+        targets = {}
+        for target, name in enumerate(names):
+            recall = RECALL[source][target] + 0.001 * seed
+            criteria = {RIVALS[0]: 1.0 - recall, RIVALS[1]: recall, RIVALS[2]: 0.5}
+            criteria[OWN] = criteria[BOTH] = sign * recall + scale * source
+            targets[name] = {"retrieval": dict.fromkeys(METRICS, recall), "criteria": criteria}
+        cells.append({"source": names[source], "seed": seed, "targets": targets})
+    content = model_selection_report.numbers(cells)
+    return {**content, "answer": model_selection_report.answer(content)}
+
+
+def row(content, criterion, form, candidates):
+    return next(
+        r
+        for r in content["selection"]
+        if (r["criterion"], r["form"], r["candidates"]) == (criterion, form, candidates)
+    )
+
+
+def test_the_answer_is_yes_where_uncertainty_picks_the_best():
+    content = made_up(-1.0, 0.0)
+    assert content["answer"].startswith("Yes: ")
+    assert "of the sources are comparable" in content["answer"]
+    assert row(content, OWN, PLAIN, ALL)["hit"]["mean"] == 1.0
+    assert row(content, RIVALS[0], PLAIN, OTHERS)["regret of R-Precision"]["mean"] == 0.0
+
+
+def test_the_answer_is_no_where_it_picks_the_worst():
+    content = made_up(1.0, 0.0)
+    assert content["answer"].startswith("No, it is worse than at random: ")
+    assert row(content, OWN, PLAIN, ALL)["saved"]["high"] < 0.0
+
+
+def test_the_answer_names_scales_that_hide_it():
+    content = made_up(-1.0, 10.0)
+    assert content["answer"].startswith("No better than at random: ")
+    assert "of the sources are not comparable" in content["answer"]
+    assert row(content, OWN, PLAIN, ALL)["hit"]["mean"] == pytest.approx(1 / 3)
+    assert row(content, OWN, RELATIVE, ALL)["hit"]["mean"] == 1.0
+    scale = next(r for r in content["scales"] if r["criterion"] == OWN)
+    assert scale["between seeds"] == pytest.approx(0.001)
+    assert scale["between sources"]["mean"] == pytest.approx(10.0, abs=0.2)
+
+
+def test_one_seed_has_no_answer():
+    assert made_up(-1.0, 0.0, seeds=(0,))["answer"].startswith("A single seed cannot tell")
+
+
+def test_other_options_are_another_run(folder, content):
+    with pytest.raises(ValueError, match=r"has adapter_steps = 1, now it is 3"):
+        model_selection.run(config(folder, adapter_steps=3))
+
+    def name(**options):
+        return model_selection.run_folder(model_selection.Config(**options)).name
+
+    assert name() == name(datasets="elsewhere") != name(seeds=(0,))
+    assert name(toy=True).startswith("model_selection-toy-")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"domains": ("plain", "plain", "fonts")}, "domains must be .*all different"),
+        ({"domains": ("plain", "x", "fonts")}, "domains must be among .*got 'x'"),
+        ({"domains": ("plain", "fonts")}, "domains must be three at least"),
+        ({"learning_rate": float("nan")}, "learning_rate must be positive, got nan"),
+        ({"adapter_steps": 0}, "adapter_steps must be at least 1, got 0"),
+        ({"hidden": (0,)}, "hidden must be at least 1, got 0"),
+        ({"seeds": (-1,)}, r"seeds must lie in 0..2\^32 - 1, got -1"),
+    ],
+)
+def test_bad_options_are_one_error_before_any_work(folder, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        model_selection.run(config(folder, output=tmp_path / "run", **options))
+    assert not (tmp_path / "run").exists()
