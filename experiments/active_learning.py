@@ -347,26 +347,21 @@ def _cell(config: Config, source: Source, field: Field, chosen: np.ndarray) -> d
     }
 
 
-def _captions(split: Captioned, images: np.ndarray) -> tuple[str, ...]:
-    """The captions of some images, each once."""
-    some = np.unique(split.annotations[np.isin(split.annotations[:, 0], images), 1])
-    return tuple(split.captions[number] for number in some)
-
-
 # --- the run ----------------------------------------------------------------------------------
 
 
 def some_of(split: Captioned, images: np.ndarray) -> Captioned:
-    """A split of some images (image), with all captions."""
+    """A split of some images (image), with the captions that were written of them."""
     place = np.full(len(split.images), -1)
     place[images] = np.arange(len(images))
-    image, caption = split.annotations.T
-    kept = place[image] >= 0
+    image, caption = split.annotations[place[split.annotations[:, 0]] >= 0].T
+    kept, number = np.unique(caption, return_inverse=True)
     return split._replace(
         images=split.images[images],
         numbers=split.numbers[images],
         covered=split.covered[images],
-        annotations=np.stack([place[image[kept]], caption[kept]], 1),
+        captions=tuple(split.captions[k] for k in kept),
+        annotations=np.stack([place[image], number], 1),
     )
 
 
@@ -381,7 +376,6 @@ def run(config: Config) -> dict[str, Any]:
     loaded = captioned_digits.load("sklearn", config.datasets)
     train, test = loaded["train"], loaded["test_seen"]
     of_encoder, of_adapters, left = adapted_encoder.parts(len(train.images))
-    words = digit_captions.encode(train.captions)
     if max(config.budgets) > len(left):
         raise ValueError(
             f"budgets must be at most {len(left)}, the images of the pool, "
@@ -397,7 +391,7 @@ def run(config: Config) -> dict[str, Any]:
     runs.begin(folder, options)
     print(f"{data}\nin {folder}", flush=True)
     trial = adapted_encoder.trial(test)
-    fields = []
+    fields, words = [], digit_captions.encode(plain.captions)
     for shift in config.shifts:
         pool = shifted_digits.shifted(plain, shift, seed=_POOL_SEED)
         images = shifted_digits.shifted(test, shift, seed=_TEST_SEED).images
@@ -408,9 +402,9 @@ def run(config: Config) -> dict[str, Any]:
         adapted = adapted_encoder.train(train, folder / "encoders" / str(seed), config, seed=seed)
         known, tested = (
             digit_encoder.embed_captions(adapted.encoder, captions)
-            for captions in (_captions(train, of_adapters), test.captions)
+            for captions in (some_of(train, of_adapters).captions, test.captions)
         )
-        old = batches(config, train, words, of_encoder, seed=seed)
+        old = batches(config, train, digit_captions.encode(train.captions), of_encoder, seed=seed)
         source = Source(adapted, known, tested, old, seed)
         for field in fields:
             cells += fill(config, folder / "cells", source, field)

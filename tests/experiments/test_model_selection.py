@@ -5,7 +5,12 @@ import shutil
 import numpy as np
 import pytest
 
-from experiments import model_selection, model_selection_report
+from experiments import (
+    active_learning,
+    captioned_digits,
+    model_selection,
+    model_selection_report,
+)
 from experiments.adapted_encoder import METRICS
 from experiments.adapter_evaluation import OWN
 from experiments.model_selection_report import ALL, BOTH, OTHERS, PLAIN, RANDOM, RELATIVE, RIVALS
@@ -23,7 +28,16 @@ OPTIONS = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("model_selection")
+    """With every split cut down to some images, so that little is to be embedded."""
+    folder = tmp_path_factory.mktemp("model_selection")
+    whole = captioned_digits.load("sklearn", folder / "datasets")
+    splits = {
+        name: active_learning.some_of(split, np.arange(0, len(split.images), 15))
+        for name, split in whole.items()
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(captioned_digits, "load", lambda *_: splits)
+        yield folder
 
 
 def config(folder, **options):
