@@ -1,7 +1,7 @@
 """A frozen encoder of digit captions with its ProbVLM adapters: what it finds, how sure it is.
 
 The encoder is trained on one half of a split, the adapters on every other image of the other half;
-what is left, neither has seen.
+what is left is for neither.
 """
 
 import dataclasses
@@ -20,12 +20,12 @@ from experiments import (
     runs,
 )
 from experiments.adapter_evaluation import Frozen
-from experiments.adapter_training import Model
+from experiments.adapter_training import Method, Model
 from experiments.caption_evaluation import SIDES, Outcome, Side, Trial
 from experiments.captioned_digits import Captioned
 from experiments.digit_encoder import Encoder
 
-METRICS = ("R-Precision", "R@1")
+METRICS: tuple[str, ...] = ("R-Precision", "R@1")
 """Of retrieval, where all that is true counts. The first is the one that answers are about."""
 _EVALUATION_SEED = 0
 _FILES = ("images", "texts")
@@ -49,6 +49,8 @@ class Options:
     """Of an embedding."""
     encoder_steps: int = 1500
     """Steps of an encoder's training."""
+    method: Method = "probvlm"
+    """How the adapters are trained (`adapter_training`); all but pfe, whose location is frozen."""
     adapter_steps: int = 1000
     """Steps of the adapters' training."""
     hidden: tuple[int, ...] = (256, 256)
@@ -71,6 +73,9 @@ def check(options: Options) -> None:
     """
     runs.check_least(options, _LEAST)
     runs.check_training(options)
+    methods = tuple(method for method in adapter_training.METHODS if method != "pfe")
+    if options.method not in methods:  # members of pfe have one mean, so that none disagree
+        raise ValueError(f"method must be one of {methods}, got {options.method!r}")
     if not options.hidden:
         raise ValueError("hidden must be one length at least, got none")
 
@@ -117,7 +122,7 @@ def train(split: Captioned, folder: Path, options: Options, *, seed: int) -> Ada
     if not all(path.is_file() for path in paths):
         digit_encoder.export(encoder, split, of_adapters, (paths[0], paths[1]))
     paired = embedding_files.read(*paths)
-    model = Model("probvlm", options.dimension, options.hidden, 0.1, 100.0)
+    model = Model(options.method, options.dimension, options.hidden, 0.1, 100.0)
     parameters = adapter_training.train(
         model,
         paired,
@@ -147,6 +152,7 @@ def uncertainty(
     found = adapter_evaluation.uncertainty(
         adapted.model,
         adapted.parameters[side],
+        np.ones(1, np.float32),
         embed(adapted.encoder, inputs),
         key=jax.random.key(_EVALUATION_SEED),
         num_members=num_members,
@@ -176,7 +182,7 @@ def outcome(encoder: Encoder, of_split: Trial, captions: np.ndarray) -> Outcome:
         images=digit_encoder.embed_images(encoder, of_split.images), texts=captions
     )
     scale, _ = caption_embedding.logit_parameters(encoder.parameters)
-    frozen = Frozen(embedded, np.zeros((0, 2), np.int64), {}, {})
+    frozen = Frozen(embedded, {}, {}, {}, {})
     return adapter_evaluation.frozen_outcome(frozen, float(scale))
 
 

@@ -25,7 +25,6 @@ RANKINGS = ("locations", "query's location", "sampled distance")
 OWN = "total, dropout"
 """The measure of uncertainty that an adapter is judged by."""
 _AT_ONCE = 512
-_MOST_PAIRS = 2000
 _LOGIT_SCALES = np.geomspace(1.0, 300.0, 60).astype(np.float32)
 
 
@@ -34,13 +33,15 @@ class Frozen(NamedTuple):
 
     Attributes:
       trial: images, captions and their vectors, and who belongs to whom.
-      pairs: (pair, 2), an image and a caption that belongs to it.
+      partner: side -> (item), a caption that belongs to each image, an image of each caption.
+      known_before: side -> (item), whether training has a vector with the same values.
       augmented: side -> (item, augmentation, dimension), where there are some.
       norms: side -> (item) before they became unit vectors, where they differ.
     """
 
     trial: Trial
-    pairs: np.ndarray
+    partner: dict[Side, np.ndarray]
+    known_before: dict[Side, np.ndarray]
     augmented: dict[Side, np.ndarray]
     norms: dict[Side, np.ndarray]
 
@@ -50,9 +51,9 @@ class Fit(NamedTuple):
 
     Attributes:
       temperature: (seed), fitted on validation pairs.
-      loss: (seed, pair), negative log-likelihood of the partner in nats per dimension.
+      loss: (seed, item), negative log-likelihood of a partner in nats per dimension.
       loss_tempered: the same at the temperature.
-      central: (seed, pair, dimension), central probabilities of the partner; None of directions.
+      central: (seed, item, dimension), central probabilities of the partner; None of directions.
       central_tempered: the same at the temperature.
     """
 
@@ -82,8 +83,20 @@ Known = Callable[[np.ndarray, tuple[str, ...]], tuple[np.ndarray, Truth]]
 caption) and what else is known."""
 
 
-def freeze(paired: PairedEmbeddings, part: Part, known: Known | None = None) -> Frozen:
-    """A part of the pairs as a test."""
+def freeze(
+    paired: PairedEmbeddings,
+    part: Part,
+    trained_on: tuple[np.ndarray, np.ndarray],
+    known: Known | None = None,
+) -> Frozen:
+    """A part of the pairs as a test.
+
+    Args:
+      paired: images and texts.
+      part: rows of them.
+      trained_on: `embedding_files.keys` of the images and of the texts that are for training.
+      known: what else is known, of a controlled benchmark.
+    """
     images, texts = paired.images, paired.texts
     vectors = embedding_files.rows(texts.vectors, part.texts)
     _, first, caption_of = np.unique(vectors, axis=0, return_index=True, return_inverse=True)
@@ -108,9 +121,18 @@ def freeze(paired: PairedEmbeddings, part: Part, known: Known | None = None) -> 
         annotated,
         truth,
     )
-    pairs = np.argwhere(annotated)
-    if len(pairs) > _MOST_PAIRS:
-        pairs = pairs[np.random.default_rng(0).choice(len(pairs), _MOST_PAIRS, replace=False)]
+    random = np.random.default_rng(0)
+    partner: dict[Side, np.ndarray] = {
+        side: np.array([random.choice(np.flatnonzero(own)) for own in of_side])
+        for side, of_side in zip(SIDES, (annotated, annotated.T), strict=True)
+    }
+    known_before: dict[Side, np.ndarray] = {
+        side: np.isin(
+            embedding_files.keys(f"test {side}s", np.asarray(found.vectors[rows[side]])),
+            of_training,
+        )
+        for (side, found), of_training in zip(sides.items(), trained_on, strict=True)
+    }
     augmented: dict[Side, np.ndarray] = {
         side: embedding_files.rows(found.augmented, rows[side])
         for side, found in sides.items()
@@ -121,7 +143,7 @@ def freeze(paired: PairedEmbeddings, part: Part, known: Known | None = None) -> 
         for side, found in sides.items()
         if not found.normalized
     }
-    return Frozen(trial, pairs, augmented, norms)
+    return Frozen(trial, partner, known_before, augmented, norms)
 
 
 def fit_logit_scale(image: np.ndarray, text: np.ndarray) -> float:
@@ -139,14 +161,14 @@ _cosines = jax.jit(product)
 
 
 @jax.jit
-def _baselines(scores: jax.Array, logit_scale: jax.Array) -> dict[str, jax.Array]:
-    """What cosines (query, item) say of uncertainty."""
-    best = jax.lax.top_k(scores, 2)[0]
-    share = jax.nn.log_softmax(logit_scale * scores, axis=1)
+def _baselines(cosines: jax.Array, logit_scale: jax.Array) -> dict[str, jax.Array]:
+    """What cosines (query, item) say of uncertainty: as they are, and as logits."""
+    of_logits = caption_evaluation.baselines(logit_scale * cosines)
+    best = jax.lax.top_k(cosines, 2)[0]
     return {
         "minus best cosine": -best[:, 0],
         "minus margin": best[:, 1] - best[:, 0],
-        "entropy over items": -jnp.sum(jnp.exp(share) * share, axis=1),
+        "entropy over items": of_logits["entropy over items"],
     }
 
 
@@ -189,18 +211,26 @@ def _log_trace(log_variance: jax.Array) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames=("model", "num_members"))
 def _uncertainty(
-    parameters: Any, embedding: jax.Array, *, model: Model, key: jax.Array, num_members: int
+    parameters: Any,
+    temperature: jax.Array,
+    embedding: jax.Array,
+    *,
+    model: Model,
+    key: jax.Array,
+    num_members: int,
 ) -> dict[str, jax.Array]:
     """Logarithms of total variances (item, seed)."""
-    adapter = model.adapter
     keys = jax.random.split(key, num_members)
 
-    def of_seed(p: Any) -> Any:
+    def of_seed(p: Any, t: jax.Array) -> Any:
         """By dropout, and without."""
-        members = jax.vmap(lambda k: adapter.apply(p, embedding, key=k))(keys)
-        return adapters.uncertainty(members), adapter.apply(p, embedding)
 
-    dropout, alone = jax.vmap(of_seed)(parameters)
+        def tempered(key: jax.Array | None) -> Any:
+            return probemb.tempered(model.adapter.apply(p, embedding, key=key), temperature=t)
+
+        return adapters.uncertainty(jax.vmap(tempered)(keys)), tempered(None)
+
+    dropout, alone = jax.vmap(of_seed)(parameters, temperature)
     seeds = len(jax.tree.leaves(parameters)[0])
     single = jax.tree.map(lambda leaf: leaf[:, None], alone)
     measures = {
@@ -217,20 +247,28 @@ def _uncertainty(
 
 
 def uncertainty(
-    model: Model, parameters: Any, embedding: np.ndarray, *, key: jax.Array, num_members: int
+    model: Model,
+    parameters: Any,
+    temperature: np.ndarray,
+    embedding: np.ndarray,
+    *,
+    key: jax.Array,
+    num_members: int,
 ) -> dict[str, np.ndarray]:
     """Every measure of uncertainty (item, seed), each the logarithm of a total variance.
 
     Args:
       model: of the parameters.
       parameters: of one side and all seeds.
+      temperature: (seed), of that side.
       embedding: (item, dimension).
       key: of dropout.
       num_members: passes with dropout.
     """
 
     def of_part(part: np.ndarray) -> dict[str, jax.Array]:
-        return _uncertainty(parameters, part, model=model, key=key, num_members=num_members)
+        options = {"model": model, "key": key, "num_members": num_members}
+        return _uncertainty(parameters, temperature, part, **options)
 
     return jax.tree.map(np.asarray, parts.in_parts(of_part, embedding, _AT_ONCE))
 
@@ -255,7 +293,7 @@ def _rankings(image: Any, text: Any, frozen_image: jax.Array, frozen_text: jax.A
 
 @jax.jit
 def _fit(p: Any, target: jax.Array, temperature: jax.Array) -> Any:
-    """Loss and central probabilities of one seed (pair, ...), plain and tempered."""
+    """Loss and central probabilities of one seed (item, ...), plain and tempered."""
 
     def of(p: Any) -> Any:
         central = p.central_probability(target) if hasattr(p, "central_probability") else None
@@ -304,7 +342,14 @@ def evaluate(
     vectors: dict[Side, np.ndarray] = {"image": trial.images, "caption": trial.texts}
     embedded = {side: distributions(model, parameters[side], vectors[side]) for side in SIDES}
     measures = {
-        side: uncertainty(model, parameters[side], vectors[side], key=key, num_members=num_members)
+        side: uncertainty(
+            model,
+            parameters[side],
+            temperature[side],
+            vectors[side],
+            key=key,
+            num_members=num_members,
+        )
         for side in SIDES
     }
     of_seeds = [
@@ -330,15 +375,14 @@ def evaluate(
                     for side, of_side in zip(SIDES, of_sides, strict=True)
                 }
             )
-    image, caption = frozen.pairs.T
-    partners: dict[Side, Any] = {
-        "image": (image, trial.texts[caption]),
-        "caption": (caption, trial.images[image]),
+    partners: dict[Side, np.ndarray] = {
+        "image": trial.texts[frozen.partner["image"]],
+        "caption": trial.images[frozen.partner["caption"]],
     }
     fits: dict[Side, Fit] = {}
-    for side, (own, target) in partners.items():
+    for side, target in partners.items():
         found = [
-            _fit(_member(p[side], own), target, jnp.asarray(t))
+            _fit(p[side], target, jnp.asarray(t))
             for p, t in zip(of_seeds, temperature[side], strict=True)
         ]
         (plain, central), (tempered, central_tempered) = jax.tree.map(

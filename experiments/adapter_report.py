@@ -1,5 +1,7 @@
 """The numbers of adapters on frozen embeddings: retrieval, widths, uncertainty, and the answer."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,6 +24,64 @@ _PAIR = {
     ("probvlm", "released"): "the partner's embedding decides (lambda of the command)",
     ("probvlm_own", "released_own"): "its own embedding decides (lambda of the release)",
 }
+
+
+def _less(statistic: Callable, first: jax.Array, second: jax.Array, *items: jax.Array, weights):
+    return statistic(first, *items, weights=weights) - statistic(second, *items, weights=weights)
+
+
+_DIFFERENCE = {
+    "spearman": functools.partial(_less, calibration.spearman),
+    "r_auroc_annotated": functools.partial(_less, calibration.r_auroc),
+}
+"""Of two measures (item) by a score, given what they are held against (item)."""
+
+
+def comparisons(
+    frozen: Frozen,
+    before: Outcome,
+    evaluation: Evaluation,
+    rows: list[dict],
+    *,
+    score: str,
+    key: jax.Array,
+    num_resamples: int,
+) -> list[dict]:
+    """The own measure of a method beside the best that needs no adapter, on the same resamples.
+
+    For all items of a side, and for those whose vectors are not in training too.
+    """
+    found = []
+    for side in SIDES:
+        rival = _best([r for r in rows if r["side"] == side and r["method"] == FROZEN], score)
+        if rival is None:
+            continue
+        if score == "spearman":
+            assert frozen.trial.truth is not None
+            known = frozen.trial.truth.ambiguity[side]
+        else:
+            known = before.metrics[side]["annotated R@1"].round()
+        own = np.stack([o.uncertainty[side][OWN] for o in evaluation.outcomes], 1)
+        other = np.broadcast_to(before.uncertainty[side][rival["measure"]][:, None], own.shape)
+        known = np.broadcast_to(known[:, None], own.shape)
+        items = [values.astype(np.float32) for values in (own, other, known)]
+        new = ~frozen.known_before[side]
+        row: dict[str, Any] = {"side": side, "score": score, "rival": rival["measure"]}
+        for name, some in (("all", np.ones_like(new)), ("new", new)):
+            chosen = [values[some] for values in items]
+            row[f"{name}_items"] = int(some.sum())
+            if some.sum() < _FEW or not all(np.ptp(values, 0).all() for values in chosen):
+                continue
+            options = {"num_resamples": num_resamples}
+            row[f"{name}_difference"] = summaries.over_items(
+                key, _DIFFERENCE[score], *chosen, **options
+            )
+            statistic = calibration.spearman if score == "spearman" else calibration.r_auroc
+            row[f"{name}_own"] = summaries.over_items(
+                key, statistic, chosen[0], chosen[2], **options
+            )
+        found.append(row)
+    return found
 
 
 def retrieval(before: Outcome, evaluations: dict[str, Evaluation]) -> list[dict]:
@@ -63,7 +123,8 @@ def fits(evaluations: dict[str, Evaluation], *, key: jax.Array, num_resamples: i
     def covered(central: np.ndarray | None) -> dict[str, Any] | None:
         if central is None:
             return None
-        return over_seeds([float(np.mean(of_seed <= _LEVEL)) for of_seed in central])
+        shares = [calibration.coverage(of_seed, level=_LEVEL) for of_seed in central]
+        return over_seeds([float(share) for share in shares])
 
     return [
         {
@@ -109,6 +170,15 @@ def content(
     }
     for row in found["uncertainty"]:
         row["own"] = row["measure"] == OWN
+    found["comparisons"] = comparisons(
+        frozen,
+        before,
+        next(iter(evaluations.values())),
+        found["uncertainty"],
+        score=_score(found)[0],
+        key=key,
+        num_resamples=num_resamples,
+    )
     found["answer"] = answer(found)
     return found
 
@@ -125,22 +195,30 @@ def _best(rows: list[dict], name: str) -> dict | None:
 
 
 def verdict(content: dict, method: str, side: Side) -> str | None:
-    """Whether a method's uncertainty says more than anything without it does, in a sentence."""
+    """Whether a method's uncertainty says more than anything without it does, in words."""
     name, meaning = _score(content)
-    rows = [row for row in content["uncertainty"] if row["side"] == side]
-    own = next((r for r in rows if r["method"] == method and r["own"] and r.get(name)), None)
-    rival = _best([r for r in rows if r["method"] in (FROZEN, caption_report.NO_MODEL)], name)
-    if own is None or rival is None:
+    row = find(content["comparisons"], side=side)
+    if row is None or "all_difference" not in row:
         return None
-    said = "no more and no less, within its interval,"
-    if own[name]["low"] > rival[name]["mean"]:
+    rival = find(content["uncertainty"], method=FROZEN, measure=row["rival"], side=side)
+    assert rival is not None
+    difference = row["all_difference"]
+    said = "no more and no less, within the interval,"
+    if difference["low"] > 0.0:
         said = "more"
-    elif own[name]["high"] < rival[name]["mean"]:
+    elif difference["high"] < 0.0:
         said = "less"
-    return (
-        f"The total uncertainty of {method} of {side}s has {number(own[name])} by {meaning}: "
-        f"{said} than the best that needs no adapter, {rival['measure']}, {number(rival[name])}."
+    text = (
+        f"The total uncertainty of {method} of {side}s has {number(row['all_own'])} by {meaning}: "
+        f"{said} than the best that needs no adapter, {row['rival']}, {number(rival[name])} "
+        f"(difference {number(difference)})."
     )
+    if "new_own" in row and row["new_items"] < row["all_items"]:
+        text += (
+            f" Of the {row['new_items']} whose vectors are not in training too it has "
+            f"{number(row['new_own'])} (difference {number(row['new_difference'])})."
+        )
+    return text
 
 
 def answer(content: dict) -> str:
@@ -294,8 +372,9 @@ def markdown(content: dict, title: str) -> str:
         f"`{content['command']}`",
         f"Data: {content['data']}. Seeds {seeds}; jax {content['versions']['jax']} on "
         f"{content['backend']}. Everything on this page is written by that command. Intervals are "
-        "95 %: of retrieval, losses and coverage over seeds (t), of uncertainty and coverage "
-        "errors over items (bootstrap of the mean over seeds).",
+        "95 %: of retrieval, losses and coverage over seeds of the adapters (t), of uncertainty "
+        "and coverage errors over items (bootstrap of the mean over seeds); all are of one set of "
+        "embeddings and one split.",
         "## Can it be trusted?",
         content["answer"],
         "## Retrieval before and after",
@@ -307,16 +386,19 @@ def markdown(content: dict, title: str) -> str:
     parts += [
         "## Are distributions as wide as errors are?",
         "The loss is the negative log-likelihood of the partner's embedding, in nats per "
-        "dimension; temperatures were fitted on pairs set aside. Coverage is the share of the "
-        "partners' coordinates within the central interval; its error is a mean over 19 levels.",
+        "dimension, one partner for each item; temperatures were fitted on pairs set aside. "
+        "Coverage is the share of the partners' coordinates within the central interval; its error "
+        "is a mean over 19 levels. Densities on the sphere (von_mises_fisher) and in space are not "
+        "comparable, and the widths of pfe are those of pairs.",
         _fit_table(content),
     ]
     if comparison := _comparison(content):
         parts += ["## The exact loss beside the released one", comparison]
     parts.append("## Does uncertainty tell what is vague, and what fails?")
     parts.append(
-        "Failures are those of retrieval by the frozen embeddings. The measures of no adapter are "
-        "below 'frozen' and 'no model'; TTDA is the variance of embeddings of changed inputs."
+        "Failures are those of retrieval by the frozen embeddings. Variances are tempered. The "
+        "measures of no adapter are below 'frozen' and 'no model'; TTDA is the variance of "
+        "embeddings of changed inputs."
     )
     for side in SIDES:
         parts += [f"Of {side}s as queries:", _uncertainty_table(content, side)]

@@ -232,7 +232,10 @@ def _read_parquet(path: Path, only: Collection[str] | None) -> Contents:
         for field in file.schema_arrow:
             if only is not None and field.name not in only:
                 continue
-            if pyarrow.types.is_string(field.type) or pyarrow.types.is_large_string(field.type):
+            kind = field.type
+            if pyarrow.types.is_dictionary(kind):
+                kind = kind.value_type
+            if pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind):
                 strings[field.name] = _unpack_strings(_columns(file, field.name))
             else:
                 arrays[field.name] = _unpack_numbers(_columns(file, field.name), field)

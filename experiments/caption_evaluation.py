@@ -165,7 +165,7 @@ def metrics(scores: np.ndarray, trial: Trial) -> dict[Side, dict[str, np.ndarray
 
 
 @jax.jit
-def _baselines(scores: jax.Array) -> dict[str, jax.Array]:
+def baselines(scores: jax.Array) -> dict[str, jax.Array]:
     """What any scores (query, item) say of uncertainty."""
     best = jax.lax.top_k(scores, 2)[0]
     share = jax.nn.log_softmax(scores, axis=1)
@@ -221,7 +221,7 @@ def evaluate(model: Model, parameters: Any, trial: Trial) -> Outcome:
         )
         implication = np.asarray(_implication(model, parameters, *pair))
     uncertainty: dict[Side, dict[str, np.ndarray]] = {
-        side: jax.tree.map(np.asarray, {**_own(model, parameters, own), **_baselines(of_side)})
+        side: jax.tree.map(np.asarray, {**_own(model, parameters, own), **baselines(of_side)})
         for side, own, of_side in zip(SIDES, (images, texts), (scores, scores.T), strict=True)
     }
     return Outcome(scores, metrics(scores, trial), uncertainty, implication)

@@ -122,6 +122,10 @@ def read_side(path: Path, *, name: str) -> Embeddings:
     arrays, strings, metadata = array_files.read(name, path, only=(*_ARRAYS, *_COLUMNS))
     if path.suffix == ".parquet":
         arrays = {_COLUMNS.get(column, column): array for column, array in arrays.items()}
+        if "id" in strings:
+            raise ValueError(f"ids of {name} must be integers, column id of {path} has text")
+    elif odd := [column for column in _COLUMNS if column in arrays]:
+        raise ValueError(f"{name} must call it {_COLUMNS[odd[0]]}, {path} has {odd[0]}")
     if "embeddings" not in arrays:
         wanted = "a column embedding" if path.suffix == ".parquet" else "an array embeddings"
         raise ValueError(f"{name} must hold {wanted}, {path} has none")
@@ -168,7 +172,9 @@ def _texts(name: str, arrays: Mapping[str, np.ndarray]) -> Sequence[str] | None:
         if texts.ndim != 1 or texts.dtype.kind != "U":
             raise ValueError(f"texts of {name} must be strings, got {texts.shape} {texts.dtype}")
         return cast(Sequence[str], texts)
-    if "text_bytes" not in arrays or "text_ends" not in arrays:
+    if ("text_bytes" in arrays) != ("text_ends" in arrays):
+        raise ValueError(f"{name} must have text_bytes and text_ends or neither, one is missing")
+    if "text_bytes" not in arrays:
         return None
     content, ends = arrays["text_bytes"], np.asarray(arrays["text_ends"])
     steps = np.diff(ends, prepend=0) if ends.ndim == 1 and ends.dtype == np.int64 else -np.ones(1)
@@ -191,6 +197,8 @@ def checked_ids(name: str, ids: np.ndarray, number: int) -> np.ndarray:
     """
     if ids.shape != (number,) or ids.dtype.kind not in "iu":
         raise ValueError(f"{name} must be {number} integers, got {ids.shape} {ids.dtype}")
+    if ids.dtype.kind == "u" and ids.size and ids.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"{name} must fit into 64 bits with a sign, got {ids.max()}")
     return np.asarray(ids)
 
 
@@ -395,8 +403,8 @@ def split(
     if not 0.0 < share < 1.0:
         raise ValueError(f"{name} must lie between 0 and 1, got {share}")
     described = np.unique(paired.image_of[part.texts])
-    keys = _keys("images", paired.images.vectors)[described]
-    group_of = np.unique(keys, return_inverse=True)[1]
+    found = keys("images", paired.images.vectors)[described]
+    group_of = np.unique(found, return_inverse=True)[1]
     sizes = np.bincount(group_of)
     count, taken = round(share * len(described)), 0
     is_test = np.zeros(len(sizes), bool)
@@ -426,7 +434,7 @@ def at_most(paired: PairedEmbeddings, part: Part, number: int, *, seed: int = 0)
     return Part(np.sort(chosen), texts)
 
 
-def _keys(name: str, vectors: np.ndarray) -> np.ndarray:
+def keys(name: str, vectors: np.ndarray) -> np.ndarray:
     """A number (item) uint64 for each vector, the same for the same values in float32."""
     digests = [
         b"".join(hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in single)
@@ -456,8 +464,8 @@ def check_apart(train: PairedEmbeddings, test: PairedEmbeddings) -> None:
         return
     sides = {"images": (train.images, test.images), "texts": (train.texts, test.texts)}
     for name, (one, other) in sides.items():
-        of_training = _keys(name, one.vectors)
-        of_test = _keys(f"test {name}", other.vectors)
+        of_training = keys(name, one.vectors)
+        of_test = keys(f"test {name}", other.vectors)
         shared = np.flatnonzero(np.isin(of_test, of_training))
         if len(shared):
             row = shared[0]

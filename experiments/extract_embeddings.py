@@ -364,7 +364,8 @@ def extract(
         "images": (captioned.ids, [file.name for file in captioned.files]),
         "texts": (captioned.image_ids, captioned.captions),
     }
-    if not parts.exists() and all((output / f"{side}.safetensors").exists() for side in sides):
+    if all((output / f"{side}.safetensors").exists() for side in sides):
+        shutil.rmtree(parts, ignore_errors=True)
         print(f"complete: {output}")
         return
     parts.mkdir(exist_ok=True)
@@ -391,7 +392,10 @@ def _begin(output: Path, inputs: dict[str, Any]) -> None:
     """Make the folder, or go on with one that was begun with the same inputs."""
     path = output / "inputs.json"
     if path.is_file():
-        before = json.loads(path.read_text("utf-8"))
+        try:
+            before = dict(json.loads(path.read_text("utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is damaged: {error}") from None
         for name, now in inputs.items():
             if before.get(name) != now:
                 raise ValueError(
@@ -399,7 +403,7 @@ def _begin(output: Path, inputs: dict[str, Any]) -> None:
                     f"{before.get(name)!r}, now it is {now!r}"
                 )
         return
-    if output.exists() and any(output.iterdir()):
+    if output.exists() and any(file.name != f".{path.name}.partial" for file in output.iterdir()):
         raise ValueError(f"output must be a new folder or one that this script began: {output}")
     output.mkdir(parents=True, exist_ok=True)
     _replace(path, lambda file: file.write(json.dumps(inputs, indent=2).encode("utf-8")))
@@ -425,9 +429,12 @@ class OpenClip:
         torch.manual_seed(seed)
         weights = None if pretrained == "none" else pretrained
         self._torch, self._device = torch, device
-        self._model, _, self._preprocess = open_clip.create_model_and_transforms(
-            model, pretrained=weights, device=device
-        )
+        try:
+            self._model, _, self._preprocess = open_clip.create_model_and_transforms(
+                model, pretrained=weights, device=device
+            )
+        except RuntimeError as error:  # such as an unknown name or tag
+            raise ValueError(f"model and pretrained must be open_clip's: {error}") from None
         self._model.eval()
         self._tokenizer = open_clip.get_tokenizer(model)
 
@@ -497,6 +504,21 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def _name(model: str | None) -> str | None:
+    """What a model is called: of a local one its own name, and which files it has."""
+    prefix, _, rest = (model or "").rpartition("local-dir:")
+    path = Path(rest)
+    if model is None or not path.exists():
+        return model
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            digest.update(file.name.encode())
+            with file.open("rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+    return f"{prefix}{path.resolve().name}-{digest.hexdigest()[:8]}"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read options from the command line, embed, and turn an error into one line."""
     parser = argparse.ArgumentParser(
@@ -526,7 +548,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         chosen = {"pretrained": options.pretrained, "seed": options.seed}
         return OpenClip(options.model, device=device, **chosen)
 
-    names = (options.library, options.model, options.pretrained)
+    names = (options.library, _name(options.model), _name(options.pretrained))
     try:
         extract(
             encoder,

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from experiments.adapted_encoder import METRICS
 from experiments.adapter_evaluation import OWN
-from experiments.model_selection_report import ALL, OTHERS, PLAIN, RANDOM, RELATIVE
+from experiments.model_selection_report import ALL, OTHERS, PER_SPREAD, PLAIN, RANDOM
 from experiments.summaries import find
 
 _MAIN = METRICS[0]
@@ -21,10 +21,11 @@ _MARKERS = "osD^vP"
 
 def draw(path: Path, content: dict) -> None:
     """Save the picture, with intervals over seeds."""
-    figure, axes = plt.subplots(1, 3, figsize=(14.0, 4.6), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(14.0, 5.2), layout="constrained")
     _scatter(axes[0], content, PLAIN)
-    _scatter(axes[1], content, RELATIVE)
-    axes[0].legend(*_legend(content), fontsize="small", loc="best")
+    _scatter(axes[1], content, PER_SPREAD)
+    handles, names = _legend(content)
+    figure.legend(handles, names, fontsize="small", loc="outside lower left", ncols=len(names) // 2)
     _regret(axes[2], content)
     figure.savefig(path, dpi=110)
     plt.close(figure)
@@ -44,11 +45,8 @@ def _scatter(axis: Axes, content: dict, form: str) -> None:
     """Retrieval over the mean total uncertainty, a point for each seed, source and target."""
     domains = content["config"]["domains"]
     for row in content["levels"]:
-        own = find(content["levels"], source=row["source"], target=row["source"])
-        assert own is not None
-        base = np.asarray(own[OWN]["seeds"]) if form == RELATIVE else 0.0
         axis.plot(
-            np.asarray(row[OWN]["seeds"]) - base,
+            row[OWN if form == PLAIN else f"{OWN}, {form}"]["seeds"],
             row[_MAIN]["seeds"],
             color=f"C{domains.index(row['target'])}",
             marker=_MARKERS[domains.index(row["source"])],
@@ -95,4 +93,4 @@ def _regret(axis: Axes, content: dict) -> None:
     ]
     axis.set_yticks(place, names, fontsize="small")
     axis.set(title="regret", xlabel=f"{_MAIN} of the best less that of the picked")
-    axis.legend(fontsize="small")
+    axis.legend(fontsize="small", loc="lower right")

@@ -13,8 +13,11 @@ BOTH = "total, dropout, images and captions"
 RANDOM = "random"
 ALL, OTHERS = "all", "others"
 """The sources to pick from: all, or all but the one of the target's own domain."""
-PLAIN, RELATIVE = "as it is", "relative"
-"""A criterion, and less what it is on the source's own test."""
+PLAIN, RELATIVE, PER_SPREAD = "as it is", "relative", "per spread"
+"""A criterion; less what it is on the source's own test; of a variance, in units of that of the
+source's embeddings of captions."""
+_VARIANCES = {"aleatoric": 1, "epistemic, dropout": 1, OWN: 1, BOTH: 2}
+"""Criteria that are logarithms of variances, or sums of so many."""
 RIVALS = ("minus best cosine", "minus margin", "entropy over items")
 _MAIN = METRICS[0]
 _NAMES = ("hit", f"regret of {_MAIN}", f"regret of {METRICS[1]}", "kendall", "spearman")
@@ -54,6 +57,16 @@ def matrices(cells: list[dict], group: str, name: str) -> np.ndarray:
 def relative(criterion: np.ndarray) -> np.ndarray:
     """A criterion (..., source, target) less what it is on the source's own target."""
     return criterion - np.diagonal(criterion, axis1=-2, axis2=-1)[..., None]
+
+
+def forms(cells: list[dict], name: str) -> dict[str, np.ndarray]:
+    """A criterion (seed, source, target) in all its forms."""
+    values = matrices(cells, "criteria", name)
+    found = {PLAIN: values, RELATIVE: relative(values)}
+    if name in _VARIANCES:
+        spread = np.array([cell["log_spread"] for cell in cells]).reshape(*values.shape[:2], 1)
+        found[PER_SPREAD] = values - _VARIANCES[name] * spread
+    return found
 
 
 def _ranked(criterion: np.ndarray, recall: np.ndarray, kind: Any) -> float:
@@ -102,8 +115,7 @@ def selection(cells: list[dict]) -> list[dict]:
         of_random = picks(None, recalls, candidates)
         every: list[tuple[str, str, np.ndarray | None]] = [(RANDOM, PLAIN, None)]
         for name in criteria:
-            values = matrices(cells, "criteria", name)
-            every += [(name, PLAIN, values), (name, RELATIVE, relative(values))]
+            every += [(name, form, values) for form, values in forms(cells, name).items()]
         for name, form, values in every:
             of = picks(values, recalls, candidates)
             row: dict[str, Any] = {"criterion": name, "form": form, "candidates": candidates}
@@ -128,6 +140,7 @@ def levels(cells: list[dict]) -> list[dict]:
     found = {
         name: matrices(cells, group, name) for group, names in wanted.items() for name in names
     }
+    found[f"{OWN}, {PER_SPREAD}"] = forms(cells, OWN)[PER_SPREAD]
     return [
         {
             "source": source,
@@ -148,18 +161,21 @@ def scales(cells: list[dict]) -> list[dict]:
     """
     rows = []
     for name in next(iter(cells[0]["targets"].values()))["criteria"]:
-        values = matrices(cells, "criteria", name)
-        own = np.diagonal(values, axis1=1, axis2=2)  # seed, source
-        others = ~np.eye(own.shape[1], dtype=bool)
-        several = len(own) > 1
-        rows.append(
-            {
-                "criterion": name,
-                "between seeds": float(own.std(0, ddof=1).mean()) if several else None,
-                "between sources": over_seeds(own.std(1, ddof=1).tolist()),
-                "rise": over_seeds(relative(values)[:, others].mean(1).tolist()),
-            }
-        )
+        for form, values in forms(cells, name).items():
+            if form == RELATIVE:  # nothing is left to compare
+                continue
+            own = np.diagonal(values, axis1=1, axis2=2)  # seed, source
+            others = ~np.eye(own.shape[1], dtype=bool)
+            several = len(own) > 1
+            rows.append(
+                {
+                    "criterion": name,
+                    "form": form,
+                    "between seeds": float(own.std(0, ddof=1).mean()) if several else None,
+                    "between sources": over_seeds(own.std(1, ddof=1).tolist()),
+                    "rise": over_seeds(relative(values)[:, others].mean(1).tolist()),
+                }
+            )
     return rows
 
 
@@ -212,7 +228,6 @@ def _compared(content: dict, candidates: str) -> str:
 def answer(content: dict) -> str:
     """Does it work, in one paragraph."""
     row, others = (_row(content, OWN, PLAIN, candidates) for candidates in (ALL, OTHERS))
-    mended, of_others = (_row(content, OWN, RELATIVE, candidates) for candidates in (ALL, OTHERS))
     start = {
         "better than at random": "Better than at random",
         "worse than at random": "No, it is worse than at random",
@@ -220,10 +235,10 @@ def answer(content: dict) -> str:
     }.get(verdict(row["saved"]), "A single seed cannot tell")
     if start == "Better than at random" and row["hit"]["low"] >= 0.9:
         start = "Yes"
-    scale = find(content["scales"], criterion=OWN)
+    scale = find(content["scales"], criterion=OWN, form=PLAIN)
     assert scale is not None
     spread, rise = scale["between sources"], scale["rise"]
-    judged = "comparable" if spread["mean"] < 0.5 * rise["mean"] else "not comparable"
+    judged = "comparable" if 2.0 * spread["mean"] < rise["mean"] else "not comparable"
     seeds = scale["between seeds"]
     return (
         f"{start}: with all sources to pick from, the lowest mean total uncertainty {_said(row)} "
@@ -233,9 +248,21 @@ def answer(content: dict) -> str:
         f"tests the logarithms of their variances differ by {number(spread, 2)} (standard "
         f"deviation) between sources"
         + (f" and by {seeds:.2f} between seeds of one source" if seeds is not None else "")
-        + f", where another domain changes them by {number(rise, 2)}. Relative to the source's own "
-        f"test, the uncertainty {_said(mended)}, and without the own source it {_said(of_others)} "
-        f"({verdict(of_others['saved'])})."
+        + f", where another domain changes them by {number(rise, 2)}. {_mended(content, RELATIVE)} "
+        f"{_mended(content, PER_SPREAD)}"
+    )
+
+
+def _mended(content: dict, form: str) -> str:
+    """What a form with another scale picks."""
+    row, others = (_row(content, OWN, form, candidates) for candidates in (ALL, OTHERS))
+    units = {
+        RELATIVE: "Relative to its mean on the source's own test",
+        PER_SPREAD: "In units of the variance of the source's embeddings of captions",
+    }
+    return (
+        f"{units[form]}, the uncertainty {_said(row)} ({verdict(row['saved'])}), and without the "
+        f"own source it {_said(others)} ({verdict(others['saved'])})."
     )
 
 
@@ -255,7 +282,7 @@ def _selection_table(content: dict, candidates: str) -> str:
 
 
 def _levels_table(content: dict) -> str:
-    names = (*METRICS, OWN, *RIVALS)
+    names = (*METRICS, OWN, f"{OWN}, {PER_SPREAD}", *RIVALS)
     rows = [
         [row["target"], row["source"], *(number(row[name]) for name in names)]
         for row in content["levels"]
@@ -267,13 +294,14 @@ def _scales_table(content: dict) -> str:
     rows = [
         [
             row["criterion"],
+            row["form"],
             "" if row["between seeds"] is None else f"{row['between seeds']:.3f}",
             number(row["between sources"]),
             number(row["rise"]),
         ]
         for row in content["scales"]
     ]
-    return table(["criterion", "between seeds", "between sources", "rise"], rows)
+    return table(["criterion", "form", "between seeds", "between sources", "rise"], rows)
 
 
 def markdown(content: dict) -> str:
@@ -293,7 +321,9 @@ def markdown(content: dict) -> str:
         f"regret is what the best source has more of, by {_MAIN} of both directions where all "
         "that is true counts, and saved what picking at random would lose beyond that. Rank "
         f"correlations are of minus the criterion with {_MAIN} over the sources. Relative: less "
-        "what the criterion is on the source's own test.",
+        "what the criterion is on the source's own test, so that a source is always at 0 on it. "
+        "Per spread: variances in units of the total variance of the source's embeddings of "
+        "captions, which need no label.",
         "From all sources:",
         _selection_table(content, ALL),
         "From all but the source of the target's own domain:",
@@ -301,8 +331,9 @@ def markdown(content: dict) -> str:
         "## Is there one scale?",
         "Criteria of sources on their own tests: the standard deviation between seeds of a source "
         "(the scale of its embeddings alone), that between sources, and by how much the criterion "
-        "is higher on the tests of other domains. Only where the rise is the larger can sources "
-        "be compared by it as it is.",
+        "is higher on the tests of other domains. Only where the rise is much the larger can "
+        "sources be compared: the answer calls scales comparable where it is twice the deviation "
+        "between sources, though these may also differ by how vague their own tests are.",
         _scales_table(content),
         "## Every source on every target",
         "Means over images; an uncertainty is the logarithm of a total variance.",

@@ -165,6 +165,12 @@ def resolved(config: Config) -> Config:
             raise ValueError(f"{images} must be a file where {texts} is given, {given} is a folder")
     if config.test_images is not None and config.images is None:
         raise ValueError("test_images must come with images, which are not given")
+    needless = ["test_share"] if config.test_images is not None or config.images is None else []
+    needless += ["encoder_dimension", "encoder_steps"] if config.images is not None else []
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    for name in needless:
+        if getattr(config, name) != defaults[name]:
+            raise ValueError(f"{name} must be left out here, nothing asks for it")
     return runs.shortened(config, TOY) if config.toy else config
 
 
@@ -291,6 +297,17 @@ def run(config: Config) -> dict[str, Any]:
         paired, part, config.validation_share, name="validation_share"
     )
     num_steps = config.num_steps or steps_of(len(part.texts), config.batch_size)
+    pairs = _pairs(paired, validation)
+    one_each = validation._replace(
+        texts=validation.texts[np.unique(paired.image_of[validation.texts], return_index=True)[1]]
+    )
+    logit_scale = adapter_evaluation.fit_logit_scale(*_pairs(paired, one_each))
+    trained_on = (
+        embedding_files.keys("images", paired.images.vectors)[part.images],
+        embedding_files.keys("texts", paired.texts.vectors)[part.texts],
+    )
+    frozen = adapter_evaluation.freeze(test, test_part, trained_on, known)
+    before = adapter_evaluation.frozen_outcome(frozen, logit_scale)
     data = f"{_describe(paired, part, validation, test_part)}; {num_steps:,} steps"
     runs.begin(folder, options)
     print(f"{data}\nin {folder}", flush=True)
@@ -319,14 +336,10 @@ def run(config: Config) -> dict[str, Any]:
         )
         for method, model in models.items()
     }
-    pairs = _pairs(paired, validation)
     temperatures = {
         method: adapter_evaluation.temperatures(model, parameters[method], *pairs)
         for method, model in models.items()
     }
-    frozen = adapter_evaluation.freeze(test, test_part, known)
-    logit_scale = adapter_evaluation.fit_logit_scale(*pairs)
-    before = adapter_evaluation.frozen_outcome(frozen, logit_scale)
     key = jax.random.key(_EVALUATION_SEED)
     evaluations = {}
     for method, model in models.items():

@@ -98,7 +98,7 @@ def save(path: Path, saved: SavedAdapter) -> None:
     }
     tree = {"parameters": saved.parameters, "temperature": saved.temperature}
     temporary = results.partial(path)
-    arrays = {name: np.asarray(leaf) for name, leaf in _by_place(tree).items()}
+    arrays = {name: np.ascontiguousarray(leaf) for name, leaf in _by_place(tree).items()}
     safetensors.numpy.save_file(arrays, temporary, header)
     temporary.replace(path)
 
@@ -124,6 +124,11 @@ def load(path: Path) -> SavedAdapter:
         if expected != found:
             name, shape = sorted(set(expected.items()) ^ set(found.items()))[0]
             raise ValueError(f"{name} {shape} does not fit the adapter of its header")
+        for name, array in arrays.items():
+            if array.dtype != np.float32 or not np.isfinite(array).all():
+                raise ValueError(f"{name} must be finite float32")
+            if name.startswith("temperature") and not (array > 0.0).all():
+                raise ValueError(f"{name} must be positive, got {array.min():g}")
     except Exception as error:  # a broken file makes its reader raise nearly anything
         raise ValueError(f"adapter must be a whole file of an adapter, {path}: {error}") from None
     ordered = [arrays[name] for name in _by_place(form)]

@@ -74,8 +74,10 @@ class DiagonalGaussian(NamedTuple):
         """
         self = gaussian("distribution", self)
         self, x = arguments.one_dtype(self, point(x, self.mean))
-        deviation = jnp.abs(x - self.mean) * jnp.exp(-0.5 * self.log_variance)
-        return erf(deviation * 0.5**0.5)
+        deviation = jnp.abs(x - self.mean)
+        apart = deviation > 0.0  # 0 times an infinite precision would be NaN
+        scaled = jnp.where(apart, deviation, 1.0) * jnp.exp(-0.5 * self.log_variance)
+        return jnp.where(apart, erf(scaled * 0.5**0.5), 0.0)
 
     def entropy(self) -> jax.Array:
         """-E log p (...) in nats."""

@@ -192,14 +192,18 @@ def fill_qdrant(
         ),
         **options,
     )
-    client.upload_collection(
-        collection,
-        vectors=vectors,
-        payload=None if payloads is None else [dict(payload) for payload in payloads],
-        ids=numbers,
-        batch_size=batch_size,
-        wait=True,
-    )
+    try:
+        client.upload_collection(
+            collection,
+            vectors=vectors,
+            payload=None if payloads is None else [dict(payload) for payload in payloads],
+            ids=numbers,
+            batch_size=batch_size,
+            wait=True,
+        )
+    except BaseException:  # half of the items would look like all of them
+        client.delete_collection(collection)
+        raise
 
 
 def _check_client(client: Any) -> None:

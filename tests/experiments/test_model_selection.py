@@ -13,10 +13,19 @@ from experiments import (
 )
 from experiments.adapted_encoder import METRICS
 from experiments.adapter_evaluation import OWN
-from experiments.model_selection_report import ALL, BOTH, OTHERS, PLAIN, RANDOM, RELATIVE, RIVALS
+from experiments.model_selection_report import (
+    ALL,
+    BOTH,
+    OTHERS,
+    PER_SPREAD,
+    PLAIN,
+    RANDOM,
+    RELATIVE,
+    RIVALS,
+)
 
 OPTIONS = {
-    "seeds": (0, 1),
+    "seeds": (3,),
     "domains": ("plain", "inverted", "fonts"),
     "dimension": 4,
     "hidden": (4,),
@@ -74,8 +83,8 @@ def test_captions_add_a_constant_of_the_source(folder, content):
 def test_stopped_in_between_it_ends_with_the_same_numbers(folder, content, tmp_path):
     shutil.copytree(folder / "run", tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "report")
-    (tmp_path / "run" / "cells" / "fonts-1.json").unlink()
-    shutil.rmtree(tmp_path / "run" / "sources" / "fonts-1" / "runs" / "probvlm")
+    (tmp_path / "run" / "cells" / "fonts-3.json").unlink()
+    shutil.rmtree(tmp_path / "run" / "sources" / "fonts-3" / "runs" / "probvlm")
     assert model_selection.run(config(folder, output=tmp_path / "run")) == content
 
 
@@ -134,9 +143,13 @@ def made_up(sign, scale, seeds=(0, 1, 2)):
         for target, name in enumerate(names):
             recall = RECALL[source][target] + 0.001 * seed
             criteria = {RIVALS[0]: 1.0 - recall, RIVALS[1]: recall, RIVALS[2]: 0.5}
-            criteria[OWN] = criteria[BOTH] = sign * recall + scale * source
+            criteria[OWN] = sign * recall + scale * source
+            criteria[BOTH] = 2.0 * criteria[OWN]
             targets[name] = {"retrieval": dict.fromkeys(METRICS, recall), "criteria": criteria}
-        cells.append({"source": names[source], "seed": seed, "targets": targets})
+        spread = scale * source
+        cells.append(
+            {"source": names[source], "seed": seed, "targets": targets, "log_spread": spread}
+        )
     content = model_selection_report.numbers(cells)
     return {**content, "answer": model_selection_report.answer(content)}
 
@@ -168,7 +181,8 @@ def test_the_answer_names_scales_that_hide_it():
     assert content["answer"].startswith("No better than at random: ")
     assert "of the sources are not comparable" in content["answer"]
     assert row(content, OWN, PLAIN, ALL)["hit"]["mean"] == pytest.approx(1 / 3)
-    assert row(content, OWN, RELATIVE, ALL)["hit"]["mean"] == 1.0
+    for criterion, form in itertools.product((OWN, BOTH), (RELATIVE, PER_SPREAD)):
+        assert row(content, criterion, form, ALL)["hit"]["mean"] == 1.0
     scale = next(r for r in content["scales"] if r["criterion"] == OWN)
     assert scale["between seeds"] == pytest.approx(0.001)
     assert scale["between sources"]["mean"] == pytest.approx(10.0, abs=0.2)
@@ -197,6 +211,7 @@ def test_other_options_are_another_run(folder, content):
         ({"domains": ("plain", "fonts")}, "domains must be three at least"),
         ({"learning_rate": float("nan")}, "learning_rate must be positive, got nan"),
         ({"adapter_steps": 0}, "adapter_steps must be at least 1, got 0"),
+        ({"method": "pfe"}, "method must be one of .*got 'pfe'"),
         ({"hidden": (0,)}, "hidden must be at least 1, got 0"),
         ({"seeds": (-1,)}, r"seeds must lie in 0..2\^32 - 1, got -1"),
     ],

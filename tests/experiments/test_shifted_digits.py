@@ -1,3 +1,5 @@
+from typing import Any, cast
+
 import numpy as np
 import pytest
 
@@ -102,4 +104,4 @@ def test_mixed_has_some_of_every_kind(split):
 
 def test_no_such_shift_is_an_error(split):
     with pytest.raises(ValueError, match=r"shift must be one of .*got 'blurred'"):
-        shifted(split, "blurred", seed=0)
+        shifted(split, cast(Any, "blurred"), seed=0)
