@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import caption_report, summaries
+from experiments import caption_evaluation, caption_report, summaries
 from experiments.adapter_evaluation import OWN, Evaluation, Frozen
 from experiments.caption_evaluation import SIDES, Outcome, Side
 from experiments.summaries import find, number, over_seeds, table
@@ -53,7 +53,8 @@ def comparisons(
     """
     found = []
     for side in SIDES:
-        rival = _best([r for r in rows if r["side"] == side and r["method"] == FROZEN], score)
+        needless = (FROZEN, caption_report.NO_MODEL)
+        rival = _best([r for r in rows if r["side"] == side and r["method"] in needless], score)
         if rival is None:
             continue
         if score == "spearman":
@@ -62,11 +63,17 @@ def comparisons(
         else:
             known = before.metrics[side]["annotated R@1"].round()
         own = np.stack([o.uncertainty[side][OWN] for o in evaluation.outcomes], 1)
-        other = np.broadcast_to(before.uncertainty[side][rival["measure"]][:, None], own.shape)
+        other = (
+            before.uncertainty[side][rival["measure"]]
+            if rival["method"] == FROZEN
+            else caption_evaluation.minus_words(frozen.trial.captions)
+        )
+        other = np.broadcast_to(other[:, None], own.shape)
         known = np.broadcast_to(known[:, None], own.shape)
         items = [values.astype(np.float32) for values in (own, other, known)]
         new = ~frozen.known_before[side]
         row: dict[str, Any] = {"side": side, "score": score, "rival": rival["measure"]}
+        row["rival_score"] = rival[score]
         for name, some in (("all", np.ones_like(new)), ("new", new)):
             chosen = [values[some] for values in items]
             row[f"{name}_items"] = int(some.sum())
@@ -196,12 +203,10 @@ def _best(rows: list[dict], name: str) -> dict | None:
 
 def verdict(content: dict, method: str, side: Side) -> str | None:
     """Whether a method's uncertainty says more than anything without it does, in words."""
-    name, meaning = _score(content)
+    _, meaning = _score(content)
     row = find(content["comparisons"], side=side)
     if row is None or "all_difference" not in row:
         return None
-    rival = find(content["uncertainty"], method=FROZEN, measure=row["rival"], side=side)
-    assert rival is not None
     difference = row["all_difference"]
     said = "no more and no less, within the interval,"
     if difference["low"] > 0.0:
@@ -210,7 +215,7 @@ def verdict(content: dict, method: str, side: Side) -> str | None:
         said = "less"
     text = (
         f"The total uncertainty of {method} of {side}s has {number(row['all_own'])} by {meaning}: "
-        f"{said} than the best that needs no adapter, {row['rival']}, {number(rival[name])} "
+        f"{said} than the best that needs no adapter, {row['rival']}, {number(row['rival_score'])} "
         f"(difference {number(difference)})."
     )
     if "new_own" in row and row["new_items"] < row["all_items"]:

@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 
 import probemb
-from experiments import adapter_evaluation
+from experiments import adapter_evaluation, embedding_files
 from experiments.adapter_evaluation import OWN, Frozen
 from experiments.adapter_training import Model
 from experiments.caption_evaluation import SIDES, Outcome, Trial, Truth
@@ -41,10 +41,11 @@ PAIRED = PairedEmbeddings(
     IMAGE_OF,
 )
 PART = Part(np.array([0, 2, 3]), np.array([1, 2, 3, 4, 5]))
+NOTHING = (np.zeros(0, np.uint64), np.zeros(0, np.uint64))  # that training knows
 
 
 def test_texts_that_are_the_same_are_one():
-    frozen = adapter_evaluation.freeze(PAIRED, PART)
+    frozen = adapter_evaluation.freeze(PAIRED, PART, NOTHING)
     trial = frozen.trial
     np.testing.assert_array_equal(trial.images, np.eye(4)[[0, 2, 3]])
     # c, e and g are one direction: it is the first of them, and true of both their images.
@@ -54,8 +55,10 @@ def test_texts_that_are_the_same_are_one():
     np.testing.assert_allclose(trial.texts, [of[caption] for caption in trial.captions], rtol=1e-6)
     assert trial.annotated.T.tolist() == [whose[caption] for caption in trial.captions]
     assert trial.positives is trial.annotated and trial.truth is None
-    pairs = {(image, trial.captions[caption]) for image, caption in frozen.pairs.tolist()}
-    assert pairs == {(0, "d"), (1, "c"), (1, "f"), (2, "c")} and len(frozen.pairs) == 4
+    image, caption = (frozen.partner[side] for side in ("image", "caption"))
+    assert trial.annotated[np.arange(3), image].all() and image.shape == (3,)
+    assert trial.annotated[caption, np.arange(3)].all() and caption.shape == (3,)
+    assert not any(known.any() for known in frozen.known_before.values())
     rows = ["acdefg".index(caption) for caption in trial.captions]
     norms = np.linalg.norm(AUGMENTED[rows], axis=2, keepdims=True)
     assert set(frozen.augmented) == {"caption"}
@@ -67,7 +70,7 @@ def test_texts_that_are_the_same_are_one():
 
 def test_what_is_not_in_the_files_is_not_in_the_trial():
     texts = side(TEXTS / np.linalg.norm(TEXTS, axis=1, keepdims=True), IMAGE_OF, normalized=True)
-    frozen = adapter_evaluation.freeze(PAIRED._replace(texts=texts), PART)
+    frozen = adapter_evaluation.freeze(PAIRED._replace(texts=texts), PART, NOTHING)
     assert frozen.augmented == {} and set(frozen.norms) == {"image"}
     assert sorted(frozen.trial.captions) == ["text 1", "text 2", "text 4"]
 
@@ -79,23 +82,26 @@ def test_what_is_known_is_asked_by_ids_and_words():
         asked.update(ids=ids.tolist(), captions=captions)
         return np.ones((3, 3), bool), "truth"
 
-    trial = adapter_evaluation.freeze(PAIRED, PART, known).trial
+    trial = adapter_evaluation.freeze(PAIRED, PART, NOTHING, known).trial
     assert asked == {"ids": [70, 50, 40], "captions": trial.captions}
     assert trial.positives.all() and not trial.annotated.all() and trial.truth == "truth"
 
 
-def test_of_many_pairs_some_are_chosen(monkeypatch):
-    every = {tuple(pair) for pair in adapter_evaluation.freeze(PAIRED, PART).pairs.tolist()}
-    monkeypatch.setattr(adapter_evaluation, "_MOST_PAIRS", 3)
-    some = adapter_evaluation.freeze(PAIRED, PART).pairs.tolist()
-    assert len(some) == 3 and {tuple(pair) for pair in some} < every
+def test_what_training_has_too_is_marked():
+    """The second image of the part, and the caption d; another norm is another vector."""
+    images, texts = IMAGES[[2]], np.stack([TEXTS[2], 2.0 * TEXTS[4]])
+    trained_on = embedding_files.keys("images", images), embedding_files.keys("texts", texts)
+    frozen = adapter_evaluation.freeze(PAIRED, PART, trained_on)
+    assert frozen.known_before["image"].tolist() == [False, True, False]
+    expected = [caption == "d" for caption in frozen.trial.captions]
+    assert frozen.known_before["caption"].tolist() == expected
 
 
 # --- without an adapter -------------------------------------------------------------------------
 
 
 def test_frozen_retrieval_and_what_cosines_say():
-    frozen = adapter_evaluation.freeze(PAIRED, PART)
+    frozen = adapter_evaluation.freeze(PAIRED, PART, NOTHING)
     before = adapter_evaluation.frozen_outcome(frozen, 7.0)
     order = [frozen.trial.captions.index(caption) for caption in "cdf"]
     # Rows: the first, third and fourth direction; columns: c, d and f.
@@ -186,8 +192,9 @@ def test_any_number_of_embeddings_has_distributions(trained):
 def test_uncertainty_is_that_of_a_loop_over_members(trained):
     model, parameters = trained
     parameters, vectors, key = parameters["image"], units(np.random.default_rng(0), 9), 3
+    temperature = np.float32([1.5, 0.5])
     found = adapter_evaluation.uncertainty(
-        model, parameters, vectors, key=jax.random.key(key), num_members=4
+        model, parameters, temperature, vectors, key=jax.random.key(key), num_members=4
     )
     # A mask of dropout is drawn for a part of 512; the last item fills it up.
     whole = np.concatenate([vectors, np.tile(vectors[-1:], (503, 1))])
@@ -195,7 +202,8 @@ def test_uncertainty_is_that_of_a_loop_over_members(trained):
 
     def moments(seed, key=None):
         p = apply(alone(parameters, seed), whole, key=key)
-        return np.asarray(p.mean, np.float64)[:9], np.asarray(p.variance, np.float64)[:9]
+        variance = np.square(temperature[seed]) * np.asarray(p.variance, np.float64)
+        return np.asarray(p.mean, np.float64)[:9], variance[:9]
 
     def law(members):
         """The logarithms of the traces of what is aleatoric, epistemic, and both."""
@@ -224,6 +232,7 @@ def test_a_single_seed_is_no_ensemble():
     found = adapter_evaluation.uncertainty(
         model,
         parameters["image"],
+        np.ones(1, np.float32),
         units(np.random.default_rng(0), 3),
         key=jax.random.key(0),
         num_members=2,
@@ -278,7 +287,8 @@ def frozen(trained):
     annotated[np.arange(PAIRS), caption_of] = True
     positives = annotated | (random.random(annotated.shape) < 0.5)
     trial = Trial(images, ("",) * PAIRS, texts, positives, annotated, None)
-    return Frozen(trial, np.argwhere(annotated), {}, {})
+    partner = {"image": caption_of, "caption": np.argsort(caption_of)}
+    return Frozen(trial, partner, {}, {}, {})
 
 
 @pytest.fixture(scope="module")
@@ -303,10 +313,11 @@ def test_intervals_of_ninety_percent_hold_ninety_percent(evaluation):
 def test_a_fit_is_of_the_partners(evaluation, trained, frozen):
     """Against SciPy, pair by pair."""
     model, parameters = trained
-    trial, (image, caption) = frozen.trial, frozen.pairs.T
+    trial = frozen.trial
+    annotated = trial.annotated.argmax(1), trial.annotated.argmax(0)
     sides = {
-        "image": (trial.images[image], trial.texts[caption], (2.0, 1.0)),
-        "caption": (trial.texts[caption], trial.images[image], (0.5, 3.0)),
+        "image": (trial.images, trial.texts[annotated[0]], (2.0, 1.0)),
+        "caption": (trial.texts, trial.images[annotated[1]], (0.5, 3.0)),
     }
     for side, (own, target, temperature) in sides.items():
         fit = evaluation[1].fits[side]
@@ -358,7 +369,9 @@ def test_an_outcome_is_that_of_frozen_retrieval_with_measures(evaluation, traine
         for side, vectors in (("image", frozen.trial.images), ("caption", frozen.trial.texts)):
             model, parameters = trained
             p = model.adapter.apply(alone(parameters[side], seed), vectors)
-            expected = np.log(np.asarray(p.variance, np.float64).sum(1))
+            temperature = found.fits[side].temperature[seed]
+            variance = np.square(temperature) * np.asarray(p.variance, np.float64)
+            expected = np.log(variance.sum(1))
             measure = outcome.uncertainty[side]["aleatoric"]
             np.testing.assert_allclose(measure, expected, rtol=1e-4, atol=1e-4)
 
@@ -384,9 +397,13 @@ def test_measures_of_a_trial_with_truth_are_the_same():
     """Truth changes what is right, not what is measured."""
     nothing = np.zeros(0, int)
     truth = Truth({}, np.ones((3, 3)), nothing, nothing, nothing, nothing)
-    known = adapter_evaluation.freeze(PAIRED, PART, lambda *_: (np.ones((3, 3), bool), truth))
+    known = adapter_evaluation.freeze(
+        PAIRED, PART, NOTHING, lambda *_: (np.ones((3, 3), bool), truth)
+    )
     with_truth = adapter_evaluation.frozen_outcome(known, 7.0)
-    without = adapter_evaluation.frozen_outcome(adapter_evaluation.freeze(PAIRED, PART), 7.0)
+    without = adapter_evaluation.frozen_outcome(
+        adapter_evaluation.freeze(PAIRED, PART, NOTHING), 7.0
+    )
     assert with_truth.metrics["image"]["R@1"].tolist() == [1.0, 1.0, 1.0]
     assert with_truth.metrics["image"]["annotated R@1"].tolist() == [1.0, 1.0, 0.0]
     for side in SIDES:

@@ -105,7 +105,8 @@ def made_up(has_truth, error=0.5):
             {side: fit(place, method != "von_mises_fisher") for side in SIDES},
         )
     before = outcome(minus_best_cosine=(0.0, 1.0, 1), minus_margin=(0.0, 1.0, 2))
-    return Frozen(trial, np.argwhere(trial.annotated), {}, {}), before, evaluations
+    known_before = {side: np.arange(NUMBER) < 10 for side in SIDES}
+    return Frozen(trial, {}, known_before, {}, {}), before, evaluations
 
 
 def content_of(frozen, before, evaluations):
@@ -143,6 +144,12 @@ STATISTICS = {
     calibration.spearman: lambda one, other: scipy.stats.spearmanr(one, other).statistic,
     calibration.kendall_tau: lambda one, other: scipy.stats.kendalltau(one, other).statistic,
     calibration.coverage_error: coverage_error,
+}
+STATISTICS |= {
+    adapter_report._DIFFERENCE[name]: lambda one, other, known, of=STATISTICS[of]: (
+        of(one, known) - of(other, known)
+    )
+    for name, of in (("spearman", calibration.spearman), ("r_auroc_annotated", calibration.r_auroc))
 }
 
 
@@ -256,51 +263,66 @@ def test_right_uncertainty_says_more(known, unknown):
     assert f"instead of the frozen embeddings changes R@1 by {mean:.3f} [" in other and mean > 0.0
 
 
-def set_score(content, method, side, name, **interval):
-    """A copy of the content in which all measures of a method have this score."""
-    content = copy.deepcopy(content)
-    for row in content["uncertainty"]:
-        if row["method"] == method and row["side"] == side:
-            row[name] = interval
-    return content
+def interval(low, high):
+    return {"mean": 0.5 * (low + high), "low": low, "high": high}
 
 
 @pytest.mark.parametrize(
     ("low", "high", "said"),
     [
-        (0.51, 0.7, "more"),
-        (0.49, 0.7, "no more and no less, within its interval,"),
-        (0.3, 0.51, "no more and no less, within its interval,"),
-        (0.3, 0.49, "less"),
+        (0.01, 0.2, "more"),
+        (-0.01, 0.2, "no more and no less, within the interval,"),
+        (-0.2, 0.01, "no more and no less, within the interval,"),
+        (-0.2, -0.01, "less"),
     ],
 )
 @pytest.mark.parametrize("side", SIDES)
-def test_the_verdict_is_that_of_the_interval(known, unknown, low, high, said, side):
-    for content, name in ((known[3], "spearman"), (unknown[3], "r_auroc_annotated")):
-        content = set_score(content, FROZEN, side, name, mean=0.5, low=0.2, high=0.8)
-        content = set_score(
-            content, caption_report.NO_MODEL, side, name, mean=0.4, low=0.0, high=0.9
-        )
-        mean = 0.5 * (low + high)
-        content = set_score(content, "probvlm", side, name, mean=mean, low=low, high=high)
+def test_the_verdict_is_that_of_the_difference(known, unknown, low, high, said, side):
+    for of in (known[3], unknown[3]):
+        content = copy.deepcopy(of)
+        row = find(content["comparisons"], side=side)
+        row |= {
+            "rival": "minus best cosine",
+            "rival_score": interval(0.4, 0.6),
+            "all_own": interval(0.5, 0.7),
+            "all_difference": interval(low, high),
+        }
         text = adapter_report.verdict(content, "probvlm", side)
         assert text in adapter_report.answer(content)
-        assert f"of probvlm of {side}s has {mean:.3f} [{low:.3f}, {high:.3f}] by" in text
-        assert text.endswith(
+        assert f"of probvlm of {side}s has 0.600 [0.500, 0.700] by" in text
+        assert (
             f": {said} than the best that needs no adapter, minus best cosine, "
-            "0.500 [0.200, 0.800]."
+            f"0.500 [0.400, 0.600] (difference {0.5 * (low + high):.3f} [{low:.3f}, {high:.3f}])."
+        ) in text
+
+
+def test_what_training_has_not_is_told_apart(known):
+    frozen, before, evaluations, content = known
+    row = find(content["comparisons"], side="caption")
+    assert (row["all_items"], row["new_items"]) == (NUMBER, NUMBER - 10)
+    ambiguity = frozen.trial.truth.ambiguity["caption"]
+    values = [o.uncertainty["caption"][OWN] for o in evaluations["probvlm"].outcomes]
+    rival = before.uncertainty["caption"].get(row["rival"])
+    if rival is None:
+        rival = caption_evaluation.minus_words(frozen.trial.captions)
+    for name, first in (("all", 0), ("new", 10)):
+        own, other = (
+            np.mean([scipy.stats.spearmanr(v[first:], ambiguity[first:]).statistic for v in each])
+            for each in (values, [rival])
         )
+        assert row[f"{name}_own"]["mean"] == pytest.approx(own, abs=1e-4)
+        assert row[f"{name}_difference"]["mean"] == pytest.approx(own - other, abs=1e-4)
+    assert "Of the 30 whose vectors are not in training too it has" in content["answer"]
 
 
-def test_the_best_rival_may_be_the_number_of_words(known):
+def test_the_best_rival_may_be_the_number_of_words():
     """Only captions have one."""
-    content = known[3]
-    for side in SIDES:
-        content = set_score(
-            content, caption_report.NO_MODEL, side, "spearman", mean=1.5, low=1.4, high=1.6
-        )
-    image, caption = (adapter_report.verdict(content, "probvlm", side) for side in SIDES)
-    assert "more than" in image and "less than the best that needs no adapter, minus wo" in caption
+    frozen, before, evaluations = made_up(True)
+    words = -caption_evaluation.minus_words(frozen.trial.captions)
+    frozen.trial.truth.ambiguity["caption"] = -words.astype(np.float64)
+    content = content_of(frozen, before, evaluations)
+    assert find(content["comparisons"], side="caption")["rival"] == "minus words"
+    assert find(content["comparisons"], side="image")["rival"] != "minus words"
 
 
 def test_the_answer_is_about_the_first_method(known):

@@ -338,7 +338,8 @@ def test_texts_go_where_their_image_goes():
 @pytest.mark.parametrize("seed", range(5))
 def test_equal_images_stay_together(seed):
     images = unit(10)[np.arange(30) % 10]
-    train, test = embedding_files.split(paired(30, images=images), test_share=0.3, seed=seed)
+    pairs = paired(30, images=images)
+    train, test = embedding_files.split(pairs, embedding_files.whole(pairs), 0.3, seed=seed)
     assert len(test.images) == 9
     assert not set(train.images % 10) & set(test.images % 10)
 
@@ -363,7 +364,8 @@ def test_images_without_texts_are_in_no_part():
 )
 def test_bad_shares(share, number, message):
     with pytest.raises(ValueError, match=message):
-        embedding_files.split(paired(number), test_share=share)
+        pairs = paired(number)
+        embedding_files.split(pairs, embedding_files.whole(pairs), share)
 
 
 def test_different_tests_are_apart():
@@ -456,3 +458,32 @@ def test_a_digest_is_of_what_a_file_holds(tmp_path):
     digests = [embedding_files.digest(tmp_path / name, name="images") for name in "abc"]
     assert digests[0] == digests[1] != digests[2]
     assert digests[0].startswith("7692c3ad3540bb80")
+
+
+def test_a_part_is_split_again_and_cut():
+    pairs = paired(30)
+    train, test = embedding_files.split(pairs, embedding_files.whole(pairs), 0.2)
+    part, validation = embedding_files.split(pairs, train, 0.25, name="validation_share")
+    assert len(validation.images) == 6 and len(part.images) == 18
+    assert set(part.images) | set(validation.images) == set(train.images)
+    for some in (part, validation):
+        assert set(pairs.image_of[some.texts]) == set(some.images)
+    assert not set(test.texts) & (set(part.texts) | set(validation.texts))
+    few = embedding_files.at_most(pairs, train, 5)
+    assert len(few.images) == 5 and set(few.images) <= set(train.images)
+    assert set(pairs.image_of[few.texts]) == set(few.images)
+    assert embedding_files.at_most(pairs, train, 24) is train
+
+
+def test_ids_that_would_be_lost_are_refused(tmp_path):
+    """Text for ids in a .parquet, and a .parquet's name for them elsewhere."""
+    vectors = np.eye(4, dtype=np.float32)
+    table = pyarrow.table({"embedding": list(vectors), "id": ["d", "c", "b", "a"]})
+    pyarrow.parquet.write_table(table, tmp_path / "images.parquet")
+    np.savez(tmp_path / "images.npz", embeddings=vectors, id=np.arange(4))
+    for name, message in (
+        ("images.parquet", "ids of images must be integers, column id of .* has text"),
+        ("images.npz", "images must call it ids, .* has id"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            embedding_files.read_side(tmp_path / name, name="images")

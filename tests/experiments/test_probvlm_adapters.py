@@ -26,7 +26,7 @@ from experiments.captioned_digits import Captioned
 from experiments.probvlm_adapters import Config
 from experiments.summaries import find
 
-METHODS = ("probvlm", "pfe", "von_mises_fisher")
+METHODS = ("pfe", "von_mises_fisher")
 STEPS = 20
 TINY = {
     "methods": METHODS,
@@ -99,7 +99,7 @@ def check_report(folder, content, methods):
 def test_a_run_leaves_a_report_with_adapters(folder, content):
     check_report(folder / "run", content, METHODS)
     assert content["command"].startswith("python -m experiments.probvlm_adapters --images FILE")
-    assert "--methods probvlm pfe von_mises_fisher" in content["command"]
+    assert "--methods pfe von_mises_fisher" in content["command"]
     assert "datasets" not in content["command"] and "output" not in content["command"]
     assert strict(folder / "run" / "config.json") == content["config"]
     norms = np.linalg.norm(vectors(40)[0], axis=1)
@@ -181,7 +181,7 @@ def same_adapters(one, other, methods):
 
 
 def test_stopped_in_between_it_ends_with_the_same_bits(folder, content, tmp_path, monkeypatch):
-    """In another folder, one method of three: by a signal, then what a kill leaves behind."""
+    """In another folder, one method of two: by a signal, then what a kill leaves behind."""
     again = tmp_path / "run"
     other = config(folder, output=again, methods=("pfe",))
     batches = adapter_training.batches
@@ -478,15 +478,15 @@ def test_embeddings_of_clip(data, tmp_path, no_bootstrap):
     given = Config(
         images=data / "clip_pairs",
         output=tmp_path / "run",
-        **TINY | {"methods": ("pfe",), "seeds": (0,), "num_steps": 3, "dropout": 0.0},
+        **TINY | {"methods": ("probvlm",), "seeds": (0,), "num_steps": 3, "dropout": 0.0},
     )
     content = probvlm_adapters.run(given)
-    check_report(tmp_path / "run", content, ("pfe",))
+    check_report(tmp_path / "run", content, ("probvlm",))
     assert "of dimension 512 with norms of" in content["data"]
     assert "71 images with 71 texts for training, 8 with 8 for temp" in content["data"]
     assert "20 with 20 for testing" in content["data"]
     assert "--images FOLDER" in content["command"]
     row = find(content["retrieval"], method="frozen", side="caption")
     assert row["R@1"]["mean"] > 0.8
-    measures = {row["measure"] for row in content["uncertainty"] if row["method"] == "pfe"}
+    measures = {row["measure"] for row in content["uncertainty"] if row["method"] == "probvlm"}
     assert "total, dropout" in measures and "total, ensemble" not in measures  # of one seed

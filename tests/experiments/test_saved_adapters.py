@@ -208,3 +208,34 @@ def test_other_things_in_safetensors(tmp_path):
     safetensors.numpy.save_file({"embeddings": units(3)}, path)
     with pytest.raises(ValueError, match="adapter must be a whole file of an adapter"):
         saved_adapters.load(path)
+
+
+def test_every_second_seed_is_saved_as_it_is(saved, tmp_path):
+    """A view of an array is not the bytes that lie in memory."""
+    some = jax.tree.map(lambda x: np.asarray(x)[::2], saved[1].parameters)
+    temperature = {side: values[::2] for side, values in TEMPERATURE.items()}
+    path = tmp_path / "some.safetensors"
+    saved_adapters.save(path, SavedAdapter(saved[1].adapter, some, temperature, None))
+    loaded = saved_adapters.load(path)
+    same(loaded.parameters, some)
+    same(loaded.temperature, temperature)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [(np.nan, "must be finite float32"), (-1.0, "must be positive, got -1")]
+)
+def test_bad_temperatures_are_refused(saved, tmp_path, value, message):
+    temperature = {**TEMPERATURE, "image": np.float32([1.0, value, 1.0])}
+    path = tmp_path / "bad.safetensors"
+    saved_adapters.save(path, dataclasses.replace(saved[1], temperature=temperature))
+    with pytest.raises(ValueError, match=f"temperature/image {message}"):
+        saved_adapters.load(path)
+
+
+def test_gaussians_have_the_moments_of_all_seeds(saved):
+    vectors = units(5)
+    p = saved[1].distributions("image", vectors)
+    mean, variance = (np.asarray(x, np.float64) for x in (p.mean, p.variance))
+    found = saved[1].gaussians("image", vectors)
+    np.testing.assert_allclose(found.mean, mean.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(found.variance, variance.mean(0) + mean.var(0), rtol=1e-4)
