@@ -96,8 +96,15 @@ def freeze(
       part: rows of them.
       trained_on: `embedding_files.keys` of the images and of the texts that are for training.
       known: what else is known, of a controlled benchmark.
+
+    Raises:
+      ValueError: all images or all texts are the same.
     """
     images, texts = paired.images, paired.texts
+    for name, side, chosen in (("images", images, part.images), ("texts", texts, part.texts)):
+        few = embedding_files.keys(name, np.asarray(side.vectors[chosen]))
+        if len(np.unique(few)) < 2:
+            raise ValueError(f"{name} for testing must be two different ones at least, got one")
     vectors = embedding_files.rows(texts.vectors, part.texts)
     _, first, caption_of = np.unique(vectors, axis=0, return_index=True, return_inverse=True)
     caption_of = caption_of.reshape(-1)
@@ -139,7 +146,7 @@ def freeze(
         if found.augmented is not None
     }
     norms: dict[Side, np.ndarray] = {
-        side: np.linalg.norm(np.asarray(found.vectors[rows[side]], np.float32), axis=1)
+        side: np.linalg.norm(np.asarray(found.vectors[rows[side]], np.float64), axis=1)
         for side, found in sides.items()
         if not found.normalized
     }

@@ -29,7 +29,7 @@ OPTIONS = {
     "domains": ("plain", "inverted", "fonts"),
     "dimension": 4,
     "hidden": (4,),
-    "encoder_steps": 1,
+    "encoder_steps": 2,
     "adapter_steps": 1,
     "num_members": 2,
 }
