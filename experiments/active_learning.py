@@ -13,7 +13,7 @@ random              at random
 most uncertain      by the adapter's total uncertainty with dropout, the greatest first
 most epistemic      by the part of it that passes with dropout disagree about, the greatest first
 least uncertain     by the total, the least first
-least cosine        by their best cosine with any caption that training knows, the least first
+least cosine        by their best cosine with any caption of the adapters' training, the least
 
 From the same start the image side of the encoder is tuned on what was chosen, for the same number
 of steps: half of each batch are chosen images, half plain ones of its first training, so that it
@@ -48,7 +48,6 @@ from experiments import (
     cell_files,
     digit_captions,
     digit_encoder,
-    results,
     runs,
     shifted_digits,
     training,
@@ -420,14 +419,13 @@ def run(config: Config) -> dict[str, Any]:
         **active_learning_report.numbers(cells),
     }
     content["answer"] = active_learning_report.answer(content)
-    text = active_learning_report.markdown(content)
-    report = runs.report_of(folder)
-    with results.new_folder(report) as partial:
-        results.write_json(partial / "results.json", content)
-        results.replace_text(partial / "results.md", text)
-        active_learning_pictures.draw(partial / "active_learning.png", content)
-    print(f"\n{text}")
-    print(f"saved {report}; this call took {time.perf_counter() - started:.0f} s")
+    runs.save_report(
+        folder,
+        content,
+        active_learning_report.markdown(content),
+        lambda partial: active_learning_pictures.draw(partial / "active_learning.png", content),
+    )
+    print(f"this call took {time.perf_counter() - started:.0f} s")
     return content
 
 

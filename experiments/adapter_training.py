@@ -169,6 +169,15 @@ def batches(
     return grain.MapDataset.range(num_steps).map(draw)
 
 
+@functools.cache
+def _step(
+    model: Model, learning_rate: float, num_steps: int, seeds: tuple[int, ...]
+) -> tuple[optax.GradientTransformation, training.TrainStep]:
+    """An optimizer and its step, the same ones for the same options: they compile once."""
+    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
+    return optimizer, functools.partial(train_step, model, optimizer, seeds)
+
+
 def train(
     model: Model,
     paired: PairedEmbeddings,
@@ -183,12 +192,12 @@ def train(
     log_every: int,
 ) -> dict[Side, Any]:
     """The parameters of all seeds, on a leading axis; gone on with where it was stopped."""
-    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
+    optimizer, step = _step(model, learning_rate, num_steps, seeds)
     parameters = jax.vmap(model.initialize)(jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32)))
     state = training.fit(
         folder / "runs" / model.method,
         training.begin(jax.random.key(0), parameters, optimizer),
-        functools.partial(train_step, model, optimizer, seeds),
+        step,
         batches(paired, part, num_steps, seeds=seeds, batch_size=batch_size),
         num_steps=num_steps,
         checkpoint_every=checkpoint_every,

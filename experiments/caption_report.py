@@ -1,13 +1,11 @@
 """The numbers of image and caption retrieval: means with intervals, tables, and the answer."""
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from experiments import caption_evaluation, results, summaries
+from experiments import caption_evaluation, summaries
 from experiments.caption_embedding import PROBABILISTIC
 from experiments.caption_evaluation import METRICS, OWN, SIDES, Outcome, Side, Trial
 from experiments.summaries import find, number, over_seeds, table
@@ -319,16 +317,6 @@ def content(
     found["expectations"] = expectations(found)
     found["answer"] = answer(found)
     return found
-
-
-def save(report: Path, content: dict[str, Any], title: str, draw: Callable[[Path], None]) -> None:
-    """Write the report whole: results.json, results.md, and what `draw` saves in its folder."""
-    text = markdown(content, title)
-    with results.new_folder(report) as partial:
-        results.write_json(partial / "results.json", content)
-        results.replace_text(partial / "results.md", text)
-        draw(partial)
-    print(f"\n{text}\nsaved {report}")
 
 
 def markdown(content: dict, title: str) -> str:

@@ -177,8 +177,7 @@ def compare(
         backend=jax.default_backend(),
         **head,
     )
-    caption_report.save(
-        runs.report_of(folder), content, title, lambda partial: draw(partial, parameters, outcomes)
-    )
+    text = caption_report.markdown(content, title)
+    runs.save_report(folder, content, text, lambda partial: draw(partial, parameters, outcomes))
     print(f"this call took {time.perf_counter() - started:.0f} s")
     return content

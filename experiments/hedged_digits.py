@@ -33,7 +33,6 @@ from experiments import (
     hedged_pictures,
     hedged_report,
     n_digit_mnist,
-    results,
     runs,
     training,
 )
@@ -237,13 +236,13 @@ def run(config: Config) -> dict[str, Any]:
         "separation": hedged_report.separation(outcomes),
     }
     content["expectations"] = hedged_report.expectations(content)
-    report = runs.report_of(folder)
-    with results.new_folder(report) as partial:
-        results.write_json(partial / "results.json", content)
-        results.replace_text(partial / "results.md", hedged_report.markdown(content))
-        hedged_pictures.draw(partial, models, parameters, trials, outcomes)
-    print(f"\n{hedged_report.markdown(content)}")
-    print(f"saved {report}; this call took {time.perf_counter() - started:.0f} s")
+    runs.save_report(
+        folder,
+        content,
+        hedged_report.markdown(content),
+        lambda partial: hedged_pictures.draw(partial, models, parameters, trials, outcomes),
+    )
+    print(f"this call took {time.perf_counter() - started:.0f} s")
     return content
 
 

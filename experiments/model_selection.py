@@ -39,7 +39,6 @@ from experiments import (
     digit_encoder,
     model_selection_pictures,
     model_selection_report,
-    results,
     runs,
     shifted_digits,
 )
@@ -170,14 +169,13 @@ def run(config: Config) -> dict[str, Any]:
         **model_selection_report.numbers(cells),
     }
     content["answer"] = model_selection_report.answer(content)
-    text = model_selection_report.markdown(content)
-    report = runs.report_of(folder)
-    with results.new_folder(report) as partial:
-        results.write_json(partial / "results.json", content)
-        results.replace_text(partial / "results.md", text)
-        model_selection_pictures.draw(partial / "model_selection.png", content)
-    print(f"\n{text}")
-    print(f"saved {report}; this call took {time.perf_counter() - started:.0f} s")
+    runs.save_report(
+        folder,
+        content,
+        model_selection_report.markdown(content),
+        lambda partial: model_selection_pictures.draw(partial / "model_selection.png", content),
+    )
+    print(f"this call took {time.perf_counter() - started:.0f} s")
     return content
 
 

@@ -39,7 +39,6 @@ from experiments import (
     captioned_digits,
     digit_encoder,
     embedding_files,
-    results,
     runs,
     saved_adapters,
 )
@@ -367,11 +366,8 @@ def run(config: Config) -> dict[str, Any]:
         versions={"jax": jax.__version__, "flax": flax.__version__},
         backend=jax.default_backend(),
     )
-    text = adapter_report.markdown(content, "ProbVLM adapters")
-    report = runs.report_of(folder)
-    with results.new_folder(report) as partial:
-        results.write_json(partial / "results.json", content)
-        results.replace_text(partial / "results.md", text)
+
+    def draw(partial: Path) -> None:
         adapter_pictures.draw(partial / "adapters.png", frozen, before, evaluations)
         (partial / "adapters").mkdir()
         for method, model in models.items():
@@ -379,7 +375,9 @@ def run(config: Config) -> dict[str, Any]:
                 model.adapter, parameters[method], temperatures[method], paired.images.model
             )
             saved_adapters.save(partial / "adapters" / f"{method}.safetensors", saved)
-    print(f"\n{text}\nsaved {report}")
+
+    text = adapter_report.markdown(content, "ProbVLM adapters")
+    runs.save_report(folder, content, text, draw)
     print(f"this call took {time.perf_counter() - started:.0f} s")
     return content
 

@@ -137,6 +137,25 @@ def report_of(folder: Path) -> Path:
     return folder / "report"
 
 
+def save_report(
+    folder: Path, content: dict[str, Any], text: str, draw: Callable[[Path], None]
+) -> None:
+    """Write the report of a run whole: results.json, results.md, and what `draw` saves; print it.
+
+    Args:
+      folder: of the run.
+      content: all numbers, strictly JSON.
+      text: of them.
+      draw: saves pictures and other files in the folder that it is given.
+    """
+    report = report_of(folder)
+    with results.new_folder(report) as partial:
+        results.write_json(partial / "results.json", content)
+        results.replace_text(partial / "results.md", text)
+        draw(partial)
+    print(f"\n{text}\nsaved {report}")
+
+
 def earlier(folder: Path, options: dict[str, Any]) -> dict[str, Any] | None:
     """Print the report of a run that is complete, and return its numbers; else None.
 

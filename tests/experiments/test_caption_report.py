@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import caption_evaluation, caption_report
+from experiments import caption_evaluation, caption_report, runs
 from experiments.caption_evaluation import OWN, Outcome, Trial, Truth
 from experiments.summaries import find
 
@@ -155,5 +155,5 @@ def test_where_nothing_fails_no_failure_is_predicted(trial):
 def test_numbers_survive_json_and_text_is_made_of_them(content, tmp_path):
     again = json.loads(json.dumps(content, allow_nan=False))
     assert caption_report.markdown(again, "Title") == caption_report.markdown(content, "Title")
-    caption_report.save(tmp_path / "report", content, "Title", lambda folder: None)
+    runs.save_report(tmp_path, content, "Title", lambda folder: None)
     assert json.loads((tmp_path / "report" / "results.json").read_text()) == again
