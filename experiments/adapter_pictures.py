@@ -9,11 +9,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from experiments import summaries
+from experiments import adapter_training, summaries
 from experiments.adapter_evaluation import OWN, Evaluation, Frozen
 from experiments.caption_evaluation import SIDES, Outcome, Side
 
 _BASELINES = ("minus best cosine", "entropy over items", "TTDA")
+_COLORS: dict[str, str] = {method: f"C{k}" for k, method in enumerate(adapter_training.METHODS)}
+"""One for each method, in every panel."""
 _LEVELS = np.linspace(0.0, 1.0, 41)
 
 
@@ -60,7 +62,7 @@ def _rejection(axis: Axes, before: Outcome, evaluations: dict[str, Evaluation], 
             continue
         values = [o.uncertainty[side][OWN] for o in evaluation.outcomes]
         curve = summaries.kept_by_rejection(values, [wrong] * len(values))
-        axis.plot(*curve, linewidth=1.5, label=method)
+        axis.plot(*curve, linewidth=1.5, label=method, color=_COLORS[method])
     for name in _BASELINES:
         if name in before.uncertainty[side]:
             curve = summaries.kept_by_rejection([before.uncertainty[side][name]], [wrong])
@@ -81,7 +83,8 @@ def _coverage(axis: Axes, evaluations: dict[str, Evaluation], side: Side) -> Non
         if central is not None:
             found = np.sort(central.ravel())
             shares = np.searchsorted(found, _LEVELS, side="right") / found.size
-            axis.plot(_LEVELS, shares, linewidth=1.5, label=method)
+            style = "--" if method == "probvlm_own" else "-"  # the other one lies on it
+            axis.plot(_LEVELS, shares, style, linewidth=1.5, label=method, color=_COLORS[method])
     axis.set(
         title=f"intervals around {side}s, not tempered",
         xlabel="level",

@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments import caption_evaluation, caption_report, summaries
 from experiments.adapter_evaluation import OWN, Evaluation, Frozen
+from experiments.adapter_training import OWN_WEIGHT
 from experiments.caption_evaluation import SIDES, Outcome, Side
 from experiments.summaries import find, number, over_seeds, table
 from probemb import calibration
@@ -21,8 +22,11 @@ _FEW = 20
 _TO = {"image": "captions of an image", "caption": "images of a caption"}
 _SCORES = ("spearman", "r_auroc", "r_auroc_annotated", "aurc_annotated", "level_score")
 _PAIR = {
-    ("probvlm", "released"): "the partner's embedding decides (lambda of the command)",
-    ("probvlm_own", "released_own"): "its own embedding decides (lambda of the release)",
+    ("probvlm", "released"): "the partner's embedding decides (lambda {weight:g})",
+    (
+        "probvlm_own",
+        "released_own",
+    ): "its own embedding decides (lambda {own:g}, as in the release)",
 }
 
 
@@ -365,6 +369,8 @@ def _comparison(content: dict) -> str:
                 "tempered",
                 _score(content)[1],
             ]
+            weight = content["config"].get("cross_modal_weight", 100.0)
+            when = when.format(weight=weight, own=OWN_WEIGHT)
             parts += [f"Where {when}:", table(header, rows)]
     return "\n\n".join(parts)
 

@@ -17,7 +17,6 @@ from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
-import safetensors.numpy
 
 from experiments import embedding_files, results, runs, saved_adapters
 from experiments.caption_evaluation import SIDES, Side
@@ -28,6 +27,7 @@ from probemb import search, serving
 
 _MODULE = "experiments.adapter_search"
 _SHOWN = 5
+_INSTALL = '.venv/bin/pip install -e ".[serving]" -c constraints.txt'
 
 Query = Literal["text", "image"]
 """Which side queries."""
@@ -96,7 +96,7 @@ def run(config: Config) -> dict[str, Any]:
     try:
         import faiss
     except ImportError:
-        raise ValueError('faiss must be installed: pip install -e ".[serving]"') from None
+        raise ValueError(f"faiss must be installed: {_INSTALL}") from None
     output = config.output or results.free_folder("adapter_search")
     results.check_free(output)
     saved, paired = _load(config)
@@ -146,7 +146,7 @@ def run(config: Config) -> dict[str, Any]:
         for side in SIDES:
             p = jax.tree.map(np.asarray, gaussians[side]._asdict())
             arrays = {**p, "ids": sides[side].ids}
-            safetensors.numpy.save_file(arrays, partial / f"{side}s.safetensors")
+            results.save_tensors(partial / f"{side}s.safetensors", arrays)
         arrays = {
             "indices": indices,
             "scores": np.asarray(found.scores),
@@ -154,7 +154,7 @@ def run(config: Config) -> dict[str, Any]:
             "query_ids": sides[of_query].ids,
             "query_total_variance": variance,
         }
-        safetensors.numpy.save_file(arrays, partial / "neighbors.safetensors")
+        results.save_tensors(partial / "neighbors.safetensors", arrays)
         faiss.write_index(index, str(partial / "items.faiss"))
     print(f"{text}\nsaved {output}")
     return content
@@ -185,7 +185,8 @@ def _page(
     )
     return (
         f"# Search with an adapter\n\n`{content['command']}`\n\n{content['queries']:,} queries, "
-        f"{content['items']:,} items: {recalls}, by the pairs of the files.\n\nThe most certain "
+        f"{content['items']:,} items: {recalls}, by the pairs of the files, the adapter's "
+        f"own among them if they are there.\n\nThe most certain "
         f"queries and the least certain ones:\n\n"
         f"{table(['query', 'total variance', 'nearest'], rows)}\n"
     )

@@ -31,7 +31,6 @@ from typing import Any, NamedTuple, cast
 
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 from tqdm import tqdm
 
 from experiments import array_files, results
@@ -518,9 +517,7 @@ def write(
     every = {
         name: np.ascontiguousarray(array) for name, array in {**arrays, **(others or {})}.items()
     }
-    temporary = results.partial(path)
-    safetensors.numpy.save_file(every, temporary, metadata)
-    temporary.replace(path)
+    results.save_tensors(path, every, metadata)
 
 
 def digest(path: Path, *, name: str) -> str:

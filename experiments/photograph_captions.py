@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 import skimage.transform
 from tqdm import tqdm
 
@@ -221,10 +220,7 @@ def features_of(
 
 def keep_features(images: np.ndarray, digest: np.ndarray, kept: Path) -> None:
     """Save frozen features where `features_of` finds them."""
-    temporary = results.partial(kept)
-    arrays = {"image_features": images, "files": digest}
-    safetensors.numpy.save_file(arrays, temporary)
-    temporary.replace(kept)
+    results.save_tensors(kept, {"image_features": images, "files": digest})
 
 
 # --- files of features ------------------------------------------------------------------------

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import safetensors.numpy
+
 
 def free_folder(name: str) -> Path:
     """results/<name>, or results/<name>-2, -3, ... where that exists."""
@@ -55,6 +57,18 @@ def replace_text(path: Path, text: str) -> None:
     """Write a file whole, in place of the one that is there."""
     temporary = partial(path)
     temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def save_tensors(
+    path: Path, arrays: dict[str, Any], metadata: dict[str, str] | None = None
+) -> None:
+    """Write a .safetensors file whole, in place of the one that is there, as readable as others."""
+    temporary = partial(path)
+    safetensors.numpy.save_file(arrays, temporary, metadata)
+    mask = os.umask(0)
+    os.umask(mask)
+    temporary.chmod(0o666 & ~mask)  # which the library leaves to the owner alone
     os.replace(temporary, path)
 
 

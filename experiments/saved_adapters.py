@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
-import safetensors.numpy
 
 import probemb
 from experiments import parts, results
@@ -97,10 +96,8 @@ def save(path: Path, saved: SavedAdapter) -> None:
         "embeddings": json.dumps(saved.embeddings),
     }
     tree = {"parameters": saved.parameters, "temperature": saved.temperature}
-    temporary = results.partial(path)
     arrays = {name: np.ascontiguousarray(leaf) for name, leaf in _by_place(tree).items()}
-    safetensors.numpy.save_file(arrays, temporary, header)
-    temporary.replace(path)
+    results.save_tensors(path, arrays, header)
 
 
 def load(path: Path) -> SavedAdapter:

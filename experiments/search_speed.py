@@ -8,6 +8,7 @@ compares medians of calls that alternate in one run. Run it when nothing else ru
 """
 
 import dataclasses
+import sys
 from functools import partial
 
 import jax
@@ -101,4 +102,7 @@ def run(config: Config) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    run(tyro.cli(Config, prog="python -m experiments.search_speed", description=__doc__))
+    try:
+        run(tyro.cli(Config, prog="python -m experiments.search_speed", description=__doc__))
+    except (ImportError, ValueError) as error:
+        sys.exit(f"error: {error}")
