@@ -32,7 +32,6 @@ import time
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-import flax
 import grain
 import jax
 import numpy as np
@@ -411,11 +410,7 @@ def run(config: Config) -> dict[str, Any]:
         for field in fields:
             cells += fill(config, folder / "cells", source, field)
     content = {
-        "command": asked_for,
-        "config": options,
-        "data": data,
-        "versions": {"jax": jax.__version__, "flax": flax.__version__},
-        "backend": jax.default_backend(),
+        **runs.head(asked_for, options, data),
         **active_learning_report.numbers(cells),
     }
     content["answer"] = active_learning_report.answer(content)

@@ -101,9 +101,12 @@ def freeze(
       ValueError: all images or all texts are the same.
     """
     images, texts = paired.images, paired.texts
-    for name, side, chosen in (("images", images, part.images), ("texts", texts, part.texts)):
-        few = embedding_files.keys(name, np.asarray(side.vectors[chosen]))
-        if len(np.unique(few)) < 2:
+    own_keys: dict[Side, np.ndarray] = {
+        "image": embedding_files.keys("test images", np.asarray(images.vectors[part.images])),
+        "caption": embedding_files.keys("test texts", np.asarray(texts.vectors[part.texts])),
+    }
+    for name, found in zip(("images", "texts"), own_keys.values(), strict=True):
+        if len(np.unique(found)) < 2:
             raise ValueError(f"{name} for testing must be two different ones at least, got one")
     vectors = embedding_files.rows(texts.vectors, part.texts)
     _, first, caption_of = np.unique(vectors, axis=0, return_index=True, return_inverse=True)
@@ -134,11 +137,8 @@ def freeze(
         for side, of_side in zip(SIDES, (annotated, annotated.T), strict=True)
     }
     known_before: dict[Side, np.ndarray] = {
-        side: np.isin(
-            embedding_files.keys(f"test {side}s", np.asarray(found.vectors[rows[side]])),
-            of_training,
-        )
-        for (side, found), of_training in zip(sides.items(), trained_on, strict=True)
+        "image": np.isin(own_keys["image"], trained_on[0]),
+        "caption": np.isin(own_keys["caption"][first], trained_on[1]),
     }
     augmented: dict[Side, np.ndarray] = {
         side: embedding_files.rows(found.augmented, rows[side])

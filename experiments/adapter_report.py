@@ -369,7 +369,7 @@ def _comparison(content: dict) -> str:
                 "tempered",
                 _score(content)[1],
             ]
-            weight = content["config"].get("cross_modal_weight", 100.0)
+            weight = content["config"]["cross_modal_weight"]
             when = when.format(weight=weight, own=OWN_WEIGHT)
             parts += [f"Where {when}:", table(header, rows)]
     return "\n\n".join(parts)

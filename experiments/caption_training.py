@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import flax
 import grain
 import jax
 import optax
@@ -160,7 +159,7 @@ def compare(
       folder: of the run.
       draw: saves pictures in a folder, given parameters by method and outcomes by split.
       title: of the report.
-      head: what the report says of itself: command, config and data.
+      head: what the report says of itself, as of `runs.head`.
     """
     started = time.perf_counter()
     print(f"{head['data']}\nin {folder}", flush=True)
@@ -173,8 +172,6 @@ def compare(
         trials,
         key=jax.random.key(_BOOTSTRAP_SEED),
         num_resamples=options.num_resamples,
-        versions={"jax": jax.__version__, "flax": flax.__version__},
-        backend=jax.default_backend(),
         **head,
     )
     text = caption_report.markdown(content, title)

@@ -172,9 +172,7 @@ def run(config: Config) -> dict[str, Any]:
         folder,
         draw=draw,
         title="Digit captions",
-        command=asked_for,
-        config=options,
-        data=data,
+        **runs.head(asked_for, options, data),
     )
 
 

@@ -1,8 +1,8 @@
 """A small dual encoder of digit captions, frozen: what it embeds stands for anybody's embeddings.
 
 It is trained with InfoNCE on one half of the training images; adapters have the other half:
-other pictures, composed of the same handwritten digits, of which one in seventeen looks the same
-as one of the encoder's. Tests are composed of other digits. What it makes of images and captions
+other pictures, composed of the same handwritten digits, some of which look the same as one of the
+encoder's. Tests are composed of other digits. What it makes of images and captions
 is written to files of embeddings (`embedding_files`), the captions of an image each as a row with
 the image's id.
 """

@@ -22,7 +22,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import flax
 import jax
 import optax
 
@@ -223,12 +222,8 @@ def run(config: Config) -> dict[str, Any]:
     outcomes = evaluate(config, models, parameters, trials)
     key = jax.random.key(_EVALUATION_SEED)
     content = {
-        "command": asked_for,
-        "config": options,
-        "data": data,
+        **runs.head(asked_for, options, data),
         "splits": list(numbers),
-        "versions": {"jax": jax.__version__, "flax": flax.__version__},
-        "backend": jax.default_backend(),
         "performance": hedged_report.performance(outcomes, trials),
         "uncertainty": hedged_report.uncertainty(
             outcomes, trials, key=key, num_resamples=config.num_resamples

@@ -28,8 +28,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import flax
-import jax
 import numpy as np
 
 from experiments import (
@@ -161,11 +159,7 @@ def run(config: Config) -> dict[str, Any]:
 
             cells.append(cell_files.cell(folder / "cells" / f"{domain}-{seed}.json", compute))
     content = {
-        "command": asked_for,
-        "config": options,
-        "data": data,
-        "versions": {"jax": jax.__version__, "flax": flax.__version__},
-        "backend": jax.default_backend(),
+        **runs.head(asked_for, options, data),
         **model_selection_report.numbers(cells),
     }
     content["answer"] = model_selection_report.answer(content)

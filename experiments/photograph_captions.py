@@ -388,9 +388,7 @@ def run(config: Config) -> dict[str, Any]:
         folder,
         draw=lambda partial, _, outcomes: caption_pictures.draw(partial, trial, outcomes["test"]),
         title="Photograph captions",
-        command=asked_for,
-        config=options,
-        data=data,
+        **runs.head(asked_for, options, data),
     )
 
 

@@ -27,7 +27,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import flax
 import jax
 import numpy as np
 
@@ -359,12 +358,8 @@ def run(config: Config) -> dict[str, Any]:
         evaluations,
         key=key,
         num_resamples=config.num_resamples,
-        command=asked_for,
-        config=options,
-        data=data,
         logit_scale=logit_scale,
-        versions={"jax": jax.__version__, "flax": flax.__version__},
-        backend=jax.default_backend(),
+        **runs.head(asked_for, options, data),
     )
 
     def draw(partial: Path) -> None:

@@ -7,6 +7,7 @@ and shows the report of what is complete.
 
 import dataclasses
 import hashlib
+import importlib.metadata
 import json
 import os
 import shlex
@@ -15,6 +16,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+import jax
 import tyro
 
 from experiments import results
@@ -135,6 +137,17 @@ def begin(folder: Path, options: dict[str, Any]) -> None:
 def report_of(folder: Path) -> Path:
     """Where a run has its report when it is complete."""
     return folder / "report"
+
+
+def head(command: str, options: dict[str, Any], data: str) -> dict[str, Any]:
+    """What a report says of its run: how it was asked for, of what data, and on what."""
+    return {
+        "command": command,
+        "config": options,
+        "data": data,
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax")},
+        "backend": jax.default_backend(),
+    }
 
 
 def save_report(

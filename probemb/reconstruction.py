@@ -127,7 +127,7 @@ def probvlm(
     that embedding grows without bound as scale and shape fall to 0, faster than that of the other
     one falls: a small lambda ends at whatever bounds both (of a Gaussian, at a variance that is
     lambda / (1 + lambda) of the squared distance). With shapes from 0.5 on, as `adapters` has
-    them, from lambda = 10 on the other embedding decides.
+    them, and a large lambda, such as 100, the other embedding decides.
 
     Args:
       image: distributions (..., dimension) of the images, as `reconstruction` takes them.

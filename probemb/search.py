@@ -25,6 +25,7 @@ from probemb import arguments
 from probemb.euclidean import product
 from probemb.gaussians import gaussian_or_mixture
 from probemb.matching import log_expected_match_probability
+from probemb.sharding import mesh_axis
 
 # The most queries that are scored at once.
 _QUERIES = 1024
@@ -274,15 +275,7 @@ def sharded_top_k(
       >>> sharded_top_k(jnp.eye(2), jnp.eye(2), mesh, k=1).indices.tolist()
       [[0], [1]]
     """
-    if not isinstance(mesh, Mesh):
-        raise TypeError(f"mesh must be a jax.sharding.Mesh, got {type(mesh).__name__}")
-    if axis_name is None and len(mesh.axis_names) != 1:
-        raise ValueError(f"axis_name must name one of the mesh's axes {mesh.axis_names}, got None")
-    axis = mesh.axis_names[0] if axis_name is None else axis_name
-    if axis not in mesh.axis_names:
-        raise ValueError(
-            f"axis_name must be one of the mesh's axes {mesh.axis_names}, got {axis!r}"
-        )
+    axis = mesh_axis(mesh, axis_name)
     queries, items, k = _vectors(queries, items, k)
     return _best_of_mesh(queries, items, mesh, axis, k, arguments.count("block_size", block_size))
 

@@ -12,6 +12,20 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from probemb import arguments
 
 
+def mesh_axis(mesh: Any, axis_name: str | None) -> str:
+    """The name of an axis of a mesh, by default of its only one."""
+    if not isinstance(mesh, Mesh):
+        raise TypeError(f"mesh must be a jax.sharding.Mesh, got {type(mesh).__name__}")
+    if axis_name is None and len(mesh.axis_names) != 1:
+        raise ValueError(f"axis_name must name one of the mesh's axes {mesh.axis_names}, got None")
+    axis = mesh.axis_names[0] if axis_name is None else axis_name
+    if axis not in mesh.axis_names:
+        raise ValueError(
+            f"axis_name must be one of the mesh's axes {mesh.axis_names}, got {axis!r}"
+        )
+    return axis
+
+
 def sharded(loss: Callable, mesh: Mesh, *, axis_name: str | None = None) -> Callable:
     """A loss of all pairs, computed by all devices of a mesh.
 
@@ -48,15 +62,7 @@ def sharded(loss: Callable, mesh: Mesh, *, axis_name: str | None = None) -> Call
     """
     if not callable(loss) or "axis_name" not in inspect.signature(loss).parameters:
         raise TypeError(f"loss must be a function that takes axis_name, got {loss!r}")
-    if not isinstance(mesh, Mesh):
-        raise TypeError(f"mesh must be a jax.sharding.Mesh, got {type(mesh).__name__}")
-    if axis_name is None and len(mesh.axis_names) != 1:
-        raise ValueError(f"axis_name must name one of the mesh's axes {mesh.axis_names}, got None")
-    axis = mesh.axis_names[0] if axis_name is None else axis_name
-    if axis not in mesh.axis_names:
-        raise ValueError(
-            f"axis_name must be one of the mesh's axes {mesh.axis_names}, got {axis!r}"
-        )
+    axis = mesh_axis(mesh, axis_name)
     devices = mesh.shape[axis]
 
     def spec(x: Any) -> PartitionSpec:

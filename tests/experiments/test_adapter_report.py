@@ -117,7 +117,7 @@ def content_of(frozen, before, evaluations):
         key=jax.random.key(0),
         num_resamples=100,
         command="python -m experiments.probvlm_adapters",
-        config={"methods": list(evaluations), "seeds": [0, 1]},
+        config={"methods": list(evaluations), "seeds": [0, 1], "cross_modal_weight": 100.0},
         data="made up",
         versions={"jax": "0"},
         backend="cpu",
