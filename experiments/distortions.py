@@ -10,18 +10,19 @@ from skimage import color, filters
 Distortion = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
 
 
-def _to_uint8(image: np.ndarray) -> np.ndarray:
+def to_uint8(image: np.ndarray) -> np.ndarray:
+    """An image in 0..1 in whole steps of 0..255, cut to the range."""
     return np.round(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
 
 
 def noise(image: np.ndarray, level: float, generator: np.random.Generator) -> np.ndarray:
     """White Gaussian noise of standard deviation `level`, the range being 0..1."""
-    return _to_uint8(image / 255.0 + level * generator.standard_normal(image.shape))
+    return to_uint8(image / 255.0 + level * generator.standard_normal(image.shape))
 
 
 def blur(image: np.ndarray, level: float, _: np.random.Generator) -> np.ndarray:
     """A Gaussian of standard deviation `level` pixels."""
-    return _to_uint8(filters.gaussian(image / 255.0, level, channel_axis=-1))
+    return to_uint8(filters.gaussian(image / 255.0, level, channel_axis=-1))
 
 
 def jpeg(image: np.ndarray, level: float, _: np.random.Generator) -> np.ndarray:
@@ -39,20 +40,20 @@ def shift(image: np.ndarray, level: float, _: np.random.Generator) -> np.ndarray
 
 def brightness(image: np.ndarray, level: float, _: np.random.Generator) -> np.ndarray:
     """`level` added to every value, the range being 0..1."""
-    return _to_uint8(image / 255.0 + level)
+    return to_uint8(image / 255.0 + level)
 
 
 def contrast(image: np.ndarray, level: float, _: np.random.Generator) -> np.ndarray:
     """Deviations from the image's mean times `level`."""
     mean = image.mean() / 255.0
-    return _to_uint8(mean + level * (image / 255.0 - mean))
+    return to_uint8(mean + level * (image / 255.0 - mean))
 
 
 def hue(image: np.ndarray, level: float, _: np.random.Generator) -> np.ndarray:
     """The hue turned by `level` degrees."""
     hsv = color.rgb2hsv(image)
     hsv[..., 0] = (hsv[..., 0] + level / 360.0) % 1.0
-    return _to_uint8(color.hsv2rgb(hsv))
+    return to_uint8(color.hsv2rgb(hsv))
 
 
 GRADES: dict[Distortion, tuple[str, tuple[float, float, float]]] = {

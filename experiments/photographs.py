@@ -9,12 +9,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 BundledName = Literal["astronaut", "chelsea", "coffee", "rocket"]
 """Photographs that come with scikit-image and need no download."""
+NAMES: tuple[BundledName, ...] = get_args(BundledName)
 
 
 def bundled(name: BundledName) -> np.ndarray:
     """One of scikit-image's photographs, (height, width, 3) uint8."""
-    if name not in get_args(BundledName):
-        raise ValueError(f"photograph must be one of {get_args(BundledName)}, got {name!r}")
+    if name not in NAMES:
+        raise ValueError(f"photograph must be one of {NAMES}, got {name!r}")
     return np.asarray(getattr(skimage.data, name)())
 
 
@@ -53,3 +54,19 @@ def read(path: Path) -> np.ndarray:
         raise ValueError(f"{path} is not an image that Pillow can read") from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
+
+
+def in_folder(folder: Path) -> dict[str, np.ndarray]:
+    """All photographs in a folder by file name, in order; other files are left out.
+
+    Raises:
+      ValueError: no folder, no photographs in it, or one that `read` refuses.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"photographs must be in a folder, {folder} is none")
+    formats = Image.registered_extensions()
+    known = {suffix for suffix, name in formats.items() if name in Image.OPEN}
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in known)
+    if not paths:
+        raise ValueError(f"photographs must lie in their folder as image files, {folder} has none")
+    return {path.name: read(path) for path in paths}

@@ -17,12 +17,34 @@ flows down this list:
     batching        how vmap runs over images
     embedding       coefficients, embedding, prediction
     distance        distance, distance_map
-    squeezenet      image -> feature maps of a network whose weights are in a file
 
-`squeezenet` is no part of LASI and is imported by name: `from lasi_jax import squeezenet`.
+Beside it stand the metrics that it is compared with, and how metrics are judged:
+
+    structural      SSIM and MS-SSIM
+    deep_features   LPIPS, feature, style and DeePSiM losses over any feature function
+    agreement       2AFC, JND and correlations with people's judgements, with intervals
+    competition     the images on which two metrics differ most
+    weight_files    arrays by name in a user's file
+    convolution     how an image enters a network, and what its layers are made of
+    squeezenet      image -> feature maps of SqueezeNet, whose weights are in a file
+    trunks          the same of AlexNet and VGG16
+    lpips_heads     LPIPS's weights of channels, from a file
+
+What reads files is imported by name: `from lasi_jax import squeezenet`.
 """
 
+from lasi_jax import agreement, competition, deep_features, structural
 from lasi_jax.distance import distance, distance_map
 from lasi_jax.embedding import coefficients, embedding, prediction
 
-__all__ = ["coefficients", "distance", "distance_map", "embedding", "prediction"]
+__all__ = [
+    "agreement",
+    "coefficients",
+    "competition",
+    "deep_features",
+    "distance",
+    "distance_map",
+    "embedding",
+    "prediction",
+    "structural",
+]

@@ -10,20 +10,16 @@ function image -> maps, which says nothing of weights any more.
 """
 
 import dataclasses
-import io
 import itertools
-import math
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import lax
 
-from lasi_jax import images
+from lasi_jax import convolution, weight_files
+from lasi_jax.convolution import Convolution, convolve_relu, pool_3x3_over_the_edge
 
 # Every fire module squeezes to the first number of channels and expands to twice the second.
 _FIRES = {
@@ -35,10 +31,6 @@ _CLASSES = 1000
 LAYERS = ("conv1", *_FIRES)
 # Where LPIPS compares two images (Zhang et al., CVPR 2018).
 LPIPS_LAYERS = ("conv1", "fire3", "fire5", "fire6", "fire7", "fire8", "fire9")
-
-# Of RGB values in [0, 1], over ImageNet.
-_MEAN = (0.485, 0.456, 0.406)
-_DEVIATION = (0.229, 0.224, 0.225)
 
 
 class _Version(NamedTuple):
@@ -58,13 +50,6 @@ _VERSIONS = {
     "1.0": _Version(96, 7, ("conv1", "fire4", "fire8")),
     "1.1": _Version(64, 3, ("conv1", "fire3", "fire5")),
 }
-
-
-class Convolution(NamedTuple):
-    """A weight (height, width, in, out) and a bias (out,)."""
-
-    weight: jax.Array
-    bias: jax.Array
 
 
 # A registered dataclass, no NamedTuple: `jit` must see version and border as static.
@@ -117,19 +102,9 @@ def _shapes(version: str) -> dict[str, tuple[int, int, int, int]]:
     return shapes | {"conv10": (_CLASSES, channels, 1, 1)}
 
 
-def _draw(key: jax.Array, shapes: tuple) -> dict[str, jax.Array]:
-    """Weights (height, width, in, out), uniform in +-sqrt(6 / fan-in), out of one draw."""
-    ends = np.cumsum([math.prod(shape) for _, shape in shapes])
-    drawn = jax.random.uniform(key, (int(ends[-1]),), jnp.float32, -1.0, 1.0)
-    weights = {}
-    for (name, shape), values in zip(shapes, jnp.split(drawn, ends[:-1]), strict=True):
-        bound = math.sqrt(6.0 / math.prod(shape[1:]))
-        weights[name] = bound * values.reshape(shape).transpose(2, 3, 1, 0)
-    return weights
-
-
-# Compiled once per version; outside `jit` every one of its hundred operations would be.
-_compiled_draw = jax.jit(_draw, static_argnums=1)
+def _parameters(convolutions, mean, deviation, version: str, border: int) -> Parameters:
+    mean, deviation = (jnp.array(rgb, jnp.float32) for rgb in (mean, deviation))
+    return Parameters(convolutions, mean, deviation, version, border)
 
 
 def initialize(key: jax.Array, *, version: str) -> Parameters:
@@ -153,13 +128,8 @@ def initialize(key: jax.Array, *, version: str) -> Parameters:
       >>> initialize(jax.random.key(0), version="1.1").convolutions["conv1"].weight.shape
       (3, 3, 3, 64)
     """
-    weights = _compiled_draw(key, tuple(_shapes(version).items()))
-    convolutions = {
-        name: Convolution(weight, jnp.zeros(weight.shape[-1], jnp.float32))
-        for name, weight in weights.items()
-    }
-    mean, deviation = (jnp.array(rgb, jnp.float32) for rgb in (_MEAN, _DEVIATION))
-    return Parameters(convolutions, mean, deviation, version, 0)
+    convolutions = convolution.initialize(key, shapes=_shapes(version))
+    return _parameters(convolutions, convolution.MEAN, convolution.DEVIATION, version, 0)
 
 
 class _Layout(NamedTuple):
@@ -204,62 +174,18 @@ def _torchvision(version: str, places: tuple[int, ...]) -> _Layout:
     }
     names |= {"conv1": "features.0", "conv10": "classifier.1"}
     suffixes = (".weight", ".bias")
-    return _Layout(title, version, names, suffixes, False, _MEAN, _DEVIATION, 0)
+    mean, deviation = convolution.MEAN, convolution.DEVIATION
+    return _Layout(title, version, names, suffixes, False, mean, deviation, 0)
 
 
-_LAYOUTS = (
-    _caffe(),
-    _torchvision("1.0", (3, 4, 5, 7, 8, 9, 10, 12)),
-    _torchvision("1.1", (3, 4, 6, 7, 9, 10, 11, 12)),
-)
-
-
-def _read_npz(content: bytes) -> dict[str, np.ndarray]:
-    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-        return dict(archive)
-
-
-def _read_safetensors(content: bytes) -> dict[str, np.ndarray]:
-    from safetensors import numpy as safetensors  # optional: only such a file needs it
-
-    return safetensors.load(content)
-
-
-_READERS = {".npz": _read_npz, ".safetensors": _read_safetensors}
-
-
-def _read(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a file by name."""
-    if path.suffix not in _READERS:
-        raise ValueError(f"path must end in {' or '.join(_READERS)}, got {str(path)!r}")
-    if not path.is_file():
-        raise FileNotFoundError(f"path must be a file, {str(path)!r} is none")
-    content = path.read_bytes()
-    try:
-        return _READERS[path.suffix](content)
-    except ImportError:
-        raise
-    except Exception as error:  # a broken file makes its reader raise nearly anything
-        raise ValueError(
-            f"path must name an intact {path.suffix} file of plain arrays, "
-            f"got {str(path)!r}: {error}"
-        ) from error
-
-
-def _faults(arrays: dict[str, np.ndarray], layout: _Layout) -> list[str]:
-    """Everything in which a file differs from a layout."""
-    shapes = layout.arrays()
-    faults = [f"{name} is missing" for name in shapes if name not in arrays]
-    for name, array in arrays.items():
-        if name not in shapes:
-            faults.append(f"{name} belongs to another network")
-        elif array.shape != shapes[name]:
-            faults.append(f"{name} has shape {array.shape} instead of {shapes[name]}")
-        elif not jnp.issubdtype(array.dtype, jnp.floating):
-            faults.append(f"{name} has dtype {array.dtype} instead of a floating one")
-        elif not np.isfinite(array).all():
-            faults.append(f"{name} holds NaN or infinity")
-    return faults
+_LAYOUTS = {
+    layout.title: layout
+    for layout in (
+        _caffe(),
+        _torchvision("1.0", (3, 4, 5, 7, 8, 9, 10, 12)),
+        _torchvision("1.1", (3, 4, 6, 7, 9, 10, 11, 12)),
+    )
+}
 
 
 def load(path: str | os.PathLike[str]) -> Parameters:
@@ -270,7 +196,12 @@ def load(path: str | os.PathLike[str]) -> Parameters:
     is BGR in 0..255 less (104, 117, 123) and whose conv10 has a border of 1, or
     torchvision's `squeezenet1_0` and `squeezenet1_1` (`features.0.weight`, ...),
     whose input is RGB by mean and deviation. All weights are (out, in, height,
-    width).
+    width). Where torch and torchvision are installed, this writes such a file:
+
+        safetensors.torch.save_file(
+            torchvision.models.squeezenet1_1(weights="DEFAULT").state_dict(),
+            "squeezenet1_1.safetensors",
+        )
 
     Args:
       path: of an `.npz` archive or a `.safetensors` file.
@@ -285,81 +216,40 @@ def load(path: str | os.PathLike[str]) -> Parameters:
         missing, superfluous, of another shape, not floating, NaN or infinite.
 
     Source: the prototxt of songhan/SqueezeNet-Deep-Compression for Caffe; torchvision,
-    `models.squeezenet`, whose state dict `safetensors.torch.save_file` writes.
+    `models.squeezenet`.
 
     Example:
       >>> parameters = load("squeezenet1_1.safetensors")  # doctest: +SKIP
-      >>> load("squeezenet1_1.pth")
+      >>> load("squeezenet1_1.h5")
       Traceback (most recent call last):
-      ValueError: path must end in .npz or .safetensors, got 'squeezenet1_1.pth'
+      ValueError: path must end in .npz or .safetensors, got 'squeezenet1_1.h5'
     """
-    path = Path(path)
-    arrays = _read(path)
-    layout = min(_LAYOUTS, key=lambda layout: len(_faults(arrays, layout)))
-    if faults := _faults(arrays, layout):
-        more = f", and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise ValueError(
-            f"path must hold a SqueezeNet, got {str(path)!r}, which is no {layout.title}: "
-            f"{', '.join(faults[:3])}{more}"
-        )
+    shapes = {title: layout.arrays() for title, layout in _LAYOUTS.items()}
+    title, arrays = weight_files.load(path, shapes, content="a SqueezeNet")
+    layout = _LAYOUTS[title]
     convolutions = {}
     for name, source in layout.names.items():
-        weight, bias = (np.asarray(arrays[source + s], np.float32) for s in layout.suffixes)
+        weight, bias = (arrays[source + suffix] for suffix in layout.suffixes)
         if name == "conv1" and layout.is_bgr:
             weight = weight[:, ::-1]
-        convolutions[name] = Convolution(
-            jnp.asarray(weight.transpose(2, 3, 1, 0)), jnp.asarray(bias)
-        )
-    mean, deviation = (jnp.array(rgb, jnp.float32) for rgb in (layout.mean, layout.deviation))
-    return Parameters(convolutions, mean, deviation, layout.version, layout.border)
-
-
-def _convolve(
-    planes: jax.Array, convolution: Convolution, *, stride: int = 1, padding: int = 0
-) -> jax.Array:
-    """relu(planes * weight + bias) of planes (height, width, channel)."""
-    convolved = lax.conv_general_dilated(
-        planes[None],
-        convolution.weight,
-        (stride, stride),
-        [(padding, padding)] * 2,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision=lax.Precision.HIGHEST,
-    )
-    return jax.nn.relu(convolved[0] + convolution.bias[None, None])
-
-
-def _pool(planes: jax.Array) -> jax.Array:
-    """The greatest of 3x3, at every second element; the last window may reach over the edge.
-
-    Axis by axis and by slices: ten times as fast, gradient included, as XLA's
-    windows on a CPU, and differentiable twice. Equals share the gradient.
-    """
-    for axis in (0, 1):
-        length = planes.shape[axis]
-        if length % 2 == 0:
-            last = lax.slice_in_dim(planes, length - 1, length, axis=axis)
-            planes = jnp.concatenate([planes, last], axis)
-        reach = 2 * (length // 2) - 1
-        a, b, c = (lax.slice_in_dim(planes, i, i + reach, 2, axis) for i in range(3))
-        planes = jnp.maximum(jnp.maximum(a, b), c)
-    return planes
+        convolutions[name] = convolution.from_file(weight, bias)
+    return _parameters(convolutions, layout.mean, layout.deviation, layout.version, layout.border)
 
 
 def _fire(planes: jax.Array, convolutions: dict[str, Convolution], name: str) -> jax.Array:
-    squeezed = _convolve(planes, convolutions[f"{name}.squeeze"])
-    narrow = _convolve(squeezed, convolutions[f"{name}.expand1x1"])
-    wide = _convolve(squeezed, convolutions[f"{name}.expand3x3"], padding=1)
+    squeezed = convolve_relu(planes, convolutions[f"{name}.squeeze"])
+    narrow = convolve_relu(squeezed, convolutions[f"{name}.expand1x1"])
+    wide = convolve_relu(squeezed, convolutions[f"{name}.expand3x3"], padding=1)
     return jnp.concatenate([narrow, wide], -1)
 
 
 def _maps(planes: jax.Array, parameters: Parameters) -> Iterator[tuple[str, jax.Array]]:
     """Name and map of one layer after the other, each computed when it is asked for."""
     pooled = _VERSIONS[parameters.version].pooled
-    planes = _convolve(planes, parameters.convolutions["conv1"], stride=2)
+    planes = convolve_relu(planes, parameters.convolutions["conv1"], stride=2)
     yield "conv1", planes
     for before, name in itertools.pairwise(LAYERS):
-        planes = _pool(planes) if before in pooled else planes
+        planes = pool_3x3_over_the_edge(planes) if before in pooled else planes
         planes = _fire(planes, parameters.convolutions, name)
         yield name, planes
 
@@ -371,17 +261,14 @@ def _enter(image: Any, parameters: Any, value_range: tuple[float, float]) -> jax
             "parameters must be squeezenet.Parameters, as load returns them, "
             f"got {type(parameters).__name__}"
         )
-    smallest = _check_version(parameters.version).smallest
-    value_range = images.check_value_range(value_range)
-    image = images.check_image("image", image, value_range)
-    if image.ndim != 3 or image.shape[-1] != 3 or min(image.shape[:2]) < smallest:
-        raise ValueError(
-            "image must have shape (height, width, 3), RGB, with height and width at least "
-            f"{smallest} for SqueezeNet {parameters.version}, got shape {image.shape}"
-        )
-    low, high = images.range_of(image, value_range)
-    scaled = (image.astype(parameters.mean.dtype) - low) / (high - low)
-    return (scaled - parameters.mean[None, None]) / parameters.deviation[None, None]
+    return convolution.enter(
+        image,
+        mean=parameters.mean,
+        deviation=parameters.deviation,
+        value_range=value_range,
+        smallest=_check_version(parameters.version).smallest,
+        network=f"SqueezeNet {parameters.version}",
+    )
 
 
 def features(
@@ -426,15 +313,9 @@ def features(
       >>> conv1.shape, fire2.shape
       ((15, 15, 64), (7, 7, 128))
     """
-    known = isinstance(layers, tuple | list) and all(name in LAYERS for name in layers)
-    if not known or not layers:
-        raise ValueError(f"layers must be names out of {', '.join(LAYERS)}, got {layers!r}")
-    found: dict[str, jax.Array] = {}
-    for name, planes in _maps(_enter(image, parameters, value_range), parameters):
-        found[name] = planes
-        if found.keys() >= set(layers):
-            break
-    return tuple(found[name] for name in layers)
+    layers = convolution.check_layers(layers, LAYERS)
+    planes = _enter(image, parameters, value_range)
+    return convolution.select(_maps(planes, parameters), layers)
 
 
 def logits(
@@ -463,5 +344,5 @@ def logits(
       (1000,)
     """
     (planes,) = features(image, parameters=parameters, layers=LAYERS[-1:], value_range=value_range)
-    scores = _convolve(planes, parameters.convolutions["conv10"], padding=parameters.border)
+    scores = convolve_relu(planes, parameters.convolutions["conv10"], padding=parameters.border)
     return scores.mean((0, 1))

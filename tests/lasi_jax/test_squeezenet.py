@@ -16,6 +16,7 @@ import skimage.data
 from safetensors.numpy import save_file
 
 from lasi_jax import squeezenet
+from lasi_jax.convolution import pool_3x3_over_the_edge
 
 FIRES = dict(
     zip(
@@ -211,7 +212,7 @@ def test_half_precision_is_read_as_float32(v1_1, tmp_path):
 @pytest.mark.parametrize("shape", [(2, 3, 1), (4, 7, 2), (9, 8, 1)])
 def test_pooling_rounds_up(shape):
     x = np.random.default_rng(3).normal(size=shape)
-    np.testing.assert_array_equal(squeezenet._pool(jnp.asarray(x)), pool(x))
+    np.testing.assert_array_equal(pool_3x3_over_the_edge(jnp.asarray(x)), pool(x))
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
@@ -315,9 +316,11 @@ def test_a_pooling_has_a_second_derivative_and_ties_share_the_first():
     x = np.random.default_rng(6).normal(size=(4, 5, 1))
     greatest = pool(x)
     wins = [(greatest[..., 0] == value).sum() for value in x.ravel()]
-    hessian = jax.jit(jax.hessian(lambda x: jnp.square(squeezenet._pool(x)).sum()))(jnp.asarray(x))
+    hessian = jax.jit(jax.hessian(lambda x: jnp.square(pool_3x3_over_the_edge(x)).sum()))(
+        jnp.asarray(x)
+    )
     np.testing.assert_array_equal(hessian.reshape(20, 20), np.diag(2.0 * np.array(wins)))
-    slope = jax.jit(jax.grad(lambda x: squeezenet._pool(x).sum()))(jnp.ones((6, 6, 1)))
+    slope = jax.jit(jax.grad(lambda x: pool_3x3_over_the_edge(x).sum()))(jnp.ones((6, 6, 1)))
     assert float(slope.sum()) == 9.0
     np.testing.assert_array_equal(slope[..., 0], slope[..., 0].T)
 

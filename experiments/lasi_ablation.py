@@ -1,0 +1,288 @@
+"""Which of LASI's parts matter: neighbours, their sides, decay, ridge, or the size of the image?
+
+    python -m experiments.lasi_ablation
+    python -m experiments.lasi_ablation --toy
+    python -m experiments.lasi_ablation --bapps FOLDER --limit 200
+
+LASI has four numbers, and its paper varies one. Here each is varied by itself around the default
+(N = 10, causal, decay 0.8, ridge 80/127.5), and N together with the side of the image and with a
+neighbourhood that looks to all sides, for which the sums run over all other elements as well. Three
+things are shown to move, or not: agreement, which is Kendall's tau with the known order of severity
+(`severity`; no human agreement) and, with `--bapps`, the 2AFC score; the weighted least squares
+itself, that is its loss at the minimum, and the error with which an element is predicted, which is
+not among its examples; and time.
+
+What is measured is kept in parts: the same command again goes on where the last one was stopped.
+
+On two CPU cores: about twenty minutes by default. Expected: loss and error fall with N, and
+agreement does not follow them.
+"""
+
+import dataclasses
+import functools
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from skimage import transform
+
+import lasi_jax
+from experiments import (
+    ablated_lasi,
+    ablation_report,
+    bapps,
+    benchmark,
+    cell_files,
+    distortions,
+    measurement,
+    runs,
+    severity,
+    two_afc_report,
+)
+from experiments.ablated_lasi import Variant
+from lasi_jax import agreement
+from lasi_jax.embedding import DECAY, RIDGE
+
+_MODULE = "experiments.lasi_ablation"
+BASE = Variant(10, "causal", DECAY, RIDGE)
+_TIMED = 5
+
+TOY: dict[str, Any] = {
+    "sizes": (1, 10),
+    "sides": (32, 48),
+    "decays": (0.5,),
+    "ridges": (1.0,),
+    "squares": 1,
+    "num_resamples": 100,
+}
+"""What `toy` puts in place of options left at their default."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Options of the ablation."""
+
+    sizes: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24)
+    """N, the numbers of elements that predict one."""
+    sides: tuple[int, ...] = (32, 64, 96, 128)
+    """The sides of the images, in pixels: the greatest is what is cut from a photograph, the
+    others are it at a lower resolution. All but the resolution is varied at 64, or the nearest."""
+    decays: tuple[float, ...] = (0.3, 0.5, 0.65, 0.9, 0.95)
+    """Weights of an example per unit of distance, beside the default 0.8."""
+    ridges: tuple[float, ...] = (0.00627, 0.0627, 6.27, 62.7)
+    """Ridges beside the default 0.627."""
+    squares: int = 2
+    """Squares of each photograph, 1 to 4."""
+    bapps: Path | None = None
+    """The folder of BAPPS, as it was published. Default: only the order of severity."""
+    limit: int = 500
+    """The first so many triplets of each subset of BAPPS."""
+    num_resamples: int = 1000
+    """Bootstrap resamples of every interval."""
+    seed: int = 0
+    """Seed of the distortions and resamples."""
+    datasets: Path = Path("results/datasets")
+    """Where BAPPS is kept once it is prepared."""
+    output: Path | None = None
+    """The folder of the run. Default: a folder in results, named after the options."""
+    toy: bool = False
+    """To see all of it quickly, too short for what is expected: of the options that are not
+    given, two numbers of each, and one square of a photograph."""
+
+
+def resolved(config: Config) -> Config:
+    """The configuration with its defaults filled in, checked.
+
+    Raises:
+      ValueError: an option out of range.
+    """
+    config = runs.shortened(config, TOY) if config.toy else config
+    runs.check_least(
+        config, {"sizes": 1, "sides": 16, "squares": 1, "limit": 2, "num_resamples": 1, "seed": 0}
+    )
+    runs.check_choices(config, "sizes", "sides")
+    if max(config.sizes) > 24:
+        raise ValueError(f"sizes must be at most 24, got {max(config.sizes)}")
+    if config.squares > 4:
+        raise ValueError(f"squares must be at most 4, got {config.squares}")
+    for decay in config.decays:
+        if not 0.0 < decay < 1.0:
+            raise ValueError(f"decays must lie between 0 and 1, got {decay}")
+    for ridge in config.ridges:
+        if not 0.0 < ridge < float("inf"):
+            raise ValueError(f"ridges must be positive, got {ridge}")
+    return config
+
+
+def plan(config: Config) -> list[tuple[Variant, int]]:
+    """Every variant with the side of its images, each once, in the order of the report."""
+    side = base_side(config)
+    found = [(BASE._replace(neighborhood_size=n), s) for s in config.sides for n in config.sizes]
+    found += [(Variant(n, "two-sided", DECAY, RIDGE), side) for n in config.sizes]
+    found += [(BASE._replace(decay=decay), side) for decay in (DECAY, *config.decays)]
+    found += [(BASE._replace(ridge=ridge), side) for ridge in config.ridges]
+    return list(dict.fromkeys(found))
+
+
+def base_side(config: Config) -> int:
+    """The side at which all but the resolution is varied."""
+    return min(config.sides, key=lambda side: abs(side - 64))
+
+
+class _Pairs:
+    """References and distortions of a side, one item each."""
+
+    def __init__(self, references: np.ndarray, distorted: np.ndarray) -> None:
+        self.references = references  # (reference, side, side, 3)
+        self.distorted = distorted  # (reference * kind * level, side, side, 3)
+
+    def __len__(self) -> int:
+        return len(self.distorted)
+
+    def images(self, rows: range) -> tuple[np.ndarray, np.ndarray]:
+        each = len(self.distorted) // len(self.references)
+        return self.references[np.array(rows) // each], self.distorted[rows.start : rows.stop]
+
+
+def _lower(images: np.ndarray, side: int) -> np.ndarray:
+    """Images (..., greatest, greatest, 3) uint8 at the resolution of `side`."""
+    if images.shape[-2] == side:
+        return images
+    flat = images.reshape(-1, *images.shape[-3:])
+    small = [
+        transform.resize(image / 255.0, (side, side), order=1, anti_aliasing=True) for image in flat
+    ]
+    return distortions.to_uint8(np.stack(small)).reshape(*images.shape[:-3], side, side, 3)
+
+
+def graded(config: Config) -> dict[int, _Pairs]:
+    """The pairs of every side."""
+    squares = severity.graded(severity.bundled(), size=max(config.sides), seed=config.seed)
+    chosen = [square for k, square in enumerate(squares) if k % 4 < config.squares]
+    references = np.stack([square.reference for square in chosen])
+    distorted = np.concatenate([np.concatenate(square.distorted) for square in chosen])
+    return {
+        side: _Pairs(_lower(references, side), _lower(distorted, side)) for side in config.sides
+    }
+
+
+def distance_of(variant: Variant) -> measurement.Distance:
+    """LASI in the package where it has the variant, and else as `ablated_lasi` has it."""
+    if variant.neighborhood == "causal":
+        return functools.partial(
+            lasi_jax.distance,
+            neighborhood_size=variant.neighborhood_size,
+            decay=variant.decay,
+            ridge=variant.ridge,
+        )
+    return lambda x, y: ablated_lasi.measure(x, y, variant=variant).distance
+
+
+def name_of(variant: Variant, side: int) -> str:
+    """Of the folder of a variant."""
+    return (
+        f"n{variant.neighborhood_size}-{variant.neighborhood}-d{variant.decay:g}"
+        f"-r{variant.ridge:.4g}-s{side}"
+    )
+
+
+def regression(variant: Variant, images: np.ndarray) -> dict[str, float]:
+    """The loss and the prediction error of a variant, means over images (image, side, side, 3)."""
+    measure = jax.jit(functools.partial(ablated_lasi.measure, variant=variant))
+    found = [measure(image, image) for image in images]
+    return {
+        "loss": float(np.mean([each.loss[0] for each in found])),
+        "prediction_error": float(np.mean([each.prediction_error[0] for each in found])),
+    }
+
+
+def slowness(variant: Variant, pair: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
+    """The milliseconds of a pair, and how many times as long as the base it takes.
+
+    A variant that the package lacks is compared with the base in `ablated_lasi`.
+    """
+
+    def of(variant: Variant, like: Variant) -> measurement.Distance:
+        if like.neighborhood == "causal":
+            return distance_of(variant)
+        return lambda x, y: ablated_lasi.measure(x, y, variant=variant).distance
+
+    calls = [functools.partial(jax.jit(of(each, variant)), *pair) for each in (variant, BASE)]
+    seconds = benchmark.alternate(_TIMED, *calls)
+    return {"milliseconds": 1e3 * seconds[0], "times_base": seconds[0] / seconds[1]}
+
+
+def _measured(
+    config: Config, folder: Path, variant: Variant, side: int, pairs: _Pairs, judged: dict
+) -> dict[str, Any]:
+    """All numbers of a variant."""
+    place = folder / "variants" / name_of(variant, side)
+    metric = distance_of(variant)
+    title = f"N {variant.neighborhood_size}, {variant.neighborhood}, side {side}"
+    distances = measurement.distances(place / "severity", metric, pairs, title=title)
+    shape = (len(pairs.references), len(severity.KINDS), severity.LEVELS)
+    row: dict[str, Any] = {**variant._asdict(), "side": side}
+    row |= ablation_report.order(distances.reshape(shape), config.num_resamples, config.seed)
+    row |= cell_files.cell(place / "regression.json", lambda: regression(variant, pairs.references))
+    pair = (pairs.references[0], pairs.distorted[0])
+    row |= cell_files.cell(place / "time.json", lambda: slowness(variant, pair))
+    if judged and side == bapps.SIDE:
+        row["two_afc"] = _two_afc(config, place, metric, title, judged)
+    return row
+
+
+def _two_afc(config: Config, place: Path, metric, title: str, judged: dict) -> dict[str, float]:
+    """The 2AFC score in percent, the mean over subsets, with its interval over triplets."""
+    scores = {}
+    for subset, source in judged.items():
+        first = measurement.First(source, config.limit)
+        path, name = place / "2afc" / subset, f"{title}, {subset}"
+        distances = measurement.distances(path, metric, first, title=name)
+        scores[subset] = (*distances.T, source.judgements[: len(first)])
+    options = {"num_resamples": config.num_resamples, "seed": config.seed}
+    return two_afc_report.mean_of_subsets(scores, agreement.two_afc, options)
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Measure what is not there yet, save the report, and return its numbers."""
+    started = time.perf_counter()
+    asked_for = runs.command(_MODULE, config, files=("bapps",), hidden=("datasets", "output"))
+    config = resolved(config)
+    options = runs.options(config, without=("datasets", "output"))
+    folder = config.output or runs.folder_of(f"lasi_ablation{'-toy' * config.toy}", options)
+    if (content := runs.earlier(folder, options)) is not None:
+        return content
+    judged = bapps.load(config.bapps, config.datasets, kind="2afc") if config.bapps else {}
+    pairs = graded(config)
+    variants = plan(config)
+    first = pairs[config.sides[0]]
+    data = (
+        f"{len(first.references)} squares of scikit-image's photographs, {len(first):,} "
+        f"distortions; {len(variants)} variants"
+    )
+    if judged:
+        data += f"; BAPPS, {config.limit:,} triplets of each of {len(judged)} subsets at side 64"
+    runs.begin(folder, options)
+    print(f"{data}\nin {folder}", flush=True)
+    rows = [
+        _measured(config, folder, variant, side, pairs[side], judged) for variant, side in variants
+    ]
+    content = {
+        **runs.head(asked_for, options, data),
+        "base": {**BASE._asdict(), "side": base_side(config)},
+        "rows": rows,
+    }
+    runs.save_report(
+        folder,
+        content,
+        ablation_report.markdown(content),
+        lambda partial: ablation_report.draw(partial / "lasi_ablation.png", content),
+    )
+    print(f"this call took {time.perf_counter() - started:.0f} s")
+    return content
+
+
+if __name__ == "__main__":
+    runs.main(_MODULE, __doc__, Config, run)

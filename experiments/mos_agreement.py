@@ -1,0 +1,190 @@
+"""How well do image metrics agree with the opinions of people?
+
+    python -m experiments.mos_agreement
+    python -m experiments.mos_agreement --tid2013 FOLDER --kadid10k FOLDER
+    python -m experiments.mos_agreement --photographs FOLDER --weights alexnet.safetensors
+
+With TID2013 or KADID-10k, which are downloaded by hand and named by their folders, every metric
+is held against the mean opinion scores: SRCC, KRCC, and PLCC after a logistic fit, with intervals
+over the reference images. Without them nobody's opinion is at hand: metrics are held against the
+order of severity of twelve kinds of distortion (`severity`) of scikit-image's photographs, or of
+one's own. That is no human agreement; it finds the kinds that a metric does not see, and whether
+its values mean the same from one photograph to the next.
+
+The distances are kept in parts: the same command again goes on where the last one was stopped.
+
+On two CPU cores: about three minutes by default. Expected there: within one photograph, LASI puts
+the levels of nearly every kind in order.
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import (
+    image_metrics,
+    measurement,
+    mos_pictures,
+    mos_report,
+    opinion_scores,
+    photographs,
+    runs,
+    severity,
+)
+from experiments.image_metrics import Network
+
+_MODULE = "experiments.mos_agreement"
+_FILES = ("tid2013", "kadid10k", "photographs", "weights", "heads")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(image_metrics.Options):
+    """Options of the agreement with opinions."""
+
+    tid2013: Path | None = None
+    """The folder of TID2013, as it was published."""
+    kadid10k: Path | None = None
+    """The folder of KADID-10k, as it was published."""
+    photographs: Path | None = None
+    """A folder of photographs to distort. Default: those that come with scikit-image."""
+    size: int = 128
+    """The side of the four squares of each photograph, in pixels."""
+    datasets: Path = Path("results/datasets")
+    """Where judged sets are kept once they are prepared."""
+
+
+def check(config: Config) -> None:
+    """Refuse options that nothing can be measured with.
+
+    Raises:
+      ValueError: an option out of range, or photographs beside a judged set.
+    """
+    runs.check_least(config, {"num_resamples": 1, "size": 16, "seed": 0})
+    if config.photographs is not None and (config.tid2013 or config.kadid10k):
+        raise ValueError(
+            "photographs are distorted only where no judged set is named, "
+            f"got {config.photographs} too"
+        )
+
+
+class _Squares:
+    """All distortions of all squares, one item each."""
+
+    def __init__(self, graded: list[severity.Graded]) -> None:
+        self._graded = graded
+        self._each = len(severity.KINDS) * severity.LEVELS
+
+    def __len__(self) -> int:
+        return len(self._graded) * self._each
+
+    def images(self, rows: range) -> tuple[np.ndarray, np.ndarray]:
+        """References and their distortions."""
+        of = [divmod(row, self._each) for row in rows]
+        references = np.stack([self._graded[reference].reference for reference, _ in of])
+        distorted = [
+            self._graded[reference].distorted[divmod(place, severity.LEVELS)]
+            for reference, place in of
+        ]
+        return references, np.stack(distorted)
+
+
+def _measured(
+    config: Config, folder: Path, name: str, source: measurement.Source, network: Network | None
+) -> dict[str, np.ndarray]:
+    """The distances (item) of every metric on a set."""
+    found = {}
+    for metric in image_metrics.chosen(config, network):
+        function = image_metrics.metric(metric, network)
+        place = folder / "distances" / name / metric
+        title = f"{name}, {image_metrics.title(metric, network)}"
+        found[metric] = measurement.distances(place, function, source, title=title)[:, 0]
+    return found
+
+
+def _severity(
+    config: Config, images: dict[str, np.ndarray], folder: Path, network: Network | None
+) -> dict[str, Any]:
+    graded = severity.graded(images, size=config.size, seed=config.seed)
+    source = _Squares(graded)
+    shape = (len(graded), len(severity.KINDS), severity.LEVELS)
+    measured = _measured(config, folder, "severity", source, network)
+    distances = {name: values.reshape(shape) for name, values in measured.items()}
+    options = {"num_resamples": config.num_resamples, "seed": config.seed}
+    return {"set": "severity", **mos_report.of_severity(distances, **options)}
+
+
+def _judged(config: Config) -> Iterator[tuple[opinion_scores.Name, Path]]:
+    for name in opinion_scores.NAMES:
+        if (folder := getattr(config, name)) is not None:
+            yield name, folder
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Measure what is not there yet, save the report, and return its numbers."""
+    started = time.perf_counter()
+    check(config)
+    network = image_metrics.network(config.weights, config.heads)
+    names = image_metrics.chosen(config, network)
+    asked_for = runs.command(_MODULE, config, files=_FILES, hidden=("datasets", "output"))
+    options = runs.options(config, without=("datasets", "output"))
+    options |= {"metrics": list(names), **image_metrics.digests(config)}
+    folder = config.output or runs.folder_of("mos_agreement", options)
+    if (content := runs.earlier(folder, options)) is not None:
+        return content
+    sets, drawn = [], {}
+    judged = {
+        name: opinion_scores.load(name, place, config.datasets) for name, place in _judged(config)
+    }
+    if judged:
+        data = ", ".join(
+            f"{opinion_scores.TITLES[name]} ({len(scored):,} images)"
+            for name, scored in judged.items()
+        )
+    else:
+        given = config.photographs
+        images = photographs.in_folder(given) if given else severity.bundled()
+        data = f"{len(images)} photographs"
+        data += f", four squares of {config.size} pixels a side of each"
+        data += f", {len(severity.KINDS)} kinds of distortion at {severity.LEVELS} levels"
+    runs.begin(folder, options)
+    print(f"{data}\nin {folder}", flush=True)
+    for name, scored in judged.items():
+        distances = _measured(config, folder, name, scored, network)
+        opinions = mos_report.Opinions(scored.opinion, scored.kind, scored.reference)
+        numbers = mos_report.of_opinions(
+            distances,
+            opinions,
+            opinion_scores.KINDS[name],
+            num_resamples=config.num_resamples,
+            seed=config.seed,
+        )
+        sets.append({"set": name, "title": opinion_scores.TITLES[name], **numbers})
+        drawn[name] = (distances, opinions)
+    if not judged:
+        sets.append(_severity(config, images, folder, network))
+    content = {
+        **runs.head(asked_for, options, data),
+        "human": bool(judged),
+        "titles": {name: image_metrics.title(name, network) for name in names},
+        "sets": sets,
+    }
+
+    def draw(partial: Path) -> None:
+        for found in sets:
+            path = partial / f"{found['set']}.png"
+            if judged:
+                mos_pictures.opinions(path, found, content["titles"], *drawn[found["set"]])
+            else:
+                mos_pictures.severity_order(path, found, content["titles"])
+
+    runs.save_report(folder, content, mos_report.markdown(content), draw)
+    print(f"this call took {time.perf_counter() - started:.0f} s")
+    return content
+
+
+if __name__ == "__main__":
+    runs.main(_MODULE, __doc__, Config, run)

@@ -1,0 +1,215 @@
+"""The numbers of metrics held against opinions, or against a known order of severity."""
+
+import functools
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments import severity
+from experiments.summaries import number, table
+from lasi_jax import agreement
+
+PUBLISHED = {
+    "tid2013": {"psnr": 0.69, "ssim": 0.72, "ms_ssim": 0.80, "FSIMc": 0.85, "LPIPS (VGG16)": 0.67},
+    "kadid10k": {"psnr": 0.68, "ssim": 0.72, "ms_ssim": 0.80, "FSIMc": 0.85, "LPIPS (VGG16)": 0.72},
+}
+"""SRCC of other implementations, of which piq's documentation gives these."""
+CURVES = ("logistic4", "logistic5")
+
+
+class Opinions(NamedTuple):
+    """What people said of images, and of what kind and reference these are, all (image)."""
+
+    opinion: np.ndarray
+    kind: np.ndarray
+    reference: np.ndarray
+
+
+def _interval(value: float, ends: tuple[float, float]) -> dict[str, float]:
+    return {"mean": float(value), "low": float(ends[0]), "high": float(ends[1])}
+
+
+def of_severity(
+    distances: dict[str, np.ndarray], *, num_resamples: int, seed: int
+) -> dict[str, Any]:
+    """Kendall's tau of every metric with the level, by kind and over all kinds.
+
+    Args:
+      distances: (reference, kind, level) of each metric.
+      num_resamples: of the references, the same for all metrics.
+      seed: of the resamples.
+    """
+    count = len(next(iter(distances.values())))
+    draws = np.random.default_rng(seed).multinomial(
+        count, np.full(count, 1 / count), size=num_resamples
+    )
+    once = np.ones(count)
+    pairs = {name: severity.order(values) for name, values in distances.items()}
+    pooled = {name: severity.across(of, draws).mean(1) for name, of in pairs.items()}
+    means = {name: float(severity.across(of, once).mean()) for name, of in pairs.items()}
+    best = max(means, key=means.__getitem__)
+    rows = []
+    for name, of in pairs.items():
+        alone = severity.within(of)
+        resampled = draws @ alone.mean(0) / count
+        rows.append(
+            {
+                "metric": name,
+                "within": _interval(alone.mean(), _percentiles(resampled)),
+                "across": _interval(means[name], _percentiles(pooled[name])),
+                "less_than_best": None
+                if name == best
+                else _interval(
+                    means[best] - means[name], _percentiles(pooled[best] - pooled[name])
+                ),
+                "kinds": {
+                    kind: {"within": float(w), "across": float(a)}
+                    for kind, w, a in zip(
+                        severity.KINDS, alone.mean(1), severity.across(of, once), strict=True
+                    )
+                },
+            }
+        )
+    return {"rows": rows, "best": best}
+
+
+def _percentiles(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.quantile(values, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def of_opinions(
+    distances: dict[str, np.ndarray],
+    opinions: Opinions,
+    kinds: tuple[str, ...],
+    *,
+    num_resamples: int,
+    seed: int,
+) -> dict[str, Any]:
+    """SRCC, KRCC and PLCC of every metric with opinions; SRCC by kind.
+
+    All are of minus the distance, so that 1 is ideal.
+
+    Args:
+      distances: (image) of each metric.
+      opinions: of the images, more is better.
+      kinds: the names of the kinds, in the order of their numbers from 1.
+      num_resamples: of the references, with all their images.
+      seed: of the resamples.
+    """
+    interval = functools.partial(
+        agreement.bootstrap_interval,
+        num_resamples=num_resamples,
+        seed=seed,
+        groups=opinions.reference,
+    )
+    statistics: dict[str, Any] = {"srcc": agreement.srcc, "krcc": agreement.krcc}
+    statistics |= {curve: functools.partial(agreement.plcc, curve=curve) for curve in CURVES}
+    srcc = {name: agreement.srcc(-values, opinions.opinion) for name, values in distances.items()}
+    best = max(srcc, key=srcc.__getitem__)
+    rows = []
+    for name, values in distances.items():
+        items = (-values, opinions.opinion)
+        row: dict[str, Any] = {"metric": name}
+        for statistic, function in statistics.items():
+            row[statistic] = _interval(function(*items), interval(function, *items))
+        if name != best:
+            three = (-distances[best], *items)
+            row["less_than_best"] = _interval(_less(*three), interval(_less, *three))
+        row["kinds"] = {}
+        for kind in np.unique(opinions.kind):
+            of_kind = opinions.kind == kind
+            row["kinds"][kinds[kind - 1]] = _srcc(-values[of_kind], opinions.opinion[of_kind])
+        rows.append({"less_than_best": None, **row})
+    return {"rows": rows, "best": best}
+
+
+def _less(best: np.ndarray, other: np.ndarray, opinion: np.ndarray) -> float:
+    return agreement.srcc(best, opinion) - agreement.srcc(other, opinion)
+
+
+def _srcc(score: np.ndarray, opinion: np.ndarray) -> float | None:
+    """Of the few images of one kind, where either may be constant."""
+    varied = np.ptp(score) > 0 and np.ptp(opinion) > 0
+    return float(agreement.srcc(score, opinion)) if varied else None
+
+
+def markdown(content: dict[str, Any]) -> str:
+    """The report as a page."""
+    lines = [
+        "# Agreement of metrics with opinions" if content["human"] else "# Metrics and severity",
+        f"`{content['command']}`",
+        f"Data: {content['data']}; jax {content['versions']['jax']} on {content['backend']}. "
+        "Everything on this page is written by that command. Intervals are 95 %, by "
+        f"{content['config']['num_resamples']:,} bootstrap resamples of the references, "
+        "each with all its images.",
+    ]
+    for found in content["sets"]:
+        lines += (_opinions if content["human"] else _severity)(found, content["titles"])
+    return "\n\n".join(lines) + "\n"
+
+
+def _less_text(row: dict, best: str) -> str:
+    return "" if row["metric"] == best else number(row["less_than_best"])
+
+
+def _two_digits(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _severity(found: dict[str, Any], titles: dict[str, str]) -> list[str]:
+    kinds = list(severity.KINDS)
+    rows = [
+        [
+            titles[r["metric"]],
+            number(r["within"]),
+            number(r["across"]),
+            _less_text(r, found["best"]),
+        ]
+        for r in found["rows"]
+    ]
+    lines = [
+        "**This is no human agreement.** Nobody was asked: more of a distortion is worse, so that "
+        "the order of its levels is known, and that is all a metric is held against here. Name the "
+        "folder of a judged set with `--tid2013` or `--kadid10k` for agreement with people.",
+        "Kendall's tau-b of a metric's distances with the level, the mean over kinds. Within: on "
+        "each square of a photograph by itself. Across: the images of all squares together, so "
+        "that a level has to give similar distances whatever is shown.",
+        table(["metric", "within", "across", "across, less than the best"], rows),
+    ]
+    for which in ("across", "within"):
+        rows = [
+            [titles[r["metric"]], *(f"{r['kinds'][kind][which]:.2f}" for kind in kinds)]
+            for r in found["rows"]
+        ]
+        lines += [f"Kendall's tau {which}, by kind:", table(["metric", *kinds], rows)]
+    return lines
+
+
+def _opinions(found: dict[str, Any], titles: dict[str, str]) -> list[str]:
+    published = PUBLISHED[found["set"]]
+    rows = []
+    for r in found["rows"]:
+        scores = [number(r[name]) for name in ("srcc", "krcc", *CURVES)]
+        known = published.get(r["metric"], "")
+        rows.append([titles[r["metric"]], *scores, str(known), _less_text(r, found["best"])])
+    names = {titles[r["metric"]] for r in found["rows"]} | {r["metric"] for r in found["rows"]}
+    rows += [
+        [f"{name}, published", "", "", "", "", str(value), ""]
+        for name, value in published.items()
+        if name not in names
+    ]
+    header = ["metric", "SRCC", "KRCC", "PLCC, logistic 4", "PLCC, logistic 5"]
+    header += ["SRCC published", "SRCC, less than the best"]
+    kinds = list(dict.fromkeys(kind for r in found["rows"] for kind in r["kinds"]))
+    by_kind = [
+        [kind, *(_two_digits(r["kinds"].get(kind)) for r in found["rows"])] for kind in kinds
+    ]
+    return [
+        f"## {found['title']}",
+        "Of minus the distance with the opinion: 1 is ideal. PLCC is taken after the least-squares "
+        "fit of the curve that its column names; SRCC and KRCC (tau-b) need none.",
+        table(header, rows),
+        "SRCC by kind of distortion:",
+        table(["kind", *(titles[r["metric"]] for r in found["rows"])], by_kind),
+    ]

@@ -1,0 +1,246 @@
+"""The numbers and the picture of metrics held against people's choices between two images."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from experiments.summaries import number, table
+from lasi_jax import agreement
+
+SUBSETS = ("traditional", "cnn", "superres", "deblur", "color", "frameinterp")
+ALL = "all"
+PUBLISHED = {
+    "human": (80.8, 84.4, 73.4, 67.1, 68.8, 68.6, 73.9),
+    "L2": (59.9, 77.8, 64.7, 58.2, 63.5, 55.0, 63.2),
+    "SSIM": (60.3, 79.1, 65.1, 58.6, 58.1, 57.7, 63.1),
+    "FSIMc": (61.4, 78.6, 68.1, 59.5, 57.3, 57.7, 63.8),
+    "LPIPS (AlexNet)": (73.9, 83.4, 71.5, 61.2, 65.3, 63.2, 69.8),
+    "LPIPS (VGG16)": (76.0, 82.8, 70.5, 60.5, 62.5, 63.0, 69.2),
+    "LPIPS (SqueezeNet 1.1)": (76.1, 83.5, 71.1, 60.8, 65.3, 63.2, 70.0),
+}
+"""2AFC scores in percent by subset and over all: Zhang et al., CVPR 2018, table 5."""
+
+
+class Judged(NamedTuple):
+    """Distances (item, candidate) of a metric, and what people said (item).
+
+    Of triplets the share that prefers the second candidate, of pairs the share that sees no
+    difference.
+    """
+
+    distances: np.ndarray
+    judgement: np.ndarray
+
+
+def _percent(value: float, ends: tuple[float, float]) -> dict[str, float]:
+    names = ("mean", "low", "high")
+    return {name: 100.0 * float(x) for name, x in zip(names, (value, *ends), strict=True)}
+
+
+def _scores(judged: Judged) -> tuple[np.ndarray, ...]:
+    return (*judged.distances.T, judged.judgement)
+
+
+def mean_of_subsets(
+    by_subset: dict[str, tuple[np.ndarray, ...]], statistic: Callable, options: dict[str, Any]
+) -> dict[str, float]:
+    """The unweighted mean over subsets of a statistic, in percent, with its interval.
+
+    Resamples are of all items, so that a subset may have a few more or less in one.
+
+    Args:
+      by_subset: what the statistic is of, arrays (item) for each subset.
+      statistic: of these.
+      options: of `agreement.bootstrap_interval`.
+    """
+    subset = np.repeat(np.arange(len(by_subset)), [len(x[0]) for x in by_subset.values()])
+    joined = [np.concatenate(x) for x in zip(*by_subset.values(), strict=True)]
+
+    def mean(subset: np.ndarray, *items: np.ndarray) -> float:
+        chosen = [subset == place for place in range(len(by_subset))]
+        return float(np.mean([statistic(*(x[c] for x in items)) for c in chosen]))
+
+    ends = agreement.bootstrap_interval(mean, subset, *joined, **options)
+    return _percent(mean(subset, *joined), ends)
+
+
+def _over_all(
+    by_subset: dict[str, tuple[np.ndarray, ...]], statistic: Callable, options: dict[str, Any]
+) -> dict[str, Any]:
+    """A statistic on each subset, and its mean over all of them where none is missing."""
+    found = {
+        name: _percent(
+            statistic(*items), agreement.bootstrap_interval(statistic, *items, **options)
+        )
+        for name, items in by_subset.items()
+    }
+    if set(by_subset) >= set(SUBSETS):
+        every = {name: by_subset[name] for name in SUBSETS}
+        found[ALL] = mean_of_subsets(every, statistic, options)
+    return found
+
+
+def numbers(
+    choices: dict[str, dict[str, Judged]],
+    differences: dict[str, dict[str, Judged]],
+    *,
+    num_resamples: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Scores in percent with intervals, by metric and subset.
+
+    Args:
+      choices: of triplets, by metric and subset.
+      differences: of pairs, by metric and subset.
+      num_resamples: of the triplets or pairs.
+      seed: of the resamples.
+    """
+    options = {"num_resamples": num_resamples, "seed": seed}
+    rows = [
+        {
+            "metric": name,
+            "subsets": _over_all(
+                {subset: _scores(judged) for subset, judged in subsets.items()},
+                agreement.two_afc,
+                options,
+            ),
+        }
+        for name, subsets in choices.items()
+    ]
+    judgements = {
+        subset: (judged.judgement,)
+        for subsets in choices.values()
+        for subset, judged in subsets.items()
+    }
+    return {
+        "two_afc": rows,
+        "human": _over_all(judgements, agreement.human_ceiling, options),
+        "jnd": [
+            {
+                "metric": name,
+                "subsets": _over_all(
+                    {subset: _scores(judged) for subset, judged in subsets.items()},
+                    agreement.jnd_average_precision,
+                    options,
+                ),
+            }
+            for name, subsets in differences.items()
+        ],
+    }
+
+
+def described(choices: dict[str, dict[str, Judged]]) -> str:
+    """How many triplets of what subsets."""
+    counts = {
+        subset: len(judged.judgement)
+        for subsets in choices.values()
+        for subset, judged in subsets.items()
+    }
+    listed = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    return f"BAPPS, validation triplets: {listed}"
+
+
+def _columns(rows: list[dict[str, Any]]) -> list[str]:
+    found = {subset for row in rows for subset in row["subsets"]}
+    ordered = [name for name in (*SUBSETS, ALL) if name in found]
+    return ordered + sorted(found - set(ordered))
+
+
+def _cells(of_subset: dict[str, Any], columns: list[str]) -> list[str]:
+    return [number(of_subset[name], 1) if name in of_subset else "" for name in columns]
+
+
+def markdown(content: dict[str, Any]) -> str:
+    """The report as a page."""
+    titles = content["titles"]
+    columns = _columns(content["two_afc"])
+    rows = [["human ceiling", *_cells(content["human"], columns)]]
+    rows += [
+        [titles[row["metric"]], *_cells(row["subsets"], columns)] for row in content["two_afc"]
+    ]
+    for name, scores in PUBLISHED.items():
+        of = dict(zip((*SUBSETS, ALL), scores, strict=True))
+        rows.append([f"{name}, published", *(str(of.get(column, "")) for column in columns)])
+    lines = [
+        "# Two alternatives, one choice",
+        f"`{content['command']}`",
+        f"Data: {content['data']}; jax {content['versions']['jax']} on {content['backend']}. "
+        "Everything on this page but the published rows is written by that command. Intervals are "
+        f"95 %, by {content['config']['num_resamples']:,} bootstrap resamples of the triplets.",
+        "2AFC scores in percent: how often a metric is with the people who chose, a share of them "
+        "where they were divided. The ceiling is of someone who is with as many others as a person "
+        "is. All is the unweighted mean of the subsets. Published: Zhang et al., CVPR 2018, "
+        "table 5.",
+        table(["metric", *columns], rows),
+    ]
+    if content["jnd"]:
+        columns = _columns(content["jnd"])
+        rows = [[titles[row["metric"]], *_cells(row["subsets"], columns)] for row in content["jnd"]]
+        lines += [
+            "Just noticeable differences: the average precision in percent with which pairs that "
+            "look the same come before others, by distance.",
+            table(["metric", *columns], rows),
+        ]
+    return "\n\n".join(lines) + "\n"
+
+
+def draw(path: Path, content: dict[str, Any]) -> None:
+    """A bar for every metric on every subset with its interval, beside what was published."""
+    columns = _columns(content["two_afc"])
+    rows = content["two_afc"]
+    figure, axis = plt.subplots(figsize=(2.0 + 1.9 * len(columns), 5.0), layout="constrained")
+    width = 0.8 / max(1, len(rows))
+    center = np.arange(len(columns), dtype=float)
+    for place, row in enumerate(rows):
+        shown = [k for k, name in enumerate(columns) if name in row["subsets"]]
+        values = [row["subsets"][columns[k]] for k in shown]
+        means = np.array([value["mean"] for value in values])
+        ends = np.array([[value["low"], value["high"]] for value in values])
+        axis.bar(
+            center[shown] + (place - (len(rows) - 1) / 2) * width,
+            means,
+            width,
+            yerr=np.abs(ends - means[:, None]).T,
+            label=content["titles"][row["metric"]],
+            color=f"C{place}",
+            error_kw={"lw": 1},
+        )
+    _levels(axis, [content["human"].get(name) for name in columns])
+    marks = zip("sDo^vP", [name for name in PUBLISHED if name != "human"], strict=True)
+    for marker, name in marks:
+        of = dict(zip((*SUBSETS, ALL), PUBLISHED[name], strict=True))
+        shown = [k for k, column in enumerate(columns) if column in of]
+        axis.plot(
+            center[shown] + 0.46,
+            [of[columns[k]] for k in shown],
+            marker,
+            color="black",
+            markersize=4,
+            markerfacecolor="none",
+            label=f"{name}, published",
+        )
+    axis.set_xticks(center, columns)
+    axis.set(ylabel="2AFC score in percent", ylim=(50, 90))
+    axis.legend(fontsize="small", ncols=3, loc="upper right")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _levels(axis, ceilings: list[dict | None]) -> None:
+    """A line over each subset at its human ceiling."""
+    for place, ceiling in enumerate(ceilings):
+        if ceiling is not None:
+            axis.hlines(
+                ceiling["mean"],
+                place - 0.45,
+                place + 0.45,
+                color="black",
+                lw=1.2,
+                label="human ceiling" if place == 0 else None,
+            )

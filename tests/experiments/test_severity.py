@@ -1,0 +1,57 @@
+"""Severity: levels get worse, and tau is SciPy's, pair by pair and resampled."""
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from experiments import severity
+
+RANDOM = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def graded():
+    image = severity.bundled()["coffee"][100:164, 200:264]
+    return severity.graded({"coffee": image}, size=32, seed=0)
+
+
+def test_every_level_is_further_away_than_the_one_before(graded):
+    assert [of.photograph for of in graded] == [f"coffee {k}" for k in (1, 2, 3, 4)]
+    distorted = np.stack([of.distorted for of in graded]).astype(float)
+    references = np.stack([of.reference for of in graded]).astype(float)
+    assert distorted.shape == (4, len(severity.KINDS), severity.LEVELS, 32, 32, 3)
+    error = np.square(distorted - references[:, None, None]).mean((0, 3, 4, 5))
+    assert (error[:, 0] > 0).all()
+    assert (np.diff(error[:, [0, 2, 4]]) > 0).all()  # of all squares together
+
+
+def test_a_seed_gives_the_same_images(graded):
+    image = severity.bundled()["coffee"][100:164, 200:264]
+    again, other = (severity.graded({"coffee": image}, size=32, seed=seed) for seed in (0, 1))
+    np.testing.assert_array_equal(graded[1].distorted, again[1].distorted)
+    assert (graded[1].distorted[0] != other[1].distorted[0]).any()
+
+
+def test_tau_is_scipys():
+    distances = RANDOM.integers(0, 6, (3, 2, severity.LEVELS)).astype(float)  # with ties
+    pairs = severity.order(distances)
+    levels = np.arange(severity.LEVELS)
+    for kind in range(2):
+        for reference in range(3):
+            expected = scipy.stats.kendalltau(distances[reference, kind], levels).statistic
+            np.testing.assert_allclose(severity.within(pairs)[kind, reference], expected)
+        weights = np.array([2, 0, 1])
+        drawn = distances[[0, 0, 2], kind]
+        expected = scipy.stats.kendalltau(drawn.ravel(), np.tile(levels, 3)).statistic
+        np.testing.assert_allclose(severity.across(pairs, weights)[kind], expected)
+
+
+def test_a_constant_distance_orders_nothing():
+    pairs = severity.order(np.ones((2, 1, severity.LEVELS)))
+    assert (severity.within(pairs) == 0).all()
+    assert severity.across(pairs, np.ones(2)) == 0
+
+
+def test_small_photographs_are_refused():
+    with pytest.raises(ValueError, match="at least size = 64 pixels a side, got one of 80 x 60"):
+        severity.crops(np.zeros((60, 80, 3), np.uint8), 64)
