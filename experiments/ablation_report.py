@@ -69,8 +69,8 @@ def _line(axis: Axes, rows: list[dict], x: str, y: str, label: str, color: str) 
     along = [row[x] for row in rows]
     if isinstance(rows[0][y], dict):
         axis.plot(along, [row[y]["mean"] for row in rows], "o-", label=label, color=color, ms=4)
-        ends = [[row[y][end] for row in rows] for end in ("low", "high")]
-        axis.fill_between(along, *ends, color=color, alpha=0.12, lw=0)
+        low, high = ([row[y][end] for row in rows] for end in ("low", "high"))
+        axis.fill_between(along, low, high, color=color, alpha=0.12, lw=0)
     else:
         axis.plot(along, [row[y] for row in rows], "o-", label=label, color=color, ms=4)
 

@@ -6,8 +6,9 @@
 
 The maximum differentiation competition of Wang and Simoncelli (2008). From a noisy photograph, one
 metric's distance from the original stays fixed, and the other's goes as low and as high as it can:
-two images, which the first metric calls equally far. With the roles changed, two more. Whoever looks
-at them sees what the fixed metric does not: a pair that differs much to the eye speaks against it.
+two images, which the first metric calls equally far. With the roles changed, two more. Whoever
+looks at them sees what the fixed metric does not: a pair that differs much to the eye speaks
+against it.
 
 Saves the four images (as seen, and as they are in `images.safetensors`), how well the levels were
 kept, and both metrics' values along the way. Each image is kept when it is done: the same command
@@ -21,11 +22,12 @@ import dataclasses
 import functools
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
 import safetensors.numpy
+from PIL import Image
 from tqdm import tqdm
 
 from experiments import (
@@ -100,3 +102,97 @@ def begun(config: Config) -> tuple[np.ndarray, np.ndarray]:
     square = image[top : top + config.size, left : left + config.size].astype(np.float32) / 255
     noise = np.random.default_rng(config.seed).standard_normal(square.shape)
     return square, np.clip(square + config.noise * noise, 0.0, 1.0).astype(np.float32)
+
+
+def _extreme(
+    config: Config,
+    images: tuple[np.ndarray, np.ndarray],
+    metrics: dict[str, image_metrics.Distance],
+    side: Side,
+    path: Path,
+) -> dict[str, Any]:
+    """Walk to one of the four images, save it, and return its numbers."""
+    role, direction = side.split("_")
+    moved, held = metrics[role], metrics["second" if role == "first" else "first"]
+    reference, start = images
+    begin = jax.jit(functools.partial(competition.begin, held=held, moved=moved))
+    step = jax.jit(functools.partial(competition.step, held=held, moved=moved, direction=direction))
+    state = begin(reference, start)
+    if not 0.0 < float(state.level) < float("inf"):
+        raise ValueError(
+            f"noise must move both metrics away from 0, got {config.noise} with a level of "
+            f"{float(state.level):g}"
+        )
+    levels, values = [state.held], [state.moved]
+    progress = tqdm(range(config.num_steps), desc=side, unit="step", disable=None)
+    for _ in progress:
+        state = step(reference, state)
+        levels.append(state.held)
+        values.append(state.moved)
+        progress.set_postfix(moved=f"{float(state.moved):.4g}")
+    rounded = np.round(np.asarray(state.image) * 255.0).astype(np.float32) / 255.0
+    after = begin(reference, rounded)
+    results.save_tensors(path, {"image": np.ascontiguousarray(state.image)})
+    return competition_report.numbers(
+        np.array(levels, np.float64),
+        np.array(values, np.float64),
+        (float(after.held), float(after.moved)),
+    )
+
+
+def _seen(image: np.ndarray) -> np.ndarray:
+    return np.round(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Walk to the images that are not there yet, save the report, and return its numbers."""
+    started = time.perf_counter()
+    asked_for = runs.command(_MODULE, config, files=_FILES, hidden=("output",))
+    config = resolved(config)
+    assert config.second is not None
+    network = image_metrics.network(config.weights, config.heads)
+    names = {"first": config.first, "second": config.second}
+    for name in names.values():
+        image_metrics.check(name, network)
+    options = runs.options(config, without=("output",)) | image_metrics.digests(config)
+    folder = config.output or runs.folder_of("competition", options)
+    if (content := runs.earlier(folder, options)) is not None:
+        return content
+    reference, start = begun(config)
+    data = (
+        f"{config.reference or config.photograph}, {config.size} pixels a side, with noise of "
+        f"standard deviation {config.noise:g}"
+    )
+    runs.begin(folder, options)
+    print(f"{data}\nin {folder}", flush=True)
+    metrics = {role: image_metrics.metric(name, network) for role, name in names.items()}
+    sides = {}
+    for side in SIDES:
+        extreme = functools.partial(
+            _extreme, config, (reference, start), metrics, side, folder / f"{side}.safetensors"
+        )
+        sides[side] = cell_files.cell(folder / "cells" / f"{side}.json", extreme)
+    floats = {
+        side: safetensors.numpy.load_file(folder / f"{side}.safetensors")["image"] for side in SIDES
+    }
+    content = {
+        **runs.head(asked_for, options, data),
+        "titles": {role: image_metrics.title(name, network) for role, name in names.items()},
+        "sides": sides,
+    }
+
+    def draw(partial: Path) -> None:
+        every = {"reference": reference, "start": start, **floats}
+        seen = {name: _seen(image) for name, image in every.items()}
+        for name, image in seen.items():
+            Image.fromarray(image).save(partial / f"{name}.png")
+        results.save_tensors(partial / "images.safetensors", every)
+        competition_report.draw(partial / "competition.png", content, seen)
+
+    runs.save_report(folder, content, competition_report.markdown(content), draw)
+    print(f"this call took {time.perf_counter() - started:.0f} s")
+    return content
+
+
+if __name__ == "__main__":
+    runs.main(_MODULE, __doc__, Config, run)

@@ -39,7 +39,7 @@ def numbers(held: np.ndarray, moved: np.ndarray, rounded: tuple[float, float]) -
     }
 
 
-def _roles(content: dict[str, Any], side: Side) -> tuple[str, str, str]:
+def _roles(content: dict[str, Any], side: str) -> tuple[str, str, str]:
     """The titles of the metric that moves and of the one that is held, and the direction."""
     role, direction = side.split("_")
     other = "second" if role == "first" else "first"

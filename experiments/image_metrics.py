@@ -84,7 +84,7 @@ def chosen(options: Options, network: Network | None) -> tuple[str, ...]:
     return names
 
 
-def digests(options: Options) -> dict[str, str | None]:
+def digests(options: Any) -> dict[str, str | None]:
     """What the files of the network hold, so that a run with others is told apart."""
     return {
         name: path and hashlib.sha256(path.read_bytes()).hexdigest()[:16]

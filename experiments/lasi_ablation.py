@@ -154,7 +154,7 @@ def _lower(images: np.ndarray, side: int) -> np.ndarray:
     small = [
         transform.resize(image / 255.0, (side, side), order=1, anti_aliasing=True) for image in flat
     ]
-    return distortions.to_uint8(np.stack(small)).reshape(*images.shape[:-3], side, side, 3)
+    return distortions.to_uint8(np.array(small)).reshape(*images.shape[:-3], side, side, 3)
 
 
 def graded(config: Config) -> dict[int, _Pairs]:
@@ -190,11 +190,10 @@ def name_of(variant: Variant, side: int) -> str:
 
 def regression(variant: Variant, images: np.ndarray) -> dict[str, float]:
     """The loss and the prediction error of a variant, means over images (image, side, side, 3)."""
-    measure = jax.jit(functools.partial(ablated_lasi.measure, variant=variant))
-    found = [measure(image, image) for image in images]
+    found = [ablated_lasi.measure(image, image, variant=variant) for image in images]
     return {
-        "loss": float(np.mean([each.loss[0] for each in found])),
-        "prediction_error": float(np.mean([each.prediction_error[0] for each in found])),
+        "loss": float(np.mean([each.loss for each in found])),
+        "prediction_error": float(np.mean([each.prediction_error for each in found])),
     }
 
 

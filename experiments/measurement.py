@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from experiments import cell_files
 from experiments.image_metrics import Distance
+from lasi_jax.batching import one_at_a_time
 
 _PART = 256
 _PIXELS = 2**21  # of the images in memory at once, references and candidates
@@ -56,7 +57,7 @@ def distances(folder: Path, metric: Distance, source: Source, *, title: str) -> 
     Raises:
       ValueError: the metric gives NaN or infinity, or a part is damaged.
     """
-    of_batch = jax.jit(jax.vmap(metric))
+    of_batch = jax.jit(jax.vmap(one_at_a_time(metric)))
     found = []
     with tqdm(total=len(source), desc=title, unit="item", disable=None) as progress:
         for start in range(0, len(source), _PART):

@@ -19,7 +19,6 @@ the levels of nearly every kind in order.
 
 import dataclasses
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,22 +104,35 @@ def _measured(
     return found
 
 
-def _severity(
-    config: Config, images: dict[str, np.ndarray], folder: Path, network: Network | None
-) -> dict[str, Any]:
-    graded = severity.graded(images, size=config.size, seed=config.seed)
-    source = _Squares(graded)
-    shape = (len(graded), len(severity.KINDS), severity.LEVELS)
-    measured = _measured(config, folder, "severity", source, network)
-    distances = {name: values.reshape(shape) for name, values in measured.items()}
-    options = {"num_resamples": config.num_resamples, "seed": config.seed}
-    return {"set": "severity", **mos_report.of_severity(distances, **options)}
+def _squares(config: Config) -> list[severity.Graded]:
+    """What is distorted, where no opinions are named."""
+    given = config.photographs
+    images = photographs.in_folder(given) if given else severity.bundled()
+    return severity.graded(images, size=config.size, seed=config.seed)
 
 
-def _judged(config: Config) -> Iterator[tuple[opinion_scores.Name, Path]]:
-    for name in opinion_scores.NAMES:
-        if (folder := getattr(config, name)) is not None:
-            yield name, folder
+def _judged(config: Config) -> dict[opinion_scores.Name, opinion_scores.Scored]:
+    """The judged sets that are named."""
+    places: dict[opinion_scores.Name, Path | None] = {
+        "tid2013": config.tid2013,
+        "kadid10k": config.kadid10k,
+    }
+    return {
+        name: opinion_scores.load(name, place, config.datasets)
+        for name, place in places.items()
+        if place is not None
+    }
+
+
+def _described(judged: dict[opinion_scores.Name, opinion_scores.Scored], squares: list) -> str:
+    if judged:
+        counts = {opinion_scores.TITLES[name]: len(scored) for name, scored in judged.items()}
+        return ", ".join(f"{title} ({count:,} images)" for title, count in counts.items())
+    side = len(squares[0].reference)
+    return (
+        f"{len(squares)} squares of {side} pixels a side of photographs, {len(severity.KINDS)} "
+        f"kinds of distortion at {severity.LEVELS} levels"
+    )
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -135,37 +147,25 @@ def run(config: Config) -> dict[str, Any]:
     folder = config.output or runs.folder_of("mos_agreement", options)
     if (content := runs.earlier(folder, options)) is not None:
         return content
-    sets, drawn = [], {}
-    judged = {
-        name: opinion_scores.load(name, place, config.datasets) for name, place in _judged(config)
-    }
-    if judged:
-        data = ", ".join(
-            f"{opinion_scores.TITLES[name]} ({len(scored):,} images)"
-            for name, scored in judged.items()
-        )
-    else:
-        given = config.photographs
-        images = photographs.in_folder(given) if given else severity.bundled()
-        data = f"{len(images)} photographs"
-        data += f", four squares of {config.size} pixels a side of each"
-        data += f", {len(severity.KINDS)} kinds of distortion at {severity.LEVELS} levels"
+    judged = _judged(config)
+    squares = [] if judged else _squares(config)
+    data = _described(judged, squares)
     runs.begin(folder, options)
     print(f"{data}\nin {folder}", flush=True)
+    resampling = {"num_resamples": config.num_resamples, "seed": config.seed}
+    sets, drawn = [], {}
     for name, scored in judged.items():
         distances = _measured(config, folder, name, scored, network)
         opinions = mos_report.Opinions(scored.opinion, scored.kind, scored.reference)
-        numbers = mos_report.of_opinions(
-            distances,
-            opinions,
-            opinion_scores.KINDS[name],
-            num_resamples=config.num_resamples,
-            seed=config.seed,
-        )
+        kinds = opinion_scores.KINDS[name]
+        numbers = mos_report.of_opinions(distances, opinions, kinds, **resampling)
         sets.append({"set": name, "title": opinion_scores.TITLES[name], **numbers})
         drawn[name] = (distances, opinions)
-    if not judged:
-        sets.append(_severity(config, images, folder, network))
+    if squares:
+        distances = _measured(config, folder, "severity", _Squares(squares), network)
+        shape = (len(squares), len(severity.KINDS), severity.LEVELS)
+        shaped = {name: values.reshape(shape) for name, values in distances.items()}
+        sets.append({"set": "severity", **mos_report.of_severity(shaped, **resampling)})
     content = {
         **runs.head(asked_for, options, data),
         "human": bool(judged),

@@ -97,10 +97,11 @@ def command(module: str, config: Any, *, files: Collection[str], hidden: Collect
         if value == field.default or field.name in hidden:
             continue
         words.append(f"--{field.name.replace('_', '-')}")
+        values = value if isinstance(value, tuple) else (value,)
         if field.name in files:
-            words.append("FILE" if Path(value).suffix else "FOLDER")
+            words += ["FILE" if Path(each).suffix else "FOLDER" for each in values]
         elif not isinstance(value, bool):
-            words += map(str, value if isinstance(value, tuple) else [value])
+            words += map(str, values)
     return shlex.join(words)
 
 

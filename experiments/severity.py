@@ -51,7 +51,7 @@ def warp(image: np.ndarray, level: float, generator: np.random.Generator) -> np.
     """Pixels moved by a smooth random flow of standard deviation `level` pixels."""
     height, width = image.shape[:2]
     coarse = generator.standard_normal((2, _FLOWS, _FLOWS))
-    flow = np.stack([transform.resize(way, (height, width), order=3) for way in coarse])
+    flow = np.array([transform.resize(way, (height, width), order=3) for way in coarse])
     flow *= level / flow.std()
     places = np.indices((height, width)) + flow
     moved = [

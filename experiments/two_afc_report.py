@@ -13,9 +13,9 @@ import numpy as np
 from experiments.summaries import number, table
 from lasi_jax import agreement
 
-SUBSETS = ("traditional", "cnn", "superres", "deblur", "color", "frameinterp")
-ALL = "all"
-PUBLISHED = {
+SUBSETS: tuple[str, ...] = ("traditional", "cnn", "superres", "deblur", "color", "frameinterp")
+ALL: str = "all"
+PUBLISHED: dict[str, tuple[float, ...]] = {
     "human": (80.8, 84.4, 73.4, 67.1, 68.8, 68.6, 73.9),
     "L2": (59.9, 77.8, 64.7, 58.2, 63.5, 55.0, 63.2),
     "SSIM": (60.3, 79.1, 65.1, 58.6, 58.1, 57.7, 63.1),

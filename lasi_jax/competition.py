@@ -169,7 +169,7 @@ def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _unit(v: jax.Array) -> jax.Array:
-    """V with a root mean square of 1; 0 stays 0. Scaled first, so that no square overflows."""
+    """The direction of v, of root mean square 1, or 0. Scaled first: no square overflows."""
     largest = jnp.max(jnp.abs(v))
     v = v / jnp.where(largest > 0.0, largest, 1.0)
     size = jnp.sqrt(jnp.mean(jnp.square(v)))

@@ -10,8 +10,9 @@ of s and d alone:
     2 mu_x mu_y      = (mu_s^2 - mu_d^2) / 2        mu_x^2 + mu_y^2   = (mu_s^2 + mu_d^2) / 2
     2 cov_xy         = (var_s - var_d) / 2          var_x + var_y     = (var_s + var_d) / 2
 
-so that luminance and contrast-structure are 1 less what d adds: four filters
-instead of five, and exactly 1 where d is 0, in any precision.
+so that luminance and contrast-structure are 1 less a loss that has d as a
+factor: four filters instead of five, and exactly 1 where d is 0. Means are taken
+of the losses, which float32 resolves better than numbers next to 1.
 """
 
 import math
@@ -60,8 +61,8 @@ def _filter_rows(planes: jax.Array) -> jax.Array:
     blocks = blocks.reshape(count + 1, _BLOCK, width, channels)
     windows = jnp.concatenate([blocks[:-1], blocks[1:, :reach]], 1)
     band = jnp.asarray(_BAND, planes.dtype)
-    means = jnp.einsum("brwc,rt->btwc", windows, band, precision=lax.Precision.HIGHEST)
-    return means.reshape(-1, width, channels)[: height - reach].swapaxes(0, 1)
+    means = jnp.einsum("brwc,rt->wbtc", windows, band, precision=lax.Precision.HIGHEST)
+    return means.reshape(width, -1, channels)[:, : height - reach]
 
 
 def _filter(planes: jax.Array) -> jax.Array:
@@ -69,34 +70,37 @@ def _filter(planes: jax.Array) -> jax.Array:
     return _filter_rows(_filter_rows(planes))
 
 
-def _compare(total: jax.Array, difference: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Luminance and contrast-structure (H - 10, W - 10, C) from x + y and x - y in [-1, 1].
+def _losses(total: jax.Array, difference: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """1 - luminance and 1 - contrast-structure (H - 10, W - 10, C) from x + y and x - y.
 
-    Variances do not mind that grey is 0 there, and lose the less to
-    cancellation; luminance wants black to be 0.
+    With x and y in [-1, 1]. That grey is 0 there leaves variances less cancellation
+    and does not change them; luminance wants black to be 0.
     """
     mean_s, mean_d = _filter(total), _filter(difference)
     variance_s = _filter(jnp.square(total)) - jnp.square(mean_s)
     variance_d = _filter(jnp.square(difference)) - jnp.square(mean_d)
-    means = (jnp.square(mean_s + 2.0) + jnp.square(mean_d)) / 2.0
-    luminance = 1.0 - jnp.square(mean_d) / (means + _LUMINANCE_FLOOR)
+    squares = (jnp.square(mean_s + 2.0) + jnp.square(mean_d)) / 2.0
     variances = (variance_s + variance_d) / 2.0
-    return luminance, 1.0 - variance_d / (variances + _CONTRAST_FLOOR)
+    luminance = jnp.square(mean_d) / (squares + _LUMINANCE_FLOOR)
+    return luminance, variance_d / (variances + _CONTRAST_FLOOR)
 
 
-def _mean(planes: jax.Array) -> jax.Array:
-    """The mean (channel); axis by axis, so that float32 counts no millions of ones."""
-    return planes.mean(0).mean(0)
+def _both(losses: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """1 - luminance * contrast-structure."""
+    luminance, contrast_structure = losses
+    return luminance + contrast_structure - luminance * contrast_structure
 
 
 def _halve(planes: jax.Array) -> jax.Array:
-    """Means of 2 x 2; an odd last row or column counts twice."""
-    height, width, channels = planes.shape
-    if height % 2 or width % 2:
-        planes = jnp.pad(planes, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    rows = planes.reshape(-1, 2, planes.shape[1], channels)
-    columns = ((rows[:, 0] + rows[:, 1]) / 2.0).reshape(rows.shape[0], -1, 2, channels)
-    return (columns[:, :, 0] + columns[:, :, 1]) / 2.0
+    """Means of 2 x 2; an odd last row or column is repeated first."""
+    for axis in (0, 1):
+        length = planes.shape[axis]
+        if length % 2:
+            last = lax.slice_in_dim(planes, length - 1, length, axis=axis)
+            planes = jnp.concatenate([planes, last], axis)
+        first, second = (lax.slice_in_dim(planes, i, None, 2, axis) for i in (0, 1))
+        planes = (first + second) / 2.0
+    return planes
 
 
 def _power(base: jax.Array, exponent: float) -> jax.Array:
@@ -180,8 +184,7 @@ def ssim_map(x: Any, y: Any, *, value_range: tuple[float, float] = (0.0, 1.0)) -
       >>> ssim_map(x, x.T).shape
       (6, 6)
     """
-    luminance, contrast_structure = _compare(*_enter(x, y, value_range))
-    similarity = luminance * contrast_structure
+    similarity = 1.0 - _both(_losses(*_enter(x, y, value_range)))
     return similarity[..., 0] if np.ndim(x) == 2 else similarity
 
 
@@ -208,8 +211,7 @@ def ssim(x: Any, y: Any, *, value_range: tuple[float, float] = (0.0, 1.0)) -> ja
       >>> float(ssim(x, x)), bool(ssim(x, x.T) < 1)
       (1.0, True)
     """
-    luminance, contrast_structure = _compare(*_enter(x, y, value_range))
-    return _mean(luminance * contrast_structure).mean()
+    return 1.0 - _both(_losses(*_enter(x, y, value_range))).mean()
 
 
 def ms_ssim(
@@ -259,10 +261,11 @@ def ms_ssim(
     """
     weights = _check_weights(weights)
     total, difference = _enter(x, y, value_range, len(weights))
-    product = jnp.ones(total.shape[-1:], total.dtype)
+    product = jnp.ones(total.shape[-1], total.dtype)
     for weight in weights[:-1]:
-        _, contrast_structure = _compare(total, difference)
-        product = product * _power(_mean(contrast_structure), weight)
+        _, loss = _losses(total, difference)
+        product = product * _power(1.0 - loss.mean((0, 1)), weight)
         total, difference = _halve(total), _halve(difference)
-    luminance, contrast_structure = _compare(total, difference)
-    return (product * _power(_mean(luminance * contrast_structure), weights[-1])).mean()
+    loss = _both(_losses(total, difference))
+    product = product * _power(1.0 - loss.mean((0, 1)), weights[-1])
+    return 1.0 - (1.0 - product).mean()

@@ -75,12 +75,11 @@ def test_extremes_on_a_sphere_are_eigenvectors(direction, eigenvalue):
     np.testing.assert_allclose(trajectory.held, level, rtol=1e-5 if dtype == np.float32 else 1e-10)
 
 
-@pytest.mark.parametrize(("direction", "expected"), [("least", 1 / 16), ("greatest", 1.0)])
-def test_extremes_on_an_ellipsoid(direction, expected):
-    options: dict[str, Any] = {"num_steps": 200, "value_range": WIDE, "direction": direction}
+def test_extreme_on_an_ellipsoid():
+    options = {"num_steps": 200, "value_range": WIDE, "direction": "greatest"}
     trajectory = differentiate(X, START, held=weighted, moved=squares, **options)
-    check(trajectory, direction, WIDE)
-    np.testing.assert_allclose(trajectory.moved[-1] / trajectory.held[0], expected, rtol=1e-6)
+    check(trajectory, "greatest", WIDE)
+    np.testing.assert_allclose(trajectory.moved[-1], trajectory.held[0] / EIGENVALUES[0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("direction", ["least", "greatest"])
@@ -140,9 +139,7 @@ def test_the_four_images_of_two_metrics():
 def test_steps_in_a_loop_eager_jit_and_vmap_agree():
     metrics: dict[str, Any] = {"held": squares, "moved": fourth}
     options: dict[str, Any] = metrics | {"direction": "greatest"}
-    trajectory = differentiate(X, START, num_steps=4, **options)
-    eager = competition.differentiate(X, START, num_steps=4, **options)
-    chex.assert_trees_all_close(eager, trajectory, rtol=1e-9)
+    trajectory = competition.differentiate(X, START, num_steps=4, **options)
     states, step = [competition.begin(X, START, **metrics)], compiled(competition.step, **options)
     for _ in range(4):
         states.append(step(X, states[-1]))
@@ -203,7 +200,7 @@ def test_metrics_that_end_in_nan_are_not_followed(floor):
 
     def ends(x, y):
         """NaN, or without a gradient, if an element is farther than 0.2."""
-        return 2.0 - jnp.sum(jnp.sqrt(jnp.maximum(0.2 - jnp.abs(x - y), floor)))
+        return 4.0 - jnp.sum(jnp.sqrt(jnp.maximum(0.04 - jnp.square(x - y), floor)))
 
     metrics: dict[str, Any] = {"held": squares, "moved": ends}
     state = begun = competition.begin(x, start, **metrics)
