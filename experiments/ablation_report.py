@@ -47,12 +47,13 @@ def markdown(content: dict[str, Any]) -> str:
         f"Data: {content['data']}; jax {content['versions']['jax']} on {content['backend']}. "
         "Everything on this page is written by that command. Intervals are 95 %, by "
         f"{content['config']['num_resamples']:,} bootstrap resamples of the squares.",
-        f"{_TAU}, the mean over kinds, on each square by itself (within) and of all squares "
-        "together (across): **no human agreement**, nobody was asked. Loss: the weighted least "
-        "squares at its minimum, as a weighted mean of squared residuals, of images in [-1, 1]. "
-        "Prediction error: of each element, which is not among its own examples. Both are of the "
-        "photographs undistorted. Times are of the package for causal neighbourhoods; two-sided "
-        "ones are timed beside the base in `ablated_lasi`, which has both. In bold, the default.",
+        f"{_TAU}, the mean over kinds, on each square by itself (within) and over pairs of "
+        "different squares (across): **no human agreement**, nobody was asked. Loss: the weighted "
+        "least squares at its minimum, as a weighted mean of squared residuals, of images in "
+        "[-1, 1]. Prediction error: of each element, which is not among its own examples. Both "
+        "are of the photographs undistorted. Times are of the package for causal neighbourhoods; "
+        "two-sided ones are timed beside the base in `ablated_lasi`, which has both. In bold, the "
+        "default.",
         table(header, rows),
     ]
     return "\n\n".join(lines) + "\n"

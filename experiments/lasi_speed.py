@@ -1,8 +1,8 @@
-"""What does LASI cost, in time, memory and compilation?
+"""What does LASI cost, in time, memory and compilation, and what do the metrics beside it?
 
     python -m experiments.lasi_speed
 
-About three minutes on two CPU cores. Every ratio compares medians of calls that
+About six minutes on two CPU cores. Every ratio compares medians of calls that
 alternate in one run, so that a busy machine disturbs both sides alike. Run it
 when nothing else runs.
 """
@@ -19,7 +19,9 @@ import tyro
 from jax import lax
 
 import lasi_jax
+from experiments import image_metrics
 from experiments.benchmark import alternate, report, temporary_gigabytes
+from lasi_jax import deep_features, squeezenet, structural
 from lasi_jax.embedding import DECAY, OFFSET, RIDGE
 from lasi_jax.neighborhood import neighbor_index
 
@@ -32,6 +34,8 @@ class Config:
     """Timed calls of each function; the median counts."""
     neighborhood_size: int = 10
     """N, the number of elements that predict one."""
+    rivals: bool = True
+    """Time MS-SSIM and the deep-feature distance beside LASI, up to 800 x 1080."""
     large: bool = True
     """Run the 2048 x 2048 pair too (about 20 seconds)."""
     seed: int = 0
@@ -97,6 +101,46 @@ def _distance(theta: jax.Array) -> jax.Array:
     """The mean distance of the embeddings of coefficients (elements, 2, n)."""
     direction = (theta + OFFSET) / jnp.linalg.norm(theta + OFFSET, axis=-1, keepdims=True)
     return jnp.linalg.norm(direction[:, 0] - direction[:, 1], axis=-1).mean()
+
+
+SHAPES = ((64, 64), (256, 256), (512, 512), (800, 1080))
+"""Of the images on which metrics are timed beside LASI."""
+
+
+def beside_rivals(config: Config) -> dict[str, float]:
+    """LASI beside MS-SSIM and the deep-feature distance, forward and gradient, as ratios.
+
+    The network is SqueezeNet 1.1 with random weights, which take as long as others. At 64 x 64
+    MS-SSIM has three of its five scales.
+    """
+    parameters = squeezenet.initialize(jax.random.key(config.seed), version="1.1")
+    features = partial(squeezenet.features, parameters=parameters)
+    deep = partial(deep_features.distance, features=features)
+    figures = {}
+    for height, width in SHAPES:
+        x, y = jax.random.uniform(jax.random.key(config.seed), (2, height, width, 3))
+        weights = structural.WEIGHTS[: image_metrics.scales((height, width))]
+        metrics = {
+            "LASI": partial(lasi_jax.distance, neighborhood_size=config.neighborhood_size),
+            "MS-SSIM": partial(structural.ms_ssim, weights=weights),
+            "deep features": deep,
+        }
+        print(f"{height} x {width} x 3, {len(weights)} scales of MS-SSIM:")
+        for form, of in (("forward", lambda f: f), ("gradient", lambda f: jax.grad(f, 1))):
+            calls = [partial(jax.jit(of(metric)), x, y) for metric in metrics.values()]
+            repeats = config.repeats if height < 512 else max(3, config.repeats // 3)
+            seconds = dict(zip(metrics, alternate(repeats, *calls), strict=True))
+            listed = ", ".join(f"{name} {time_ * 1e3:.1f} ms" for name, time_ in seconds.items())
+            print(f"  {form}: {listed}")
+            for rival in ("MS-SSIM", "deep features"):
+                ratio = seconds["LASI"] / seconds[rival]
+                figures[f"{rival} {form} {height} x {width}"] = ratio
+                what = f"  LASI / {rival}, {form}"
+                if (rival, form) == ("MS-SSIM", "forward") and height >= 256:
+                    report(what, ratio, "x", "<= 1.5", ratio <= 1.5)
+                else:
+                    print(f"{what:<58} {ratio:>9.2f} x")
+    return figures
 
 
 def run(config: Config) -> dict[str, float]:
@@ -179,7 +223,7 @@ def run(config: Config) -> dict[str, float]:
         jax.jit(function).lower(*images(512)).compile()
         figures[f"compile_{name}"] = seconds = time.perf_counter() - start
         report(f"compile time, {name}, 512 x 512 x 3", seconds, "s", "< 10", seconds < 10)
-    return figures
+    return figures | (beside_rivals(config) if config.rivals else {})
 
 
 if __name__ == "__main__":

@@ -173,8 +173,8 @@ def _severity(found: dict[str, Any], titles: dict[str, str]) -> list[str]:
         "the order of its levels is known, and that is all a metric is held against here. Name the "
         "folder of a judged set with `--tid2013` or `--kadid10k` for agreement with people.",
         "Kendall's tau-b of a metric's distances with the level, the mean over kinds. Within: on "
-        "each square of a photograph by itself. Across: the images of all squares together, so "
-        "that a level has to give similar distances whatever is shown.",
+        "each square of a photograph by itself. Across: over pairs of images of different squares, "
+        "so that a level has to give similar distances whatever is shown.",
         table(["metric", "within", "across", "across, less than the best"], rows),
     ]
     for which in ("across", "within"):

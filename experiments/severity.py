@@ -173,14 +173,18 @@ def within(pairs: Order) -> np.ndarray:
 
 
 def across(pairs: Order, weights: np.ndarray) -> np.ndarray:
-    """Kendall's tau-b (..., kind) of distance and level, the images of all references together.
+    """Kendall's tau-b (..., kind) of distance and level, over pairs of different references.
+
+    Without the pairs of one reference, so that a resample, in which it may stand twice, is no
+    easier than the references themselves.
 
     Args:
       pairs: of the distances.
       weights: (..., reference), how often a reference counts.
     """
+    different = 1 - np.eye(len(pairs.levels))
     of_both = [
-        np.einsum("...i,kij,...j->...k", weights, x, weights, optimize=True)
+        np.einsum("...i,kij,...j->...k", weights, x * different, weights, optimize=True)
         for x in (*pairs[:2], pairs.levels[None])
     ]
     return _tau(*of_both)

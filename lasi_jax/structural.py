@@ -1,4 +1,4 @@
-"""SSIM and MS-SSIM: how alike two images are in luminance, contrast and structure, window by window.
+"""SSIM and MS-SSIM: how alike the windows of two images are in light, contrast and structure.
 
 Images are (height, width) or (height, width, channel) with any number of
 channels, each compared by itself: no luminance is extracted. Batches go
@@ -70,16 +70,22 @@ def _filter(planes: jax.Array) -> jax.Array:
     return _filter_rows(_filter_rows(planes))
 
 
-def _losses(total: jax.Array, difference: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """1 - luminance and 1 - contrast-structure (H - 10, W - 10, C) from x + y and x - y.
+def _moments(planes: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and variance (H - 10, W - 10, C) of every window.
 
-    With x and y in [-1, 1]. That grey is 0 there leaves variances less cancellation
-    and does not change them; luminance wants black to be 0.
+    Variances do not depend on where 0 is, nor do gradients: at each plane's mean
+    the least is lost to cancellation.
     """
-    mean_s, mean_d = _filter(total), _filter(difference)
-    variance_s = _filter(jnp.square(total)) - jnp.square(mean_s)
-    variance_d = _filter(jnp.square(difference)) - jnp.square(mean_d)
-    squares = (jnp.square(mean_s + 2.0) + jnp.square(mean_d)) / 2.0
+    shift = lax.stop_gradient(planes.mean((0, 1), keepdims=True))
+    mean = _filter(planes - shift)
+    return mean + shift, _filter(jnp.square(planes - shift)) - jnp.square(mean)
+
+
+def _losses(total: jax.Array, difference: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """1 - luminance and 1 - contrast-structure (H - 10, W - 10, C) from x + y and x - y."""
+    mean_s, variance_s = _moments(total)
+    mean_d, variance_d = _moments(difference)
+    squares = (jnp.square(mean_s + 2.0) + jnp.square(mean_d)) / 2.0  # black is -1 in both images
     variances = (variance_s + variance_d) / 2.0
     luminance = jnp.square(mean_d) / (squares + _LUMINANCE_FLOOR)
     return luminance, variance_d / (variances + _CONTRAST_FLOOR)
@@ -104,7 +110,7 @@ def _halve(planes: jax.Array) -> jax.Array:
 
 
 def _power(base: jax.Array, exponent: float) -> jax.Array:
-    """base ** exponent, and where base is not positive 0 with gradient 0; NaN stays NaN."""
+    """A power that is 0, with gradient 0, where the base is not positive; NaN stays NaN."""
     if exponent == 0.0:
         return jnp.ones_like(base)
     cut = base <= 0.0
@@ -125,7 +131,7 @@ def _check_weights(weights: Any) -> tuple[float, ...]:
 
 
 def _enter(x: Any, y: Any, value_range: Any, scales: int = 1) -> tuple[jax.Array, jax.Array]:
-    """x + y and x - y (height, width, channel) of the images in [-1, 1]."""
+    """The sum and difference (height, width, channel) of the images in [-1, 1]."""
     value_range = images.check_value_range(value_range)
     x, y = images.check_pair(x, y, value_range)
     shape = x.shape

@@ -65,7 +65,8 @@ ARRAYS = {
     *("image_samples", "text_samples", "image_embedding", "text_embedding", "embedding"),
     *("masked_image", "masked_text", "loss", "mesh"),
     *("uncertainty", "correct", "error", "probability", "statistic", "ambiguity"),
-    "central_probability",
+    *("central_probability", "state", "distance", "distance_0", "distance_1", "preference", "same"),
+    *("score", "opinion"),
     *("scores", "positives", "query_labels", "item_labels", "indices", "queries", "items"),
 }
 
@@ -83,8 +84,8 @@ def test_public_functions_are_documented_and_keyword_only(function):
     options = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
     for option in options:
         assert option.name in function.__doc__, option.name
-    if function.__module__.startswith("lasi_jax"):
-        assert positional in (["image"], ["x", "y"])
+    if function.__module__.startswith("lasi_jax") and "agreement" not in function.__module__:
+        assert positional in (["image"], ["x", "y"], ["x", "state"])
 
 
 @pytest.mark.parametrize(

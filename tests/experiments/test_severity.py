@@ -40,10 +40,20 @@ def test_tau_is_scipys():
         for reference in range(3):
             expected = scipy.stats.kendalltau(distances[reference, kind], levels).statistic
             np.testing.assert_allclose(severity.within(pairs)[kind, reference], expected)
-        weights = np.array([2, 0, 1])
-        drawn = distances[[0, 0, 2], kind]
-        expected = scipy.stats.kendalltau(drawn.ravel(), np.tile(levels, 3)).statistic
-        np.testing.assert_allclose(severity.across(pairs, weights)[kind], expected)
+
+
+def test_tau_across_is_of_pairs_of_different_references():
+    distances = RANDOM.integers(0, 9, (3, 1, severity.LEVELS)).astype(float)
+    weights = np.array([2, 0, 1])  # two references count, of which one twice
+    agreement = differ = 0
+    for level, first in enumerate(distances[0, 0]):
+        for other, second in enumerate(distances[2, 0]):
+            agreement += np.sign(first - second) * np.sign(level - other)
+            differ += first != second
+    unlike = severity.LEVELS * (severity.LEVELS - 1)
+    expected = agreement / np.sqrt(differ * unlike)
+    found = severity.across(severity.order(distances), weights)
+    np.testing.assert_allclose(found, [expected])
 
 
 def test_a_constant_distance_orders_nothing():
