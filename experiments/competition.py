@@ -140,6 +140,12 @@ def _extreme(
     )
 
 
+def _title(name: str, network: image_metrics.Network | None) -> str:
+    """The name of a metric's distance."""
+    title = image_metrics.title(name, network)
+    return f"1 - {title}" if name in ("ssim", "ms_ssim") else title
+
+
 def _seen(image: np.ndarray) -> np.ndarray:
     return np.round(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
 
@@ -177,7 +183,7 @@ def run(config: Config) -> dict[str, Any]:
     }
     content = {
         **runs.head(asked_for, options, data),
-        "titles": {role: image_metrics.title(name, network) for role, name in names.items()},
+        "titles": {role: _title(name, network) for role, name in names.items()},
         "sides": sides,
     }
 

@@ -87,9 +87,14 @@ def chosen(options: Options, network: Network | None) -> tuple[str, ...]:
 def digests(options: Any) -> dict[str, str | None]:
     """What the files of the network hold, so that a run with others is told apart."""
     return {
-        name: path and hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        name: path and digest(path)
         for name, path in (("weights", options.weights), ("heads", options.heads))
     }
+
+
+def digest(path: Path) -> str:
+    """What a file holds, in sixteen digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def network(weights: Path | None, heads: Path | None) -> Network | None:
@@ -122,7 +127,8 @@ def _trunk(weights: Path) -> tuple[str, Any, Callable]:
         try:
             parameters = squeezenet.load(weights)
         except ValueError as no_squeezenet:
-            raise ValueError(f"{no_trunk}; {no_squeezenet}") from None
+            errors = dict.fromkeys((str(no_trunk), str(no_squeezenet)))  # of a bad file one alone
+            raise ValueError("; ".join(errors)) from None
         head = "squeeze" if parameters.version == "1.1" else None
         features = functools.partial(squeezenet.features, parameters=parameters)
         return f"SqueezeNet {parameters.version}", head, features
@@ -186,7 +192,11 @@ def unit(image: jax.Array) -> jax.Array:
 
 
 def _mse(x: jax.Array, y: jax.Array) -> jax.Array:
-    return jnp.mean(jnp.square(unit(x) - unit(y)))
+    if x.dtype == y.dtype == jnp.uint8:  # divided before, equal numbers may differ once compiled
+        difference = (x.astype(jnp.float32) - y.astype(jnp.float32)) / 255.0
+    else:
+        difference = unit(x) - unit(y)
+    return jnp.mean(jnp.square(difference))
 
 
 def _psnr(x: jax.Array, y: jax.Array) -> jax.Array:

@@ -32,8 +32,7 @@ def severity_order(path: Path, found: dict[str, Any], titles: dict[str, str]) ->
                 column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=color
             )
         axis.set_xticks(range(len(kinds)), kinds, rotation=40, ha="right")
-        means = [f"{titles[row['metric']]}" for row in rows]
-        axis.set_yticks(range(len(rows)), means)
+        axis.set_yticks(range(len(rows)), [titles[row["metric"]] for row in rows])
         mean = "on each photograph by itself" if which == "within" else "between photographs"
         axis.set_title(f"Kendall's tau with the known level, {mean}", fontsize=10)
     figure.colorbar(picture, ax=axes, fraction=0.02)

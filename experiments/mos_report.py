@@ -10,10 +10,10 @@ from experiments.summaries import number, table
 from lasi_jax import agreement
 
 PUBLISHED = {
-    "tid2013": {"psnr": 0.69, "ssim": 0.72, "ms_ssim": 0.80, "FSIMc": 0.85, "LPIPS (VGG16)": 0.67},
-    "kadid10k": {"psnr": 0.68, "ssim": 0.72, "ms_ssim": 0.80, "FSIMc": 0.85, "LPIPS (VGG16)": 0.72},
+    "tid2013": {"PSNR": 0.69, "SSIM": 0.72, "MS-SSIM": 0.80, "FSIMc": 0.85, "LPIPS (VGG16)": 0.67},
+    "kadid10k": {"PSNR": 0.68, "SSIM": 0.72, "MS-SSIM": 0.80, "FSIMc": 0.85, "LPIPS (VGG16)": 0.72},
 }
-"""SRCC of other implementations, of which piq's documentation gives these."""
+"""SRCC of other implementations by title, of which piq's documentation gives these."""
 CURVES = ("logistic4", "logistic5")
 
 
@@ -43,6 +43,7 @@ def of_severity(
     draws = np.random.default_rng(seed).multinomial(
         count, np.full(count, 1 / count), size=num_resamples
     )
+    draws = draws[np.count_nonzero(draws, 1) > 1]  # of one reference there is nothing across
     once = np.ones(count)
     pairs = {name: severity.order(values) for name, values in distances.items()}
     pooled = {name: severity.across(of, draws).mean(1) for name, of in pairs.items()}
@@ -191,13 +192,14 @@ def _opinions(found: dict[str, Any], titles: dict[str, str]) -> list[str]:
     rows = []
     for r in found["rows"]:
         scores = [number(r[name]) for name in ("srcc", "krcc", *CURVES)]
-        known = published.get(r["metric"], "")
-        rows.append([titles[r["metric"]], *scores, str(known), _less_text(r, found["best"])])
-    names = {titles[r["metric"]] for r in found["rows"]} | {r["metric"] for r in found["rows"]}
+        title = titles[r["metric"]]
+        known = _two_digits(published.get(title))
+        rows.append([title, *scores, known, _less_text(r, found["best"])])
+    measured = {titles[r["metric"]] for r in found["rows"]}
     rows += [
-        [f"{name}, published", "", "", "", "", str(value), ""]
+        [f"{name}, published", "", "", "", "", _two_digits(value), ""]
         for name, value in published.items()
-        if name not in names
+        if name not in measured
     ]
     header = ["metric", "SRCC", "KRCC", "PLCC, logistic 4", "PLCC, logistic 5"]
     header += ["SRCC published", "SRCC, less than the best"]

@@ -21,6 +21,7 @@ import csv
 import dataclasses
 import gzip
 import time
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -73,32 +74,58 @@ def measured_by_others(path: Path, limit: int | None) -> dict[str, Judged]:
     """The distances and choices in a CSV file, by subset.
 
     Raises:
-      ValueError: no such file, another format, or what is no number.
+      ValueError: no such file, another format, what is no number, or too few triplets.
     """
     if not path.is_file():
         raise ValueError(f"distances must be CSV files, {path} is no file")
-    found: dict[str, list[list[float]]] = {}
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
-            rows = csv.DictReader(file)
-            if missing := [name for name in _COLUMNS if name not in (rows.fieldnames or ())]:
-                raise ValueError(f"columns {', '.join(missing)} are missing")
-            for row in rows:
-                values = [float(row[name]) for name in _COLUMNS[1:]]
-                if not np.isfinite(values).all() or not 0.0 <= values[2] <= 1.0:
-                    raise ValueError(
-                        "d0 and d1 must be finite and human_prefers_p1 from 0 to 1, "
-                        f"line {rows.line_num} has {values}"
-                    )
-                found.setdefault(row["subset"], []).append(values)
-    except (OSError, EOFError, TypeError, ValueError) as error:
+        found = _read(path)
+    except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
         raise ValueError(
             f"{path} must be a CSV file with columns {', '.join(_COLUMNS)}: {error}"
         ) from None
-    if not found:
-        raise ValueError(f"{path} must hold at least one triplet, it has none")
+    counts = {subset: len(values) for subset, values in found.items()}
+    if min(counts.values(), default=0) < 2:
+        raise ValueError(f"{path} must hold at least two triplets of each subset, it has {counts}")
     judged = {name: np.array(values[:limit]) for name, values in found.items()}
     return {name: Judged(values[:, :2], values[:, 2]) for name, values in judged.items()}
+
+
+def _read(path: Path) -> dict[str, list[list[float]]]:
+    """d0, d1 and the preference of each row, by subset."""
+    opened = (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig")
+    found: dict[str, list[list[float]]] = {}
+    with opened as file:
+        rows = csv.DictReader(file)
+        if missing := [name for name in _COLUMNS if name not in (rows.fieldnames or ())]:
+            raise ValueError(f"columns {', '.join(missing)} are missing")
+        for row in rows:
+            subset, *texts = (row[name] or "" for name in _COLUMNS)
+            if (values := _numbers(texts)) is None:
+                raise ValueError(
+                    "d0 and d1 must be finite numbers and human_prefers_p1 one from 0 to 1, "
+                    f"line {rows.line_num} has {texts}"
+                )
+            found.setdefault(subset, []).append(values)
+    return found
+
+
+def _numbers(texts: list[str]) -> list[float] | None:
+    try:
+        values = [float(text) for text in texts]
+    except ValueError:
+        return None
+    return values if np.isfinite(values).all() and 0.0 <= values[2] <= 1.0 else None
+
+
+def _given(config: Config, names: Sequence[str]) -> dict[str, dict[str, Judged]]:
+    """What others have measured, by the name of the file and subset."""
+    for path in config.distances if config.bapps else ():
+        if _name(path) in names:
+            raise ValueError(
+                f"distances must be files named otherwise than the metrics of BAPPS, got {path}"
+            )
+    return {_name(path): measured_by_others(path, config.limit) for path in config.distances}
 
 
 def _measured(
@@ -130,23 +157,24 @@ def run(config: Config) -> dict[str, Any]:
     names = image_metrics.chosen(config, network)
     asked_for = runs.command(_MODULE, config, files=_FILES, hidden=("datasets", "output"))
     options = runs.options(config, without=("datasets", "output"))
+    given = _given(config, names)
     options |= {"metrics": list(names), **image_metrics.digests(config)}
+    options["distances"] = {_name(path): image_metrics.digest(path) for path in config.distances}
     folder = config.output or runs.folder_of("two_afc", options)
     if (content := runs.earlier(folder, options)) is not None:
         return content
-    given = {_name(path): measured_by_others(path, config.limit) for path in config.distances}
     runs.begin(folder, options)
     print(f"in {folder}", flush=True)
     measured = _measured(config, folder, names, network)
-    choices = {**measured.get("2afc", {}), **given}
+    choices, differences = {**measured.get("2afc", {}), **given}, measured.get("jnd", {})
     titles = {name: image_metrics.title(name, network) for name in names}
     titles["ms_ssim"] = f"MS-SSIM, {image_metrics.scales((bapps.SIDE,) * 2)} scales"
     content = {
-        **runs.head(asked_for, options, two_afc_report.described(choices)),
+        **runs.head(asked_for, options, two_afc_report.described(choices, differences)),
         "titles": titles | {name: f"{name}, as given" for name in given},
         **two_afc_report.numbers(
             choices,
-            measured.get("jnd", {}),
+            differences,
             num_resamples=config.num_resamples,
             seed=config.seed,
         ),

@@ -52,7 +52,8 @@ def mean_of_subsets(
 ) -> dict[str, float]:
     """The unweighted mean over subsets of a statistic, in percent, with its interval.
 
-    Resamples are of all items, so that a subset may have a few more or less in one.
+    Resamples are of all items, so that a subset may have a few more or less in one; where it has
+    none the resample is left out.
 
     Args:
       by_subset: what the statistic is of, arrays (item) for each subset.
@@ -64,21 +65,31 @@ def mean_of_subsets(
 
     def mean(subset: np.ndarray, *items: np.ndarray) -> float:
         chosen = [subset == place for place in range(len(by_subset))]
+        if not all(c.any() for c in chosen):
+            return float("nan")
         return float(np.mean([statistic(*(x[c] for x in items)) for c in chosen]))
 
     ends = agreement.bootstrap_interval(mean, subset, *joined, **options)
     return _percent(mean(subset, *joined), ends)
 
 
+def _score(
+    items: tuple[np.ndarray, ...], statistic: Callable, options: dict[str, Any]
+) -> dict[str, float] | None:
+    """A statistic in percent with its interval, None where the items do not define it."""
+    try:
+        ends = agreement.bootstrap_interval(statistic, *items, **options)
+    except agreement.UndefinedError:
+        return None
+    return _percent(statistic(*items), ends)
+
+
 def _over_all(
     by_subset: dict[str, tuple[np.ndarray, ...]], statistic: Callable, options: dict[str, Any]
 ) -> dict[str, Any]:
     """A statistic on each subset, and its mean over all of them where none is missing."""
-    found = {
-        name: _percent(
-            statistic(*items), agreement.bootstrap_interval(statistic, *items, **options)
-        )
-        for name, items in by_subset.items()
+    found: dict[str, Any] = {
+        name: _score(items, statistic, options) for name, items in by_subset.items()
     }
     if set(by_subset) >= set(SUBSETS):
         every = {name: by_subset[name] for name in SUBSETS}
@@ -135,15 +146,20 @@ def numbers(
     }
 
 
-def described(choices: dict[str, dict[str, Judged]]) -> str:
-    """How many triplets of what subsets."""
-    counts = {
-        subset: len(judged.judgement)
-        for subsets in choices.values()
-        for subset, judged in subsets.items()
-    }
-    listed = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-    return f"BAPPS, validation triplets: {listed}"
+def described(
+    choices: dict[str, dict[str, Judged]], differences: dict[str, dict[str, Judged]]
+) -> str:
+    """How many triplets and pairs of what subsets."""
+    parts = []
+    for what, by_metric in (("triplets", choices), ("pairs", differences)):
+        counts = {
+            subset: len(judged.judgement)
+            for subsets in by_metric.values()
+            for subset, judged in subsets.items()
+        }
+        listed = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        parts += [f"{what}: {listed}"] if counts else []
+    return f"BAPPS, validation {'; '.join(parts)}"
 
 
 def _columns(rows: list[dict[str, Any]]) -> list[str]:
@@ -194,7 +210,9 @@ def draw(path: Path, content: dict[str, Any]) -> None:
     """A bar for every metric on every subset with its interval, beside what was published."""
     columns = _columns(content["two_afc"])
     rows = content["two_afc"]
-    figure, axis = plt.subplots(figsize=(2.0 + 1.9 * len(columns), 5.0), layout="constrained")
+    figure, axis = plt.subplots(
+        figsize=(max(8.0, 2.0 + 1.9 * len(columns)), 5.0), layout="constrained"
+    )
     width = 0.8 / max(1, len(rows))
     center = np.arange(len(columns), dtype=float)
     for place, row in enumerate(rows):

@@ -5,8 +5,8 @@ weighted least squares solved at that element; the coefficients are its
 embedding, and the distance of two images is the mean distance of their
 embeddings. Exact, in linear time, with a gradient that is always finite.
 
-Pure functions, ready for `jit`, `grad` and `vmap`; they need jax alone. Data
-flows down this list:
+Pure functions, ready for `jit`, `grad` and `vmap`; they need jax alone, and
+`agreement` SciPy, which comes with it. Data flows down this list:
 
     neighborhood    which earlier elements predict each element (static)
     tiling          how an image is cut into blocks and chunks (static)
