@@ -84,6 +84,8 @@ def resolved(config: Config) -> Config:
     runs.check_least(config, {"size": 16, "num_steps": 1, "seed": 0})
     if config.first == config.second:
         raise ValueError(f"first and second must be different metrics, got {config.first} twice")
+    if "psnr" in (config.first, config.second):
+        raise ValueError("psnr has no zero and cannot be held, take mse")
     if not 0.0 < config.noise < 1.0:
         raise ValueError(f"noise must lie between 0 and 1, got {config.noise}")
     return config
@@ -160,14 +162,15 @@ def run(config: Config) -> dict[str, Any]:
     names = {"first": config.first, "second": config.second}
     for name in names.values():
         image_metrics.check(name, network)
+    reference, start = begun(config)
     options = runs.options(config, without=("output",)) | image_metrics.digests(config)
+    options["reference"] = config.reference and image_metrics.digest(config.reference)
     folder = config.output or runs.folder_of("competition", options)
     if (content := runs.earlier(folder, options)) is not None:
         return content
-    reference, start = begun(config)
     data = (
-        f"{config.reference or config.photograph}, {config.size} pixels a side, with noise of "
-        f"standard deviation {config.noise:g}"
+        f"{config.reference.name if config.reference else config.photograph}, {config.size} "
+        f"pixels a side, with noise of standard deviation {config.noise:g}"
     )
     runs.begin(folder, options)
     print(f"{data}\nin {folder}", flush=True)

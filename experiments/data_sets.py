@@ -126,18 +126,27 @@ def _damage_named(builder: tfds.core.DatasetBuilder):
         ) from None
 
 
-def place(datasets: Path, root: Path, files: Iterable[Path]) -> Path:
-    """Where a data set made of some files is kept: other files, another folder.
+def digest(root: Path, files: Iterable[Path] | None = None) -> str:
+    """What tells some files from others: of their names below `root`, sizes and times of change.
 
-    It is named after a digest of the files' names below `root`, sizes and times of change. So a
-    set is made anew where a file was added, taken away or changed, and not where all were moved.
+    It is another one where a file was added, taken away or changed, and not where all were moved.
+
+    Args:
+      root: of the files.
+      files: below it. Default: all.
     """
-    digest = hashlib.sha256()
-    for path in sorted(files):
+    every = (path for path in root.rglob("*") if path.is_file())
+    found = hashlib.sha256()
+    for path in sorted(every if files is None else files):
         state = path.stat()
         name = path.relative_to(root).as_posix()
-        digest.update(f"{name}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
-    return datasets.resolve() / digest.hexdigest()[:16]
+        found.update(f"{name}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
+    return found.hexdigest()[:16]
+
+
+def place(datasets: Path, root: Path, files: Iterable[Path]) -> Path:
+    """Where a data set made of some files is kept: of other files, another folder."""
+    return datasets.resolve() / digest(root, files)
 
 
 def png(path: Path, size: tuple[int, int]) -> bytes:

@@ -36,6 +36,7 @@ from experiments import (
     bapps,
     benchmark,
     cell_files,
+    data_sets,
     distortions,
     measurement,
     runs,
@@ -65,9 +66,9 @@ TOY: dict[str, Any] = {
 class Config:
     """Options of the ablation."""
 
-    sizes: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24)
+    sizes: tuple[int, ...] = (1, 2, 4, 6, 8, 10, 12, 16, 20, 24)
     """N, the numbers of elements that predict one."""
-    sides: tuple[int, ...] = (32, 64, 96, 128)
+    sides: tuple[int, ...] = (32, 64, 128)
     """The sides of the images, in pixels: the greatest is what is cut from a photograph, the
     others are it at a lower resolution. All but the resolution is varied at 64, or the nearest."""
     decays: tuple[float, ...] = (0.3, 0.5, 0.65, 0.9, 0.95)
@@ -169,6 +170,7 @@ def graded(config: Config) -> dict[int, _Pairs]:
     }
 
 
+@functools.cache
 def distance_of(variant: Variant) -> measurement.Distance:
     """LASI in the package where it has the variant, and else as `ablated_lasi` has it."""
     if variant.neighborhood == "causal":
@@ -184,8 +186,8 @@ def distance_of(variant: Variant) -> measurement.Distance:
 def name_of(variant: Variant, side: int) -> str:
     """Of the folder of a variant."""
     return (
-        f"n{variant.neighborhood_size}-{variant.neighborhood}-d{variant.decay:g}"
-        f"-r{variant.ridge:.4g}-s{side}"
+        f"n{variant.neighborhood_size}-{variant.neighborhood}-d{variant.decay}"
+        f"-r{variant.ridge}-s{side}"
     )
 
 
@@ -198,20 +200,20 @@ def regression(variant: Variant, images: np.ndarray) -> dict[str, float]:
     }
 
 
-@functools.cache
-def _compiled(variant: Variant, ablated: bool) -> Callable:
-    if ablated:
-        return lambda x, y: ablated_lasi.measure(x, y, variant=variant).distance
-    return jax.jit(distance_of(variant))
-
-
 def slowness(variant: Variant, pair: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
     """The milliseconds of a pair, and how many times as long as the base it takes.
 
     A variant that the package lacks is compared with the base in `ablated_lasi`.
     """
-    ablated = variant.neighborhood != "causal"
-    calls = [functools.partial(_compiled(each, ablated), *pair) for each in (variant, BASE)]
+
+    def ablated(variant: Variant) -> Callable:
+        return lambda x, y: ablated_lasi.measure(x, y, variant=variant).distance
+
+    if variant.neighborhood == "causal":
+        functions = [jax.jit(distance_of(each)) for each in (variant, BASE)]
+    else:
+        functions = [ablated(each) for each in (variant, BASE)]
+    calls = [functools.partial(function, *pair) for function in functions]
     seconds = benchmark.alternate(_TIMED, *calls)
     return {"milliseconds": 1e3 * seconds[0], "times_base": seconds[0] / seconds[1]}
 
@@ -230,7 +232,7 @@ def _measured(
     row |= cell_files.cell(place / "regression.json", lambda: regression(variant, pairs.references))
     pair = (pairs.references[0], pairs.distorted[0])
     row |= cell_files.cell(place / "time.json", lambda: slowness(variant, pair))
-    if judged and side == bapps.SIDE:
+    if judged and side == base_side(config):  # BAPPS has one side for all
         row["two_afc"] = _two_afc(config, place, metric, title, judged)
     return row
 
@@ -253,6 +255,7 @@ def run(config: Config) -> dict[str, Any]:
     asked_for = runs.command(_MODULE, config, files=("bapps",), hidden=("datasets", "output"))
     config = resolved(config)
     options = runs.options(config, without=("datasets", "output"))
+    options["contents"] = config.bapps and data_sets.digest(config.bapps)
     folder = config.output or runs.folder_of(f"lasi_ablation{'-toy' * config.toy}", options)
     if (content := runs.earlier(folder, options)) is not None:
         return content
@@ -265,7 +268,10 @@ def run(config: Config) -> dict[str, Any]:
         f"distortions; {len(variants)} variants"
     )
     if judged:
-        data += f"; BAPPS, {config.limit:,} triplets of each of {len(judged)} subsets at side 64"
+        data += (
+            f"; BAPPS, at most {config.limit:,} triplets of each of {len(judged)} subsets, "
+            f"{bapps.SIDE} pixels a side"
+        )
     runs.begin(folder, options)
     print(f"{data}\nin {folder}", flush=True)
     rows = [

@@ -1,5 +1,6 @@
 """A metric's distances of many images, kept in parts: what is there is not computed again."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -9,7 +10,6 @@ from tqdm import tqdm
 
 from experiments import cell_files
 from experiments.image_metrics import Distance
-from lasi_jax.batching import one_at_a_time
 
 _PART = 256
 _PIXELS = 2**21  # of the images in memory at once, references and candidates
@@ -57,14 +57,13 @@ def distances(folder: Path, metric: Distance, source: Source, *, title: str) -> 
     Raises:
       ValueError: the metric gives NaN or infinity, or a part is damaged.
     """
-    of_batch = jax.jit(jax.vmap(one_at_a_time(metric)))
     found = []
     with tqdm(total=len(source), desc=title, unit="item", disable=None) as progress:
         for start in range(0, len(source), _PART):
             rows = range(start, min(start + _PART, len(source)))
 
             def compute(rows: range = rows) -> dict:
-                return {"distances": _of_rows(of_batch, source, rows, title, progress).tolist()}
+                return {"distances": _of_rows(metric, source, rows, title, progress).tolist()}
 
             part = cell_files.cell(folder / f"{start:06d}.json", compute)
             found += part["distances"]
@@ -72,22 +71,32 @@ def distances(folder: Path, metric: Distance, source: Source, *, title: str) -> 
     return np.array(found)
 
 
-def _of_rows(of_batch, source: Source, rows: range, title: str, progress: tqdm) -> np.ndarray:
-    """Distances (row, candidate), in batches of one size: the last is filled up."""
+def _batched(metric: Distance, batch: int) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """The metric of at most `batch` pairs; on a CPU pair after pair, which is as fast there."""
+    if jax.default_backend() == "cpu":
+        of_pair = jax.jit(metric)
+        return lambda x, y: np.array([float(of_pair(*pair)) for pair in zip(x, y, strict=True)])
+    at_once = jax.jit(jax.vmap(metric))
+
+    def filled(images: np.ndarray) -> np.ndarray:
+        return np.pad(images, ((0, batch - len(images)), (0, 0), (0, 0), (0, 0)), mode="edge")
+
+    return lambda x, y: np.asarray(at_once(filled(x), filled(y)))[: len(x)]
+
+
+def _of_rows(
+    metric: Distance, source: Source, rows: range, title: str, progress: tqdm
+) -> np.ndarray:
+    """Distances (row, candidate), in batches of one size."""
     height, width = source.images(rows[:1])[0].shape[1:3]
-    batch = max(1, min(len(rows), _PIXELS // (2 * height * width)))
+    batch = max(1, min(_PART, _PIXELS // (2 * height * width)))
+    of_batch = _batched(metric, batch)
     found = []
     for first in range(0, len(rows), batch):
         reference, *candidates = source.images(rows[first : first + batch])
-        count = len(reference)
-
-        def filled(images: np.ndarray, count: int = count) -> np.ndarray:
-            return np.pad(images, ((0, batch - count), (0, 0), (0, 0), (0, 0)), mode="edge")
-
-        reference = filled(reference)
-        of_each = [np.asarray(of_batch(reference, filled(images))) for images in candidates]
-        found.append(np.stack(of_each, 1)[:count].astype(np.float64))
-        progress.update(count)
+        of_each = [of_batch(reference, images) for images in candidates]
+        found.append(np.stack(of_each, 1).astype(np.float64))
+        progress.update(len(reference))
     values = np.concatenate(found)
     if not np.isfinite(values).all():
         item = rows[int(np.flatnonzero(~np.isfinite(values).all(1))[0])]

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from experiments import (
+    data_sets,
     image_metrics,
     measurement,
     mos_pictures,
@@ -144,6 +145,8 @@ def run(config: Config) -> dict[str, Any]:
     asked_for = runs.command(_MODULE, config, files=_FILES, hidden=("datasets", "output"))
     options = runs.options(config, without=("datasets", "output"))
     options |= {"metrics": list(names), **image_metrics.digests(config)}
+    places = {name: getattr(config, name) for name in ("photographs", *opinion_scores.NAMES)}
+    options["contents"] = [place and data_sets.digest(place) for place in places.values()]
     folder = config.output or runs.folder_of("mos_agreement", options)
     if (content := runs.earlier(folder, options)) is not None:
         return content

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import bapps, image_metrics, measurement, runs, two_afc_report
+from experiments import bapps, data_sets, image_metrics, measurement, runs, two_afc_report
 from experiments.two_afc_report import Judged
 
 _MODULE = "experiments.two_afc"
@@ -159,6 +159,7 @@ def run(config: Config) -> dict[str, Any]:
     options = runs.options(config, without=("datasets", "output"))
     given = _given(config, names)
     options |= {"metrics": list(names), **image_metrics.digests(config)}
+    options["contents"] = config.bapps and data_sets.digest(config.bapps)
     options["distances"] = {_name(path): image_metrics.digest(path) for path in config.distances}
     folder = config.output or runs.folder_of("two_afc", options)
     if (content := runs.earlier(folder, options)) is not None:
@@ -179,11 +180,16 @@ def run(config: Config) -> dict[str, Any]:
             seed=config.seed,
         ),
     }
+
+    def draw(partial: Path) -> None:
+        if choices:
+            two_afc_report.draw(partial / "two_afc.png", content)
+
     runs.save_report(
         folder,
         content,
         two_afc_report.markdown(content),
-        lambda partial: two_afc_report.draw(partial / "two_afc.png", content),
+        draw,
     )
     print(f"this call took {time.perf_counter() - started:.0f} s")
     return content

@@ -174,36 +174,44 @@ def _cells(of_subset: dict[str, Any], columns: list[str]) -> list[str]:
 
 def markdown(content: dict[str, Any]) -> str:
     """The report as a page."""
-    titles = content["titles"]
-    columns = _columns(content["two_afc"])
-    rows = [["human ceiling", *_cells(content["human"], columns)]]
-    rows += [
-        [titles[row["metric"]], *_cells(row["subsets"], columns)] for row in content["two_afc"]
-    ]
-    for name, scores in PUBLISHED.items():
-        of = dict(zip((*SUBSETS, ALL), scores, strict=True))
-        rows.append([f"{name}, published", *(str(of.get(column, "")) for column in columns)])
     lines = [
         "# Two alternatives, one choice",
         f"`{content['command']}`",
         f"Data: {content['data']}; jax {content['versions']['jax']} on {content['backend']}. "
         "Everything on this page but the published rows is written by that command. Intervals are "
         f"95 %, by {content['config']['num_resamples']:,} bootstrap resamples of the triplets.",
-        "2AFC scores in percent: how often a metric is with the people who chose, a share of them "
-        "where they were divided. The ceiling is of someone who is with as many others as a person "
-        "is. All is the unweighted mean of the subsets. Published: Zhang et al., CVPR 2018, "
-        "table 5.",
-        table(["metric", *columns], rows),
     ]
+    if content["two_afc"]:
+        lines += _choices(content)
     if content["jnd"]:
         columns = _columns(content["jnd"])
-        rows = [[titles[row["metric"]], *_cells(row["subsets"], columns)] for row in content["jnd"]]
         lines += [
             "Just noticeable differences: the average precision in percent with which pairs that "
             "look the same come before others, by distance.",
-            table(["metric", *columns], rows),
+            table(["metric", *columns], _rows(content, "jnd", columns)),
         ]
     return "\n\n".join(lines) + "\n"
+
+
+def _rows(content: dict[str, Any], kind: str, columns: list[str]) -> list[list[str]]:
+    titles = content["titles"]
+    return [[titles[row["metric"]], *_cells(row["subsets"], columns)] for row in content[kind]]
+
+
+def _choices(content: dict[str, Any]) -> list[str]:
+    columns = _columns(content["two_afc"])
+    rows = [["human ceiling", *_cells(content["human"], columns)]]
+    rows += _rows(content, "two_afc", columns)
+    for name, scores in PUBLISHED.items():
+        of = dict(zip((*SUBSETS, ALL), scores, strict=True))
+        rows.append([f"{name}, published", *(str(of.get(column, "")) for column in columns)])
+    return [
+        "2AFC scores in percent: how often a metric is with the people who chose, a share of them "
+        "where they were divided. The ceiling is of someone who is with as many others as a person "
+        "is. All is the unweighted mean of the subsets. Published: Zhang et al., CVPR 2018, "
+        "table 5, whose LPIPS is of version 0.0.",
+        table(["metric", *columns], rows),
+    ]
 
 
 def draw(path: Path, content: dict[str, Any]) -> None:
