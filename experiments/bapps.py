@@ -156,6 +156,7 @@ class Subset:
 
     def __init__(self, examples: data_sets.Examples, kind: Kind) -> None:
         self._examples = examples
+        self.contents = examples.contents
         self._layout = _LAYOUTS[kind]
 
     def __len__(self) -> int:

@@ -64,12 +64,16 @@ class Examples:
       builder: of the data set.
       split: of the examples; several are joined by +.
 
+    Attributes:
+      contents: tells the files that it was prepared from from others, where `place` placed it.
+
     Raises:
       ValueError: what is there is damaged.
     """
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str) -> None:
         self._builder = builder
+        self.contents = Path(builder.data_dir).parents[2].name  # above name, config and version
         features: Any = builder.info.features
         self._images = {
             name for name in features if isinstance(features[name], tfds.features.Image)
@@ -126,18 +130,14 @@ def _damage_named(builder: tfds.core.DatasetBuilder):
         ) from None
 
 
-def digest(root: Path, files: Iterable[Path] | None = None) -> str:
+def _digest(root: Path, files: Iterable[Path]) -> str:
     """What tells some files from others: of their names below `root`, sizes and times of change.
 
     It is another one where a file was added, taken away or changed, and not where all were moved.
 
-    Args:
-      root: of the files.
-      files: below it. Default: all.
     """
-    every = (path for path in root.rglob("*") if path.is_file())
     found = hashlib.sha256()
-    for path in sorted(every if files is None else files):
+    for path in sorted(files):
         state = path.stat()
         name = path.relative_to(root).as_posix()
         found.update(f"{name}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
@@ -146,7 +146,7 @@ def digest(root: Path, files: Iterable[Path] | None = None) -> str:
 
 def place(datasets: Path, root: Path, files: Iterable[Path]) -> Path:
     """Where a data set made of some files is kept: of other files, another folder."""
-    return datasets.resolve() / digest(root, files)
+    return datasets.resolve() / _digest(root, files)
 
 
 def png(path: Path, size: tuple[int, int]) -> bytes:

@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,7 +41,8 @@ class Options:
     """Options of experiments that judge metrics."""
 
     metrics: tuple[str, ...] = ()
-    """Metrics to judge. Default: psnr ssim ms_ssim lasi_4 lasi_10 lasi_16, and where weights are
+    """Metrics to judge: mse, psnr, ssim, ms_ssim, lasi_N, deep, or two joined by +, which is their
+    geometric mean. Default: psnr ssim ms_ssim lasi_4 lasi_10 lasi_16, and where weights are
     given deep lasi_10+deep."""
     weights: Path | None = None
     """The network of the metric `deep`, a .safetensors or .npz file: torchvision's AlexNet, VGG16
@@ -94,7 +95,8 @@ def digests(options: Any) -> dict[str, str | None]:
 
 def digest(path: Path) -> str:
     """What a file holds, in sixteen digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def network(weights: Path | None, heads: Path | None) -> Network | None:
@@ -153,9 +155,31 @@ def check(name: str, network: Network | None) -> None:
         raise ValueError(f"metric {name!r} needs a network: name the file of one with --weights")
 
 
-def title(name: str, network: Network | None) -> str:
-    """The name of a metric as a reader wants it."""
+def check_size(names: Iterable[str], network: Network | None, size: tuple[int, int]) -> None:
+    """Refuse images (height, width) that are too small for one of the metrics.
+
+    Raises:
+      ValueError: they are.
+    """
+    image = jax.ShapeDtypeStruct((*size, 3), jnp.uint8)
+    for name in names:
+        try:
+            jax.eval_shape(metric(name, network), image, image)
+        except ValueError as error:
+            raise ValueError(f"metric {name!r} on {size[0]} x {size[1]} pixels: {error}") from None
+
+
+def title(name: str, network: Network | None, size: tuple[int, int] | None = None) -> str:
+    """The name of a metric as a reader wants it.
+
+    Args:
+      name: that `check` has let pass.
+      network: of the metric `deep`.
+      size: (height, width) of the images, which tells how many scales MS-SSIM has.
+    """
     titles = {**TITLES, DEEP: network.title if network else DEEP}
+    if size is not None and (fitting := scales(size)) < len(structural.WEIGHTS):
+        titles["ms_ssim"] += f" ({fitting} scales)"
     return " with ".join(
         titles.get(part) or part.replace("lasi_", "LASI, N = ") for part in name.split("+")
     )

@@ -20,8 +20,8 @@ agreement does not follow them.
 
 import dataclasses
 import functools
+import hashlib
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,6 @@ from experiments import (
     bapps,
     benchmark,
     cell_files,
-    data_sets,
     distortions,
     measurement,
     runs,
@@ -66,7 +65,7 @@ TOY: dict[str, Any] = {
 class Config:
     """Options of the ablation."""
 
-    sizes: tuple[int, ...] = (1, 2, 4, 6, 8, 10, 12, 16, 20, 24)
+    sizes: tuple[int, ...] = (1, 2, 4, 6, 8, 10, 12, 16, 24)
     """N, the numbers of elements that predict one."""
     sides: tuple[int, ...] = (32, 64, 128)
     """The sides of the images, in pixels: the greatest is what is cut from a photograph, the
@@ -136,7 +135,10 @@ def base_side(config: Config) -> int:
 class _Pairs:
     """References and distortions of a side, one item each."""
 
-    def __init__(self, references: np.ndarray, distorted: np.ndarray) -> None:
+    def __init__(
+        self, photographs: np.ndarray, references: np.ndarray, distorted: np.ndarray
+    ) -> None:
+        self.photographs = photographs  # (reference), names
         self.references = references  # (reference, side, side, 3)
         self.distorted = distorted  # (reference * kind * level, side, side, 3)
 
@@ -165,8 +167,10 @@ def graded(config: Config) -> dict[int, _Pairs]:
     chosen = [square for k, square in enumerate(squares) if k % 4 < config.squares]
     references = np.stack([square.reference for square in chosen])
     distorted = np.concatenate([np.concatenate(square.distorted) for square in chosen])
+    names = np.array([square.photograph for square in chosen])
     return {
-        side: _Pairs(_lower(references, side), _lower(distorted, side)) for side in config.sides
+        side: _Pairs(names, _lower(references, side), _lower(distorted, side))
+        for side in config.sides
     }
 
 
@@ -180,6 +184,10 @@ def distance_of(variant: Variant) -> measurement.Distance:
             decay=variant.decay,
             ridge=variant.ridge,
         )
+    return _ablated(variant)
+
+
+def _ablated(variant: Variant) -> measurement.Distance:
     return lambda x, y: ablated_lasi.measure(x, y, variant=variant).distance
 
 
@@ -205,14 +213,10 @@ def slowness(variant: Variant, pair: tuple[np.ndarray, np.ndarray]) -> dict[str,
 
     A variant that the package lacks is compared with the base in `ablated_lasi`.
     """
-
-    def ablated(variant: Variant) -> Callable:
-        return lambda x, y: ablated_lasi.measure(x, y, variant=variant).distance
-
     if variant.neighborhood == "causal":
         functions = [jax.jit(distance_of(each)) for each in (variant, BASE)]
     else:
-        functions = [ablated(each) for each in (variant, BASE)]
+        functions = [_ablated(each) for each in (variant, BASE)]
     calls = [functools.partial(function, *pair) for function in functions]
     seconds = benchmark.alternate(_TIMED, *calls)
     return {"milliseconds": 1e3 * seconds[0], "times_base": seconds[0] / seconds[1]}
@@ -228,7 +232,8 @@ def _measured(
     distances = measurement.distances(place / "severity", metric, pairs, title=title)
     shape = (len(pairs.references), len(severity.KINDS), severity.LEVELS)
     row: dict[str, Any] = {**variant._asdict(), "side": side}
-    row |= ablation_report.order(distances.reshape(shape), config.num_resamples, config.seed)
+    shaped, of = distances.reshape(shape), pairs.photographs
+    row |= ablation_report.order(shaped, of, config.num_resamples, config.seed)
     row |= cell_files.cell(place / "regression.json", lambda: regression(variant, pairs.references))
     pair = (pairs.references[0], pairs.distorted[0])
     row |= cell_files.cell(place / "time.json", lambda: slowness(variant, pair))
@@ -255,12 +260,13 @@ def run(config: Config) -> dict[str, Any]:
     asked_for = runs.command(_MODULE, config, files=("bapps",), hidden=("datasets", "output"))
     config = resolved(config)
     options = runs.options(config, without=("datasets", "output"))
-    options["contents"] = config.bapps and data_sets.digest(config.bapps)
+    judged = bapps.load(config.bapps, config.datasets, kind="2afc") if config.bapps else {}
+    pairs = graded(config)
+    digests = [hashlib.sha256(pairs[side].distorted.tobytes()).hexdigest() for side in config.sides]
+    options["contents"] = [*digests, *(source.contents for source in judged.values())]
     folder = config.output or runs.folder_of(f"lasi_ablation{'-toy' * config.toy}", options)
     if (content := runs.earlier(folder, options)) is not None:
         return content
-    judged = bapps.load(config.bapps, config.datasets, kind="2afc") if config.bapps else {}
-    pairs = graded(config)
     variants = plan(config)
     first = pairs[config.sides[0]]
     data = (

@@ -1,6 +1,6 @@
 """A metric's distances of many images, kept in parts: what is there is not computed again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -8,8 +8,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from experiments import cell_files
-from experiments.image_metrics import Distance
+from experiments import cell_files, image_metrics
+from experiments.image_metrics import Distance, Network
 
 _PART = 256
 _PIXELS = 2**21  # of the images in memory at once, references and candidates
@@ -45,6 +45,30 @@ class First:
         return self._source.images(rows)
 
 
+def of_metrics(
+    folder: Path, names: Sequence[str], network: Network | None, source: Source, *, title: str
+) -> dict[str, np.ndarray]:
+    """The distances (item, candidate) of several metrics by name.
+
+    What is made of two metrics is made of their distances, which are measured once.
+
+    Args:
+      folder: with a folder of parts for each metric.
+      names: of the metrics, which `image_metrics.check` has let pass.
+      network: of the metric `deep`.
+      source: of the images.
+      title: of the source.
+    """
+    size = source.images(range(1))[0].shape[1:3]
+    single = {}
+    for part in dict.fromkeys(part for name in names for part in name.split("+")):
+        metric = image_metrics.metric(part, network)
+        of_part = f"{title}, {image_metrics.title(part, network, size)}"
+        single[part] = distances(folder / part, metric, source, title=of_part)
+    together = {name: [single[part] for part in name.split("+")] for name in names}
+    return {name: x[0] if len(x) == 1 else np.sqrt(x[0] * x[1]) for name, x in together.items()}
+
+
 def distances(folder: Path, metric: Distance, source: Source, *, title: str) -> np.ndarray:
     """The distances (item, candidate) of every candidate from its reference.
 
@@ -57,16 +81,23 @@ def distances(folder: Path, metric: Distance, source: Source, *, title: str) -> 
     Raises:
       ValueError: the metric gives NaN or infinity, or a part is damaged.
     """
-    found = []
+    height, width = source.images(range(1))[0].shape[1:3]
+    batch = max(1, min(_PART, _PIXELS // (2 * height * width)))
+    of_batch, found = _batched(metric, batch), []
     with tqdm(total=len(source), desc=title, unit="item", disable=None) as progress:
         for start in range(0, len(source), _PART):
             rows = range(start, min(start + _PART, len(source)))
 
             def compute(rows: range = rows) -> dict:
-                return {"distances": _of_rows(metric, source, rows, title, progress).tolist()}
+                of_rows = _of_rows(of_batch, batch, source, rows, progress)
+                _check_finite(of_rows, rows, title)
+                return {"distances": of_rows.tolist()}
 
-            part = cell_files.cell(folder / f"{start:06d}.json", compute)
-            found += part["distances"]
+            path = folder / f"{start:06d}.json"
+            part = cell_files.cell(path, compute).get("distances", ())
+            if len(part) != len(rows):
+                raise ValueError(f"{path} is damaged, it has {len(part)} of {len(rows)}: delete it")
+            found += part
             progress.update(rows.stop - progress.n)
     return np.array(found)
 
@@ -85,20 +116,18 @@ def _batched(metric: Distance, batch: int) -> Callable[[np.ndarray, np.ndarray],
 
 
 def _of_rows(
-    metric: Distance, source: Source, rows: range, title: str, progress: tqdm
+    of_batch: Callable, batch: int, source: Source, rows: range, progress: tqdm
 ) -> np.ndarray:
     """Distances (row, candidate), in batches of one size."""
-    height, width = source.images(rows[:1])[0].shape[1:3]
-    batch = max(1, min(_PART, _PIXELS // (2 * height * width)))
-    of_batch = _batched(metric, batch)
     found = []
     for first in range(0, len(rows), batch):
         reference, *candidates = source.images(rows[first : first + batch])
-        of_each = [of_batch(reference, images) for images in candidates]
-        found.append(np.stack(of_each, 1).astype(np.float64))
+        found.append(np.stack([of_batch(reference, images) for images in candidates], 1))
         progress.update(len(reference))
-    values = np.concatenate(found)
+    return np.concatenate(found).astype(np.float64)
+
+
+def _check_finite(values: np.ndarray, rows: range, title: str) -> None:
     if not np.isfinite(values).all():
         item = rows[int(np.flatnonzero(~np.isfinite(values).all(1))[0])]
         raise ValueError(f"{title}: distances must be finite, that of item {item} is not")
-    return values

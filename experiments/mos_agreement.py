@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 
 from experiments import (
-    data_sets,
     image_metrics,
     measurement,
     mos_pictures,
@@ -35,7 +34,6 @@ from experiments import (
     runs,
     severity,
 )
-from experiments.image_metrics import Network
 
 _MODULE = "experiments.mos_agreement"
 _FILES = ("tid2013", "kadid10k", "photographs", "weights", "heads")
@@ -92,23 +90,12 @@ class _Squares:
         return references, np.stack(distorted)
 
 
-def _measured(
-    config: Config, folder: Path, name: str, source: measurement.Source, network: Network | None
-) -> dict[str, np.ndarray]:
-    """The distances (item) of every metric on a set."""
-    found = {}
-    for metric in image_metrics.chosen(config, network):
-        function = image_metrics.metric(metric, network)
-        place = folder / "distances" / name / metric
-        title = f"{name}, {image_metrics.title(metric, network)}"
-        found[metric] = measurement.distances(place, function, source, title=title)[:, 0]
-    return found
-
-
 def _squares(config: Config) -> list[severity.Graded]:
     """What is distorted, where no opinions are named."""
     given = config.photographs
     images = photographs.in_folder(given) if given else severity.bundled()
+    if len(images) < 2:
+        raise ValueError(f"photographs must be two at least, {given} has {len(images)}")
     return severity.graded(images, size=config.size, seed=config.seed)
 
 
@@ -145,34 +132,45 @@ def run(config: Config) -> dict[str, Any]:
     asked_for = runs.command(_MODULE, config, files=_FILES, hidden=("datasets", "output"))
     options = runs.options(config, without=("datasets", "output"))
     options |= {"metrics": list(names), **image_metrics.digests(config)}
-    places = {name: getattr(config, name) for name in ("photographs", *opinion_scores.NAMES)}
-    options["contents"] = [place and data_sets.digest(place) for place in places.values()]
+    judged = _judged(config)
+    squares = [] if judged else _squares(config)
+    contents = [scored.contents for scored in judged.values()] or [severity.digest(squares)]
+    options["contents"] = contents
     folder = config.output or runs.folder_of("mos_agreement", options)
     if (content := runs.earlier(folder, options)) is not None:
         return content
-    judged = _judged(config)
-    squares = [] if judged else _squares(config)
+    sources: dict[str, measurement.Source] = {**judged}
+    if squares:
+        sources["severity"] = _Squares(squares)
+    sizes = {name: source.images(range(1))[0].shape[1:3] for name, source in sources.items()}
+    for size in sizes.values():
+        image_metrics.check_size(names, network, size)
     data = _described(judged, squares)
     runs.begin(folder, options)
     print(f"{data}\nin {folder}", flush=True)
     resampling = {"num_resamples": config.num_resamples, "seed": config.seed}
+    measured = {}
+    for name, source in sources.items():
+        place = folder / "distances" / name
+        of_each = measurement.of_metrics(place, names, network, source, title=name)
+        measured[name] = {metric: values[:, 0] for metric, values in of_each.items()}
     sets, drawn = [], {}
     for name, scored in judged.items():
-        distances = _measured(config, folder, name, scored, network)
+        distances = measured[name]
         opinions = mos_report.Opinions(scored.opinion, scored.kind, scored.reference)
         kinds = opinion_scores.KINDS[name]
         numbers = mos_report.of_opinions(distances, opinions, kinds, **resampling)
         sets.append({"set": name, "title": opinion_scores.TITLES[name], **numbers})
         drawn[name] = (distances, opinions)
     if squares:
-        distances = _measured(config, folder, "severity", _Squares(squares), network)
         shape = (len(squares), len(severity.KINDS), severity.LEVELS)
-        shaped = {name: values.reshape(shape) for name, values in distances.items()}
-        sets.append({"set": "severity", **mos_report.of_severity(shaped, **resampling)})
+        shaped = {name: values.reshape(shape) for name, values in measured["severity"].items()}
+        of = np.array([square.photograph for square in squares])
+        sets.append({"set": "severity", **mos_report.of_severity(shaped, of, **resampling)})
     content = {
         **runs.head(asked_for, options, data),
         "human": bool(judged),
-        "titles": {name: image_metrics.title(name, network) for name in names},
+        "titles": {name: image_metrics.title(name, network, size) for name in names},
         "sets": sets,
     }
 

@@ -25,7 +25,8 @@ def severity_order(path: Path, found: dict[str, Any], titles: dict[str, str]) ->
     figure, axes = plt.subplots(1, 2, figsize=(14.5, height), layout="constrained", sharey=True)
     for axis, which in zip(axes, ("within", "across"), strict=True):
         values = np.array([[row["kinds"][kind][which] for kind in kinds] for row in rows])
-        picture = axis.imshow(values, vmin=0.0, vmax=1.0, cmap="viridis", aspect="auto")
+        least = min(0.0, values.min())
+        picture = axis.imshow(values, vmin=least, vmax=1.0, cmap="viridis", aspect="auto")
         for (row, column), value in np.ndenumerate(values):
             color = "black" if value > 0.6 else "white"
             axis.text(

@@ -15,6 +15,7 @@ PUBLISHED = {
 }
 """SRCC of other implementations by title, of which piq's documentation gives these."""
 CURVES = ("logistic4", "logistic5")
+_FEWEST = 4  # photographs of which resamples tell anything
 
 
 class Opinions(NamedTuple):
@@ -25,50 +26,50 @@ class Opinions(NamedTuple):
     reference: np.ndarray
 
 
-def _interval(value: float, ends: tuple[float, float]) -> dict[str, float]:
-    return {"mean": float(value), "low": float(ends[0]), "high": float(ends[1])}
+def _interval(value: float, ends: tuple[float, float] | None) -> dict[str, float | None]:
+    low, high = map(float, ends) if ends else (None, None)
+    return {"mean": float(value), "low": low, "high": high}
 
 
 def of_severity(
-    distances: dict[str, np.ndarray], *, num_resamples: int, seed: int
+    distances: dict[str, np.ndarray], photographs: np.ndarray, *, num_resamples: int, seed: int
 ) -> dict[str, Any]:
     """Kendall's tau of every metric with the level, by kind and over all kinds.
 
     Args:
       distances: (reference, kind, level) of each metric.
-      num_resamples: of the references, the same for all metrics.
+      photographs: (reference), what each reference was cut from; two at least.
+      num_resamples: of the photographs, with all their references, the same for all metrics.
       seed: of the resamples.
     """
-    count = len(next(iter(distances.values())))
+    places = np.unique(photographs, return_inverse=True)[1]
+    count = places.max() + 1
     draws = np.random.default_rng(seed).multinomial(
         count, np.full(count, 1 / count), size=num_resamples
     )
-    draws = draws[np.count_nonzero(draws, 1) > 1]  # of one reference there is nothing across
-    once = np.ones(count)
+    draws = draws[np.count_nonzero(draws, 1) > 1]  # of one photograph there is nothing across
+    draws, once = draws[:, places], np.ones(len(places))
+
+    def interval(value: float, resampled: np.ndarray) -> dict[str, float | None]:
+        return _interval(value, _percentiles(resampled) if count >= _FEWEST else None)
+
+    across = functools.partial(severity.across, photographs=photographs)
     pairs = {name: severity.order(values) for name, values in distances.items()}
-    pooled = {name: severity.across(of, draws).mean(1) for name, of in pairs.items()}
-    means = {name: float(severity.across(of, once).mean()) for name, of in pairs.items()}
+    pooled = {name: across(of, weights=draws).mean(1) for name, of in pairs.items()}
+    means = {name: float(across(of, weights=once).mean()) for name, of in pairs.items()}
     best = max(means, key=means.__getitem__)
     rows = []
     for name, of in pairs.items():
-        alone = severity.within(of)
-        resampled = draws @ alone.mean(0) / count
+        alone, between = severity.within(of), across(of, weights=once)
+        less = interval(means[best] - means[name], pooled[best] - pooled[name])
+        by_kind = zip(severity.KINDS, alone.mean(1), between, strict=True)
         rows.append(
             {
                 "metric": name,
-                "within": _interval(alone.mean(), _percentiles(resampled)),
-                "across": _interval(means[name], _percentiles(pooled[name])),
-                "less_than_best": None
-                if name == best
-                else _interval(
-                    means[best] - means[name], _percentiles(pooled[best] - pooled[name])
-                ),
-                "kinds": {
-                    kind: {"within": float(w), "across": float(a)}
-                    for kind, w, a in zip(
-                        severity.KINDS, alone.mean(1), severity.across(of, once), strict=True
-                    )
-                },
+                "within": interval(alone.mean(), draws @ alone.mean(0) / draws.sum(1)),
+                "across": interval(means[name], pooled[name]),
+                "less_than_best": None if name == best else less,
+                "kinds": {kind: {"within": float(w), "across": float(a)} for kind, w, a in by_kind},
             }
         )
     return {"rows": rows, "best": best}
@@ -76,7 +77,7 @@ def of_severity(
 
 def _percentiles(values: np.ndarray) -> tuple[float, float]:
     low, high = np.quantile(values, (0.025, 0.975))
-    return float(low), float(high)
+    return low, high
 
 
 def of_opinions(
@@ -137,13 +138,15 @@ def _srcc(score: np.ndarray, opinion: np.ndarray) -> float | None:
 
 def markdown(content: dict[str, Any]) -> str:
     """The report as a page."""
+    resampled = "references" if content["human"] else "photographs"
     lines = [
         "# Agreement of metrics with opinions" if content["human"] else "# Metrics and severity",
         f"`{content['command']}`",
         f"Data: {content['data']}; jax {content['versions']['jax']} on {content['backend']}. "
-        "Everything on this page is written by that command. Intervals are 95 %, by "
-        f"{content['config']['num_resamples']:,} bootstrap resamples of the references, "
-        "each with all its images.",
+        "Everything on this page but what is called published is written by that command. "
+        f"Intervals are 95 %, by {content['config']['num_resamples']:,} bootstrap resamples of the "
+        f"{resampled}, each with all its images; of few {resampled} they are rough. Which metric "
+        "is the best is seen on the same data.",
     ]
     for found in content["sets"]:
         lines += (_opinions if content["human"] else _severity)(found, content["titles"])
@@ -174,8 +177,8 @@ def _severity(found: dict[str, Any], titles: dict[str, str]) -> list[str]:
         "the order of its levels is known, and that is all a metric is held against here. Name the "
         "folder of a judged set with `--tid2013` or `--kadid10k` for agreement with people.",
         "Kendall's tau-b of a metric's distances with the level, the mean over kinds. Within: on "
-        "each square of a photograph by itself. Across: over pairs of images of different squares, "
-        "so that a level has to give similar distances whatever is shown.",
+        "each square of a photograph by itself. Across: over pairs of images of different "
+        "photographs, so that a level has to give similar distances whatever is shown.",
         table(["metric", "within", "across", "across, less than the best"], rows),
     ]
     for which in ("across", "within"):
@@ -210,7 +213,8 @@ def _opinions(found: dict[str, Any], titles: dict[str, str]) -> list[str]:
     return [
         f"## {found['title']}",
         "Of minus the distance with the opinion: 1 is ideal. PLCC is taken after the least-squares "
-        "fit of the curve that its column names; SRCC and KRCC (tau-b) need none.",
+        "fit of the curve that its column names; SRCC and KRCC (tau-b) need none. "
+        "Published: as piq's documentation gives them.",
         table(header, rows),
         "SRCC by kind of distortion:",
         table(["kind", *(titles[r["metric"]] for r in found["rows"])], by_kind),

@@ -308,6 +308,7 @@ class Scored:
 
     def __init__(self, examples: data_sets.Examples, rows: list[_Row]) -> None:
         self._examples = examples
+        self.contents = examples.contents
         self.opinion = np.array([row.opinion for row in rows])
         self.reference = np.array([row.reference for row in rows])
         self.kind = np.array([row.kind for row in rows])

@@ -6,6 +6,7 @@ photograph, and, where it is a scale and not only an order, across photographs t
 human agreement: it needs no judgements, and says nothing of how kinds compare.
 """
 
+import hashlib
 from typing import NamedTuple
 
 import numpy as np
@@ -82,7 +83,7 @@ class Graded(NamedTuple):
     """A reference and its distortions.
 
     Attributes:
-      photograph: its name.
+      photograph: the name of what it was cut from.
       reference: (side, side, 3) uint8.
       distorted: (kind, level, side, side, 3) uint8, kinds in the order of `KINDS`.
     """
@@ -95,7 +96,7 @@ class Graded(NamedTuple):
 def crops(image: np.ndarray, size: int) -> list[np.ndarray]:
     """Four squares of a photograph, of `size` pixels a side, in the middles of its quarters.
 
-    Where the photograph is too small for that they overlap.
+    In one with sides below twice the size they are moved inside, and overlap.
 
     Raises:
       ValueError: it is smaller than one square.
@@ -106,13 +107,25 @@ def crops(image: np.ndarray, size: int) -> list[np.ndarray]:
             f"photographs must be at least size = {size} pixels a side, got one of "
             f"{width} x {height}"
         )
-    tops, lefts = ([(room - size) // 4, (room - size) * 3 // 4] for room in (height, width))
+    tops, lefts = (
+        (max(0, side // 4 - size // 2), min(side - size, side * 3 // 4 - size // 2))
+        for side in (height, width)
+    )
     return [image[top : top + size, left : left + size] for top in tops for left in lefts]
 
 
 def bundled() -> dict[str, np.ndarray]:
     """The photographs that come with scikit-image."""
     return {name: photographs.bundled(name) for name in photographs.NAMES}
+
+
+def digest(squares: list[Graded]) -> str:
+    """What tells some squares and their distortions from others."""
+    found = hashlib.sha256()
+    for square in squares:
+        found.update(square.photograph.encode() + square.reference.tobytes())
+        found.update(square.distorted.tobytes())
+    return found.hexdigest()[:16]
 
 
 def graded(images: dict[str, np.ndarray], *, size: int, seed: int) -> list[Graded]:
@@ -126,7 +139,7 @@ def graded(images: dict[str, np.ndarray], *, size: int, seed: int) -> list[Grade
     """
     found = []
     for name, image in images.items():
-        for place, reference in enumerate(crops(image, size)):
+        for reference in crops(image, size):
             distorted = [
                 [
                     distort(reference, level, np.random.default_rng((seed, len(found), kind)))
@@ -134,7 +147,7 @@ def graded(images: dict[str, np.ndarray], *, size: int, seed: int) -> list[Grade
                 ]
                 for kind, (distort, levels) in enumerate(KINDS.values())
             ]
-            found.append(Graded(f"{name} {place + 1}", reference, np.array(distorted)))
+            found.append(Graded(name, reference, np.array(distorted)))
     return found
 
 
@@ -155,12 +168,15 @@ class Order(NamedTuple):
 
 def order(distances: np.ndarray) -> Order:
     """The pairs of distances (reference, kind, level), whatever a reference weighs later."""
-    by_kind = np.moveaxis(distances, 1, 0)
-    sign = np.sign(by_kind[:, :, None, :, None] - by_kind[:, None, :, None, :])
     level = np.arange(distances.shape[2])
     expected = np.sign(level[:, None] - level)
-    everywhere = np.full(sign.shape[1:3], np.abs(expected).sum())
-    return Order((sign * expected).sum((3, 4)), np.abs(sign).sum((3, 4)), everywhere)
+    agreement, different = [], []
+    for of_kind in np.moveaxis(distances, 1, 0):  # all kinds at once would be much memory
+        sign = np.sign(of_kind[:, None, :, None] - of_kind[None, :, None, :])
+        agreement.append((sign * expected).sum((2, 3)))
+        different.append(np.abs(sign).sum((2, 3)))
+    everywhere = np.full(agreement[0].shape, np.abs(expected).sum())
+    return Order(np.array(agreement), np.array(different), everywhere)
 
 
 def within(pairs: Order) -> np.ndarray:
@@ -172,17 +188,18 @@ def within(pairs: Order) -> np.ndarray:
     return _tau(agreement, distances, np.diagonal(pairs.levels))
 
 
-def across(pairs: Order, weights: np.ndarray) -> np.ndarray:
-    """Kendall's tau-b (..., kind) of distance and level, over pairs of different references.
+def across(pairs: Order, photographs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Kendall's tau-b (..., kind) of distance and level, over pairs of different photographs.
 
-    Without the pairs of one reference, so that a resample, in which it may stand twice, is no
-    easier than the references themselves.
+    Without the pairs of one photograph, so that a resample, in which it may stand twice, is no
+    easier than the photographs themselves.
 
     Args:
       pairs: of the distances.
+      photographs: (reference), what each was cut from.
       weights: (..., reference), how often a reference counts.
     """
-    different = 1 - np.eye(len(pairs.levels))
+    different = photographs[:, None] != photographs
     of_both = [
         np.einsum("...i,kij,...j->...k", weights, x * different, weights, optimize=True)
         for x in (*pairs[:2], pairs.levels[None])

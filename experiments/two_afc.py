@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import bapps, data_sets, image_metrics, measurement, runs, two_afc_report
+from experiments import bapps, image_metrics, measurement, runs, two_afc_report
 from experiments.two_afc_report import Judged
 
 _MODULE = "experiments.two_afc"
@@ -128,23 +128,51 @@ def _given(config: Config, names: Sequence[str]) -> dict[str, dict[str, Judged]]
     return {_name(path): measured_by_others(path, config.limit) for path in config.distances}
 
 
-def _measured(
-    config: Config, folder: Path, names: Sequence[str], network: image_metrics.Network | None
-) -> dict[bapps.Kind, dict[str, dict[str, Judged]]]:
-    """Distances and judgements by kind of judgement, metric and subset."""
+def _check_one_judgement(choices: dict[str, dict[str, Judged]]) -> None:
+    """Refuse metrics that were measured on different triplets of a subset.
+
+    Raises:
+      ValueError: the judgements of a subset are others for one than for another.
+    """
+    seen: dict[str, tuple[str, np.ndarray]] = {}
+    for name, subsets in choices.items():
+        for subset, judged in subsets.items():
+            other, before = seen.setdefault(subset, (name, judged.judgement))
+            same = before.shape == judged.judgement.shape
+            if not same or not np.allclose(before, judged.judgement, atol=1e-3):
+                raise ValueError(
+                    f"distances must be of the same triplets, those of {subset} differ: {other} "
+                    f"has {len(before):,}, {name} {len(judged.judgement):,}, or other choices"
+                )
+
+
+Sources = dict[bapps.Kind, dict[str, bapps.Subset]]
+
+
+def _loaded(config: Config) -> Sources:
+    """The subsets of every kind of judgement that are there."""
     if config.bapps is None:
         return {}
+    kinds = bapps.present(config.bapps)
+    return {kind: bapps.load(config.bapps, config.datasets, kind=kind) for kind in kinds}
+
+
+def _measured(
+    config: Config,
+    folder: Path,
+    names: Sequence[str],
+    network: image_metrics.Network | None,
+    sources: Sources,
+) -> dict[bapps.Kind, dict[str, dict[str, Judged]]]:
+    """Distances and judgements by kind of judgement, metric and subset."""
     found: dict[bapps.Kind, dict[str, dict[str, Judged]]] = {}
-    for kind in bapps.present(config.bapps):
-        sources = bapps.load(config.bapps, config.datasets, kind=kind)
+    for kind, subsets in sources.items():
         found[kind] = {name: {} for name in names}
-        for name in names:
-            function = image_metrics.metric(name, network)
-            for subset, source in sources.items():
-                place = folder / "distances" / kind / subset / name
-                title = f"{kind}, {subset}, {image_metrics.title(name, network)}"
-                first = measurement.First(source, config.limit)
-                distances = measurement.distances(place, function, first, title=title)
+        for subset, source in subsets.items():
+            first = measurement.First(source, config.limit)
+            place, title = folder / "distances" / kind / subset, f"{kind}, {subset}"
+            of_each = measurement.of_metrics(place, names, network, first, title=title)
+            for name, distances in of_each.items():
                 found[kind][name][subset] = Judged(distances, source.judgements[: len(first)])
     return found
 
@@ -155,29 +183,35 @@ def run(config: Config) -> dict[str, Any]:
     check(config)
     network = image_metrics.network(config.weights, config.heads)
     names = image_metrics.chosen(config, network)
+    image_metrics.check_size(names if config.bapps else (), network, (bapps.SIDE, bapps.SIDE))
     asked_for = runs.command(_MODULE, config, files=_FILES, hidden=("datasets", "output"))
     options = runs.options(config, without=("datasets", "output"))
     given = _given(config, names)
+    _check_one_judgement(given)
+    sources = _loaded(config)
     options |= {"metrics": list(names), **image_metrics.digests(config)}
-    options["contents"] = config.bapps and data_sets.digest(config.bapps)
+    options["contents"] = [
+        source.contents for subsets in sources.values() for source in subsets.values()
+    ]
     options["distances"] = {_name(path): image_metrics.digest(path) for path in config.distances}
     folder = config.output or runs.folder_of("two_afc", options)
     if (content := runs.earlier(folder, options)) is not None:
         return content
+    of_bapps = {
+        subset: Judged(np.empty((0, 2)), source.judgements[: config.limit])
+        for subset, source in sources.get("2afc", {}).items()
+    }
+    _check_one_judgement({"BAPPS": of_bapps, **given})
     runs.begin(folder, options)
     print(f"in {folder}", flush=True)
-    measured = _measured(config, folder, names, network)
+    measured = _measured(config, folder, names, network, sources)
     choices, differences = {**measured.get("2afc", {}), **given}, measured.get("jnd", {})
-    titles = {name: image_metrics.title(name, network) for name in names}
-    titles["ms_ssim"] = f"MS-SSIM, {image_metrics.scales((bapps.SIDE,) * 2)} scales"
+    titles = {name: image_metrics.title(name, network, (bapps.SIDE, bapps.SIDE)) for name in names}
     content = {
         **runs.head(asked_for, options, two_afc_report.described(choices, differences)),
         "titles": titles | {name: f"{name}, as given" for name in given},
         **two_afc_report.numbers(
-            choices,
-            differences,
-            num_resamples=config.num_resamples,
-            seed=config.seed,
+            choices, differences, num_resamples=config.num_resamples, seed=config.seed
         ),
     }
 
@@ -185,12 +219,7 @@ def run(config: Config) -> dict[str, Any]:
         if choices:
             two_afc_report.draw(partial / "two_afc.png", content)
 
-    runs.save_report(
-        folder,
-        content,
-        two_afc_report.markdown(content),
-        draw,
-    )
+    runs.save_report(folder, content, two_afc_report.markdown(content), draw)
     print(f"this call took {time.perf_counter() - started:.0f} s")
     return content
 

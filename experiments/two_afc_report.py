@@ -207,9 +207,9 @@ def _choices(content: dict[str, Any]) -> list[str]:
         rows.append([f"{name}, published", *(str(of.get(column, "")) for column in columns)])
     return [
         "2AFC scores in percent: how often a metric is with the people who chose, a share of them "
-        "where they were divided. The ceiling is of someone who is with as many others as a person "
-        "is. All is the unweighted mean of the subsets. Published: Zhang et al., CVPR 2018, "
-        "table 5, whose LPIPS is of version 0.0.",
+        "where they were divided. The ceiling is how often a judge is with one who is drawn from "
+        "all judges of the triplet, the judge among them. All is the unweighted mean of the "
+        "subsets. Published: Zhang et al., CVPR 2018, table 5, whose LPIPS is of version 0.0.",
         table(["metric", *columns], rows),
     ]
 
@@ -252,7 +252,8 @@ def draw(path: Path, content: dict[str, Any]) -> None:
             label=f"{name}, published",
         )
     axis.set_xticks(center, columns)
-    axis.set(ylabel="2AFC score in percent", ylim=(50, 90))
+    least = min(value["low"] for row in rows for value in row["subsets"].values())
+    axis.set(ylabel="2AFC score in percent", ylim=(min(50.0, least), 90.0))
     axis.legend(fontsize="small", ncols=3, loc="upper right")
     figure.savefig(path, dpi=110)
     plt.close(figure)

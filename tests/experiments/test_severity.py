@@ -16,7 +16,7 @@ def graded():
 
 
 def test_every_level_is_further_away_than_the_one_before(graded):
-    assert [of.photograph for of in graded] == [f"coffee {k}" for k in (1, 2, 3, 4)]
+    assert [of.photograph for of in graded] == ["coffee"] * 4
     distorted = np.stack([of.distorted for of in graded]).astype(float)
     references = np.stack([of.reference for of in graded]).astype(float)
     assert distorted.shape == (4, len(severity.KINDS), severity.LEVELS, 32, 32, 3)
@@ -42,9 +42,11 @@ def test_tau_is_scipys():
             np.testing.assert_allclose(severity.within(pairs)[kind, reference], expected)
 
 
-def test_tau_across_is_of_pairs_of_different_references():
-    distances = RANDOM.integers(0, 9, (3, 1, severity.LEVELS)).astype(float)
-    weights = np.array([2, 0, 1])  # two references count, of which one twice
+def test_tau_across_is_of_pairs_of_different_photographs():
+    distances = RANDOM.integers(0, 9, (4, 1, severity.LEVELS)).astype(float)
+    distances[3] = distances[0]
+    photographs = np.array(["one", "other", "third", "one"])
+    weights = np.array([1, 0, 1, 1])  # two photographs count, of which one has the same twice
     agreement = differ = 0
     for level, first in enumerate(distances[0, 0]):
         for other, second in enumerate(distances[2, 0]):
@@ -52,14 +54,21 @@ def test_tau_across_is_of_pairs_of_different_references():
             differ += first != second
     unlike = severity.LEVELS * (severity.LEVELS - 1)
     expected = agreement / np.sqrt(differ * unlike)
-    found = severity.across(severity.order(distances), weights)
+    found = severity.across(severity.order(distances), photographs, weights)
     np.testing.assert_allclose(found, [expected])
 
 
 def test_a_constant_distance_orders_nothing():
     pairs = severity.order(np.ones((2, 1, severity.LEVELS)))
     assert (severity.within(pairs) == 0).all()
-    assert severity.across(pairs, np.ones(2)) == 0
+    assert severity.across(pairs, np.arange(2), np.ones(2)) == 0
+
+
+def test_squares_lie_in_the_middles_of_quarters_or_are_moved_inside():
+    rows, columns = np.indices((40, 100))
+    image = np.stack([rows, columns, rows], -1).astype(np.uint8)
+    corners = [tuple(int(x) for x in square[0, 0, :2]) for square in severity.crops(image, 30)]
+    assert corners == [(0, 10), (0, 60), (10, 10), (10, 60)]
 
 
 def test_small_photographs_are_refused():

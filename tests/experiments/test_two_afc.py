@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import bapps, measurement, two_afc, two_afc_report
+from experiments import bapps, two_afc, two_afc_report
 from experiments.two_afc_report import ALL, SUBSETS
 
 # How far p0 and p1 are from the reference, and the share that prefers p1, of each triplet.
@@ -19,7 +19,7 @@ SCORES = (0.8, 0.6, 0.5, 0.0)  # of any distance that grows with them
 PAIRS = ((3, 1.0), (6, 0.0), (9, 1.0))
 PRECISION = 0.5 * 1 + 0.5 * 2 / 3
 HEADER = "subset,d0,d1,human_prefers_p1\n"
-ROWS = "cnn,0.1,0.3,0.25\ncnn,0.4,0.3,1\nmine,2,2,0.5\ncnn,0.2,0.2,0.75\nmine,-1,0,0\n"
+ROWS = "extra,0.1,0.3,0.25\nextra,0.4,0.3,1\nmine,2,2,0.5\nextra,0.2,0.2,0.75\nmine,-1,0,0\n"
 
 
 def patch(path, level):
@@ -83,7 +83,7 @@ def test_scores_are_those_by_hand(content):
         for interval in of[name]["subsets"].values():
             assert 0.0 <= interval["low"] <= interval["mean"] <= interval["high"] <= 80.0
     assert means(of["theirs"]) == pytest.approx(
-        {"cnn": 100 * (0.75 + 1.0 + 0.5) / 3, "mine": 100 * (0.5 + 1.0) / 2}
+        {"extra": 100 * (0.75 + 1.0 + 0.5) / 3, "mine": 100 * (0.5 + 1.0) / 2}
     )
     ceiling = 100 * np.mean([p**2 + (1 - p) ** 2 for _, p in TRIPLETS])
     assert content["human"]["color"]["mean"] == pytest.approx(ceiling)
@@ -109,7 +109,7 @@ def test_a_run_leaves_a_report(root, content):
     rows = {line[1]: line for line in lines if line[1:]}
     lpips = ["73.9", "83.4", "71.5", "61.2", "65.3", "63.2", "69.8"]
     assert rows["LPIPS (AlexNet), published"][2:9] == lpips
-    assert rows["theirs, as given"][2] == "" and rows["theirs, as given"][3].startswith("75.0 [")
+    assert rows["theirs, as given"][2] == "" and rows["theirs, as given"][9].startswith("75.0 [")
     assert "undefined" in rows["PSNR"][3]  # of just noticeable differences, the last table
 
 
@@ -120,16 +120,16 @@ def test_stopped_in_between_only_what_is_missing_is_measured(
     shutil.rmtree(run / "report")
     shutil.rmtree(run / "distances" / "jnd" / "cnn" / "mse")
     (run / "distances" / "2afc" / "color" / "psnr" / "000000.json").unlink()
-    measured, of_rows = [], measurement._of_rows
+    measured, cell = [], cell_files.cell
 
-    def counted(of_batch, source, rows, title, progress):
-        measured.append((title, list(rows)))
-        return of_rows(of_batch, source, rows, title, progress)
+    def counted(path, compute):
+        measured.extend([] if path.exists() else [path.relative_to(run / "distances").as_posix()])
+        return cell(path, compute)
 
-    monkeypatch.setattr(measurement, "_of_rows", counted)
+    monkeypatch.setattr(cell_files, "cell", counted)
     again = config(root, distances=(theirs,), metrics=("mse", "psnr"), output=run)
     assert two_afc.run(again) == content
-    assert measured == [("2afc, color, PSNR", [0, 1, 2, 3]), ("jnd, cnn, MSE", [0, 1, 2])]
+    assert measured == ["2afc/color/psnr/000000.json", "jnd/cnn/mse/000000.json"]
 
 
 def test_the_same_command_shows_it_again_and_other_distances_are_told_apart(
@@ -274,3 +274,12 @@ def test_released_votes_and_distances(data, tmp_path):
     assert ceiling.pop("deblur") == pytest.approx(human.pop("deblur"), abs=1.1)
     assert ceiling == pytest.approx(human, abs=0.25)
     assert "traditional 4,720" in found["data"]
+
+
+def test_other_triplets_under_the_name_of_a_subset_are_refused(root, tmp_path):
+    path = tmp_path / "other.csv"
+    path.write_text(HEADER + ROWS.replace("extra", "cnn"))
+    message = "those of cnn differ: BAPPS has 4, other 3, or other choices"
+    with pytest.raises(ValueError, match=message):
+        two_afc.run(config(root, distances=(path,), output=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
