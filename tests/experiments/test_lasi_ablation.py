@@ -14,7 +14,7 @@ import scipy.stats
 from PIL import Image
 
 import lasi_jax
-from experiments import ablated_lasi, lasi_ablation, photographs, severity
+from experiments import ablated_lasi, cell_files, lasi_ablation, photographs, severity
 from experiments.ablated_lasi import Variant
 
 KINDS = ("noise", "blur")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import bapps, two_afc, two_afc_report
+from experiments import bapps, cell_files, two_afc, two_afc_report
 from experiments.two_afc_report import ALL, SUBSETS
 
 # How far p0 and p1 are from the reference, and the share that prefers p1, of each triplet.
