@@ -131,11 +131,11 @@ def _trunk(weights: Path) -> tuple[str, Any, Callable]:
         except ValueError as no_squeezenet:
             errors = dict.fromkeys((str(no_trunk), str(no_squeezenet)))  # of a bad file one alone
             raise ValueError("; ".join(errors)) from None
-        head = "squeeze" if parameters.version == "1.1" else None
+        head = "squeezenet" if parameters.version == "1.1" else None
         features = functools.partial(squeezenet.features, parameters=parameters)
         return f"SqueezeNet {parameters.version}", head, features
-    title, head = {"alexnet": ("AlexNet", "alex"), "vgg16": ("VGG16", "vgg")}[parameters.network]
-    return title, head, functools.partial(trunks.features, parameters=parameters)
+    title = {"alexnet": "AlexNet", "vgg16": "VGG16"}[parameters.network]
+    return title, parameters.network, functools.partial(trunks.features, parameters=parameters)
 
 
 def check(name: str, network: Network | None) -> None:

@@ -364,7 +364,7 @@ def fit_logistic(score: Any, opinion: Any, *, curve: str) -> LogisticFit:
       >>> fit(1.0).round(4).item()
       2.5
     """
-    if curve not in _PARAMETERS:
+    if curve not in tuple(_PARAMETERS):
         raise ValueError(f"curve must be one of {', '.join(_PARAMETERS)}, got {curve!r}")
     score, opinion = _varied_items(score=score, opinion=opinion)
     if len(score) <= _PARAMETERS[curve]:
@@ -465,7 +465,7 @@ def bootstrap_interval(
         reference that a distorted image was made from; by default every item is its own.
 
     Returns:
-      The lower and the upper end. Resamples where the statistic is NaN or raises
+      The lower and the upper end. Resamples where the statistic is NaN, infinite or raises
       `UndefinedError` are left out.
 
     Raises:
@@ -494,7 +494,7 @@ def bootstrap_interval(
             value = float(statistic(*(np.repeat(values, times, axis=0) for values in items)))
         except UndefinedError:
             continue
-        found += [] if np.isnan(value) else [value]
+        found += [value] if np.isfinite(value) else []
     if not found:
         raise UndefinedError(f"statistic must be defined for some of {num_resamples} resamples")
     low, high = np.quantile(found, (0.5 - level / 2.0, 0.5 + level / 2.0))

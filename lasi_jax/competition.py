@@ -111,13 +111,18 @@ class Competition(NamedTuple):
 
 def _check_images(x: Any, y: Any, value_range: tuple[float, float]) -> tuple[jax.Array, jax.Array]:
     x, y = images.check_pair(x, y, value_range)
-    if y.dtype not in (jnp.float32, jnp.float64):
-        raise TypeError(f"y must be float32 or float64, got dtype {y.dtype}")
+    _check_dtype("x", x)
+    _check_dtype("y", y)
     return x, jnp.clip(y, *value_range)
 
 
+def _check_dtype(name: str, image: jax.Array) -> None:
+    if image.dtype not in (jnp.float32, jnp.float64):
+        raise TypeError(f"{name} must be float32 or float64, got dtype {image.dtype}")
+
+
 def _check_direction(direction: Any) -> float:
-    if direction not in _SIGNS:
+    if direction not in tuple(_SIGNS):  # unlike a dict, it lets a list be asked for
         raise ValueError(f"direction must be 'least' or 'greatest', got {direction!r}")
     return _SIGNS[direction]
 
@@ -335,7 +340,7 @@ def begin(
     """The state before the first step: both metrics and their gradients at the start.
 
     Args:
-      x: the reference, an image of two axes or more.
+      x: the reference, an image of two axes or more, float32 or float64.
       y: the start, float32 or float64, of the same shape; for example x with noise.
       held: the metric that keeps its value, a function (x, y) -> distance.
       moved: the metric that will be made least or greatest.
@@ -382,7 +387,7 @@ def step(
     """One step along the level set of the held metric; see the head of this module.
 
     Args:
-      x: the reference.
+      x: the reference, float32 or float64.
       state: from `begin` or from another step.
       held: the metric that keeps its value.
       moved: the metric that is made least or greatest.
@@ -394,7 +399,8 @@ def step(
       step length. Nothing in it is NaN if nothing in `state` is.
 
     Raises:
-      TypeError: a metric that is no function or returns no floating scalar.
+      TypeError: another dtype of x, or a metric that is no function or returns no
+        floating scalar.
       ValueError: another direction, a range out of order, or an x of another
         shape than the image.
 
@@ -416,6 +422,7 @@ def step(
     x = jnp.asarray(x)
     if x.shape != state.image.shape:
         raise ValueError(f"x must have the image's shape {state.image.shape}, got {x.shape}")
+    _check_dtype("x", x)
     return _step(x, state, _named("held", held), _named("moved", moved), sign, value_range)
 
 

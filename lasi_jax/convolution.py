@@ -1,8 +1,8 @@
 """What networks of convolutions are made of, and how an image enters them.
 
 Planes are (height, width, channel). The poolings are by slices, axis by axis:
-ten times as fast, gradient included, as XLA's windows on a CPU, and differentiable
-twice. Equals share the gradient.
+several times as fast as XLA's windows on a CPU, their gradient about ten times, and
+differentiable twice. Equals share the gradient.
 """
 
 import functools

@@ -73,6 +73,12 @@ def _layers(x: Any, y: Any, features: Features) -> list[tuple[jax.Array, jax.Arr
     if not callable(features):
         raise TypeError(f"features must be a function, got {type(features).__name__}")
     of_x, of_y = _maps("x", x, features), _maps("y", y, features)
+    shapes = [[planes.shape for planes in maps] for maps in (of_x, of_y)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            "features must return as many maps, of the same shapes, for y as for x, "
+            f"got {shapes[1]} and {shapes[0]}"
+        )
     double = any(planes.dtype == jnp.float64 for planes in of_x + of_y)
     dtype = jnp.float64 if double else jnp.float32
     return [(a.astype(dtype), b.astype(dtype)) for a, b in zip(of_x, of_y, strict=True)]
@@ -165,9 +171,10 @@ def distance(
     Raises:
       TypeError: no array, no function, features that return no list or tuple of
         floating arrays, or heads that are none.
-      ValueError: shapes that differ, fewer than two axes, an empty axis, maps that
-        are not (height, width, channel), heads of another number or shape, and
-        concrete values that are NaN (x, y, heads), infinite or negative (heads).
+      ValueError: shapes that differ, of images or of their maps, fewer than two axes,
+        an empty axis, maps that are not (height, width, channel), heads of another
+        number or shape, and concrete values that are NaN (x, y, heads), infinite or
+        negative (heads).
 
     Source: Zhang et al., CVPR 2018, equation 1; the sum over channels and the offset
     of the norm are the release's. There w is "lin"; ones are its "baseline". The
@@ -180,6 +187,15 @@ def distance(
       0.4
       >>> float(distance(x, x, features=lambda image: [image]))
       0.0
+
+      LPIPS of AlexNet, whose files `trunks` and `lpips_heads` tell how to write:
+
+      >>> import functools
+      >>> from lasi_jax import lpips_heads, trunks
+      >>> parameters = trunks.load("alexnet.safetensors")  # doctest: +SKIP
+      >>> features = functools.partial(trunks.features, parameters=parameters)  # doctest: +SKIP
+      >>> heads = lpips_heads.load("alex.safetensors", network="alexnet")  # doctest: +SKIP
+      >>> distance(x, y, features=features, heads=heads)  # doctest: +SKIP
     """
     return _total([jnp.mean(layer) for layer in _differences(x, y, features, heads)])
 

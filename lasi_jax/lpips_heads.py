@@ -11,11 +11,11 @@ import jax.numpy as jnp
 
 from lasi_jax import weight_files
 
-# The channels of the layers that LPIPS compares.
-_CHANNELS = {
-    "alex": (64, 192, 384, 256, 256),
-    "vgg": (64, 128, 256, 512, 512),
-    "squeeze": (64, 128, 256, 384, 384, 512, 512),
+# What files call a network, and the channels of the layers that LPIPS compares.
+_NETWORKS = {
+    "alexnet": ("alex", (64, 192, 384, 256, 256)),
+    "vgg16": ("vgg", (64, 128, 256, 512, 512)),
+    "squeezenet": ("squeeze", (64, 128, 256, 384, 384, 512, 512)),
 }
 
 
@@ -24,18 +24,19 @@ def load(path: str | os.PathLike[str], *, network: str) -> tuple[jax.Array, ...]
 
     The arrays, of shape (1, channel, 1, 1), are named `lin0.model.1.weight` and so
     on, as in the release's state dict of one network, or with the network before
-    them, `alex/lin0.model.1.weight`, where a file holds several. This converts
-    the release's file:
+    them, `alex/lin0.model.1.weight`, where a file holds several. The release is
+    the repository richzhang/PerceptualSimilarity, in whose folder `lpips` this
+    converts a file:
 
         safetensors.torch.save_file(torch.load("weights/v0.1/alex.pth"), "alex.safetensors")
 
     Args:
       path: of an `.npz` archive or a `.safetensors` file.
-      network: "alex", "vgg" or "squeeze"; the last is SqueezeNet 1.1.
+      network: "alexnet", "vgg16" or "squeezenet"; the last is SqueezeNet 1.1.
 
     Returns:
-      One non-negative array (channel,) per layer, in float32: 5 layers of alex and
-      vgg, 7 of squeeze.
+      One non-negative array (channel,) per layer, in float32: 5 layers of alexnet
+      and vgg16, 7 of squeezenet.
 
     Raises:
       OSError: no such file, or not to be read.
@@ -47,23 +48,23 @@ def load(path: str | os.PathLike[str], *, network: str) -> tuple[jax.Array, ...]
     Source: the release of Zhang et al., CVPR 2018, `weights/v0.1`.
 
     Example:
-      >>> heads = load("alex.safetensors", network="alex")  # doctest: +SKIP
+      >>> heads = load("alex.safetensors", network="alexnet")  # doctest: +SKIP
       >>> load("alex.safetensors", network="resnet")
       Traceback (most recent call last):
-      ValueError: network must be one of alex, vgg, squeeze, got 'resnet'
+      ValueError: network must be one of alexnet, vgg16, squeezenet, got 'resnet'
     """
-    if network not in _CHANNELS:
-        raise ValueError(f"network must be one of {', '.join(_CHANNELS)}, got {network!r}")
+    if network not in tuple(_NETWORKS):
+        raise ValueError(f"network must be one of {', '.join(_NETWORKS)}, got {network!r}")
+    in_files, layers = _NETWORKS[network]
     shapes = {
-        f"lin{layer}.model.1.weight": (1, channels, 1, 1)
-        for layer, channels in enumerate(_CHANNELS[network])
+        f"lin{layer}.model.1.weight": (1, channels, 1, 1) for layer, channels in enumerate(layers)
     }
-    of_several = {f"{network}/{name}": shape for name, shape in shapes.items()}
+    of_several = {f"{in_files}/{name}": shape for name, shape in shapes.items()}
     title, arrays = weight_files.load(
         path,
         {"file of several networks": of_several, "file of one network": shapes},
         content=f"LPIPS heads of {network}",
-        ignored=tuple(f"{other}/" for other in _CHANNELS if other != network),
+        ignored=tuple(f"{other}/" for other, _ in _NETWORKS.values() if other != in_files),
     )
     for name, array in arrays.items():
         if (least := array.min()) < 0:

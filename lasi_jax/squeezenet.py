@@ -85,7 +85,7 @@ class Parameters:
 
 
 def _check_version(version: Any) -> _Version:
-    if version not in _VERSIONS:
+    if version not in tuple(_VERSIONS):
         raise ValueError(f"version must be one of {', '.join(_VERSIONS)}, got {version!r}")
     return _VERSIONS[version]
 

@@ -206,8 +206,9 @@ def ssim(x: Any, y: Any, *, value_range: tuple[float, float] = (0.0, 1.0)) -> ja
       value_range: the least and the greatest value of a float image.
 
     Returns:
-      A scalar from -1 to 1, exactly 1 for identical images. It is symmetric in x
-      and y and differentiable in both, with finite gradients everywhere.
+      A scalar from -1 to 1, exactly 1 for identical images; float32 resolves
+      values near 1 to 6e-8. It is symmetric in x and y and differentiable in both,
+      with finite gradients everywhere.
 
     Raises:
       As `ssim_map`.
@@ -250,9 +251,10 @@ def ms_ssim(
         numbers of scales are not comparable.
 
     Returns:
-      A scalar from 0 to 1, exactly 1 for identical images. Means below 0 count as
-      0, and have a gradient of 0. It is symmetric in x and y and differentiable
-      in both, with finite gradients everywhere.
+      A scalar from 0 to 1, exactly 1 for identical images; float32 resolves values
+      near 1 to 6e-8. Means below 0 count as 0, and have a gradient of 0. It is
+      symmetric in x and y and differentiable in both, with finite gradients
+      everywhere.
 
     Raises:
       TypeError: as `ssim_map`.

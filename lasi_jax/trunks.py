@@ -117,7 +117,7 @@ class Parameters:
 
 
 def _check_network(network: Any) -> _Network:
-    if network not in _NETWORKS:
+    if network not in tuple(_NETWORKS):
         raise ValueError(f"network must be one of {', '.join(_NETWORKS)}, got {network!r}")
     return _NETWORKS[network]
 

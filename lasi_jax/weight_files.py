@@ -32,7 +32,13 @@ def _open_npz(path: Path) -> Iterator[_Opened]:
 
 @contextlib.contextmanager
 def _open_safetensors(path: Path) -> Iterator[_Opened]:
-    from safetensors import safe_open  # optional: only such a file needs it
+    try:
+        from safetensors import safe_open  # optional: only such a file needs it
+    except ImportError as error:
+        raise ImportError(
+            f"path of a .safetensors file needs the package safetensors, got {str(path)!r}: "
+            "pip install safetensors"
+        ) from error
 
     with safe_open(path, framework="numpy") as file:
         yield file.keys(), file.get_tensor
@@ -68,6 +74,14 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[_Opened]:
             f"path must name an intact {path.suffix} file of plain arrays, "
             f"got {str(path)!r}: {error}"
         ) from error
+
+
+def _check_wanted(wanted: Any) -> tuple[str, ...]:
+    if isinstance(wanted, Iterable) and not isinstance(wanted, str):
+        found = tuple(wanted)
+        if all(isinstance(name, str) for name in found):
+            return found
+    raise TypeError(f"wanted must be a collection of names, got {wanted!r}")
 
 
 def _array(name: str, value: Any) -> np.ndarray:
@@ -118,13 +132,15 @@ def read(
       The arrays; of floats, whatever their precision, in float32.
 
     Raises:
-      As `names`, and ValueError for pickled arrays.
+      As `names`, ValueError for pickled arrays, and TypeError for a wanted that is no
+      collection of names.
 
     Source: as `names`.
 
     Example:
       >>> arrays = read("alexnet.safetensors", wanted=("features.0.bias",))  # doctest: +SKIP
     """
+    wanted = None if wanted is None else _check_wanted(wanted)
     with _opened(path) as (names, get):
         asked = names if wanted is None else set(names).intersection(wanted)
         return {name: _array(name, get(name)) for name in asked}

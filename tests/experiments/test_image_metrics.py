@@ -14,8 +14,8 @@ import lasi_jax
 from experiments import image_metrics
 from lasi_jax import squeezenet, structural, trunks
 
-# Of each network its title, how LPIPS calls it, the channels of its heads, the smallest side that
-# it takes, and where torchvision's `features` has its layers.
+# Of each network its title, how files of LPIPS call it, the channels of its heads, the smallest
+# side that it takes, and where torchvision's `features` has its layers.
 NETWORKS = {
     "alexnet": ("AlexNet", "alex", (64, 192, 384, 256, 256), 31, (0, 3, 6, 8, 10)),
     "squeezenet1_1": (
@@ -201,7 +201,9 @@ def test_heads_that_do_not_fit(files, tmp_path):
         image_metrics.network(None, heads)
     with pytest.raises(ValueError, match=r"heads must be left out for SqueezeNet 1\.0"):
         image_metrics.network(files / "squeezenet1_0.safetensors", heads)
-    with pytest.raises(ValueError, match=r"must hold LPIPS heads of squeeze, got .*alexnet_heads"):
+    with pytest.raises(
+        ValueError, match=r"must hold LPIPS heads of squeezenet, got .*alexnet_heads"
+    ):
         image_metrics.network(files / "squeezenet1_1.safetensors", heads)
     with pytest.raises(OSError, match=r"must be a file, .*none\.npz"):
         image_metrics.network(files / "alexnet.safetensors", tmp_path / "none.npz")

@@ -333,10 +333,12 @@ def test_resamples_without_a_value_are_left_out():
     score, opinion = [0.0, 0.0, 0.0, 1.0], [1.0, 2.0, 3.0, 4.0]  # a third are constant
     interval = bootstrap_interval(srcc, score, opinion, num_resamples=200)
 
-    def nan(x, y):
-        return srcc(x, y) if np.ptp(x) and np.ptp(y) else np.nan
+    for no_value in (np.nan, np.inf, -np.inf):
 
-    assert interval == bootstrap_interval(nan, score, opinion, num_resamples=200)
+        def or_none(x, y, no_value=no_value):
+            return srcc(x, y) if np.ptp(x) and np.ptp(y) else no_value
+
+        assert interval == bootstrap_interval(or_none, score, opinion, num_resamples=200)
     assert np.isfinite(interval).all()
     with pytest.raises(UndefinedError, match="statistic must be defined for some of 5 resamples"):
         bootstrap_interval(lambda x: np.nan, score, num_resamples=5)
@@ -389,6 +391,7 @@ def test_bad_items(correlation):
         (lambda: jnd_average_precision([np.inf], [1.0]), "distance must be finite"),
         (lambda: jnd_average_precision([1.0], [0.0]), "same must be positive for some item"),
         (lambda: fit_logistic([1.0], [1.0], curve="none"), "curve must be one of .*got 'none'"),
+        (lambda: fit_logistic([1.0], [1.0], curve=["logistic4"]), r"curve must be one of.*\['log"),  # type: ignore[arg-type]
         (lambda: plcc([1.0], [1.0], curve="cubic"), "curve must be one of .*none.*got 'cubic'"),
     ],
 )

@@ -180,9 +180,10 @@ def test_lasi_keeps_its_value():
     np.testing.assert_allclose(lasi(x, trajectory.image), lasi(x, start), rtol=1e-4)
 
 
-def test_a_level_that_cannot_be_reached_refuses_the_step():
+@pytest.mark.parametrize("elsewhere", [2.0, 1.0 + 9e-5])
+def test_a_level_that_cannot_be_reached_refuses_the_step(elsewhere):
     def jumps(x, y):
-        return jnp.where(jnp.all(y == START), 1.0, 2.0) + 0.0 * jnp.sum(x - y)
+        return jnp.where(jnp.all(y == START), 1.0, elsewhere) + 0.0 * jnp.sum(x - y)
 
     metrics: dict[str, Any] = {"held": jumps, "moved": squares}
     state = begun = competition.begin(X, START, **metrics)
@@ -209,6 +210,13 @@ def test_metrics_that_end_in_nan_are_not_followed(floor):
         state = step(x, state)
         chex.assert_tree_all_finite(state)
     assert state.moved > begun.moved and jnp.abs(x - state.image).max() < 0.2
+
+
+def test_a_start_that_rounding_put_outside_the_range_is_clipped():
+    start = START.copy()
+    start[0, 0], start[3, 3] = 1.0 + 5e-7, -5e-7
+    image = competition.begin(X, start, held=squares, moved=fourth).image
+    np.testing.assert_array_equal(image, np.clip(start, 0.0, 1.0))
 
 
 def test_under_jit_a_start_at_the_reference_stays():
@@ -243,7 +251,15 @@ OPTIONS: dict[str, Any] = {"held": squares, "moved": fourth, "direction": "least
         ((X, START[0]), {}, ValueError, "y must have at least two axes"),
         ((X, START > 0.5), {}, TypeError, "y must be floating point or uint8, got dtype bool"),
         ((X, START.astype(np.float16)), {}, TypeError, "y must be float32 or float64, got dty"),
+        (
+            (X.astype(np.float16), START),
+            {},
+            TypeError,
+            "x must be float32 or float64, got dtype fl",
+        ),
+        (((255 * X).astype(np.uint8), START), {}, TypeError, "x must be float32 .* dtype uint8"),
         ((X, START.tolist()), {"direction": "up"}, ValueError, "'least' or 'greatest', got 'up'"),
+        ((X, START), {"direction": ["least"]}, ValueError, r"'greatest', got \['least'\]"),
         ((X, START + 1.0), {}, ValueError, r"y must lie in value_range \(0, 1\) and hold no NaN"),
         ((X, START * np.nan), {}, ValueError, "y must lie in value_range .*, got values from nan"),
         ((X, START), {"value_range": (1.0, 0.0)}, ValueError, "value_range must be two finite"),
@@ -280,6 +296,8 @@ def test_bad_input_of_a_step_and_of_a_competition():
     options: dict[str, Any] = {"held": squares, "moved": fourth, "direction": "least"}
     with pytest.raises(ValueError, match=r"x must have the image's shape \(4, 4\), got \(3, 4\)"):
         competition.step(X[:3], state, **options)
+    with pytest.raises(TypeError, match="x must be float32 or float64, got dtype uint8"):
+        competition.step((255 * X).astype(np.uint8), state, **options)
     with pytest.raises(ValueError, match="'least' or 'greatest', got 1"):
         competition.step(X, state, **{**options, "direction": 1})
     with pytest.raises(ValueError, match="num_steps must be at least 1, got 0"):

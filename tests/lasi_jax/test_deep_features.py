@@ -288,6 +288,16 @@ def test_bad_images_are_named(name, x, y, error, message):
             r"layer 0 of features\(x\) must have shape \(height, width, channel\).*\(14, 3\)",
         ),
         (lambda image: [image[:0]], ValueError, r"no axis empty, got shape \(0, 14, 3\)"),
+        (
+            lambda image: [image] * (1 if image is X else 2),
+            ValueError,
+            r"as many maps.* for y as for x, got \[\(9, 14, 3\), \(9, 14, 3\)\] and \[\(9, 14",
+        ),
+        (
+            lambda image: [image if image is X else image[:1]],
+            ValueError,
+            r"the same shapes.* got \[\(1, 14, 3\)\] and \[\(9, 14, 3\)\]",
+        ),
     ],
 )
 def test_bad_features_are_named(name, wrong, error, message):
@@ -315,7 +325,7 @@ def test_bad_heads_are_named(name, heads, error, message):
 
 
 def test_trained_heads_fit_squeezenet(data, jit):
-    heads = lpips_heads.load(data / "lpips_heads" / "lpips_v0.1_heads.npz", network="squeeze")
+    heads = lpips_heads.load(data / "lpips_heads" / "lpips_v0.1_heads.npz", network="squeezenet")
     parameters = squeezenet.initialize(jax.random.key(0), version="1.1")
     network = jit(functools.partial(squeezenet.features, parameters=parameters))
     x, y = RNG.uniform(size=(2, 40, 33, 3)).astype(np.float32)

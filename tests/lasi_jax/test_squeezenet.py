@@ -362,6 +362,11 @@ def one(image: Any = X, **options):
         (lambda: one(layers=()), ValueError, r"layers must be.*got \(\)"),
         (lambda: one(parameters={}), TypeError, "parameters must be squeezenet.Param.*got dict"),
         (
+            lambda: squeezenet.initialize(jax.random.key(0), version=["1.1"]),  # type: ignore[arg-type]
+            ValueError,
+            r"version must be one of 1.0, 1.1, got \['1.1'\]",
+        ),
+        (
             lambda: squeezenet.logits(X[0], parameters=narrow("1.1")),
             ValueError,
             r"image must have shape",
@@ -485,7 +490,7 @@ def test_other_extensions_and_missing_files(tmp_path):
 def test_without_the_package_only_its_files_are_out_of_reach(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors", None)
     squeezenet.load(write(tmp_path / "weights.npz", arrays_of("caffe")))
-    with pytest.raises(ImportError, match="safetensors"):
+    with pytest.raises(ImportError, match="pip install safetensors"):
         squeezenet.load(write(tmp_path / "weights.safetensors", arrays_of("caffe")))
 
 

@@ -389,11 +389,26 @@ def one(image: Any = X, **options):
         (lambda: one(layers=("conv1_1",)), ValueError, r"layers must be.*got \('conv1_1',\)"),
         (lambda: one(layers=()), ValueError, r"layers must be.*got \(\)"),
         (lambda: one(parameters={}), TypeError, "parameters must be trunks.Parameters.*got dict"),
+        (
+            lambda: trunks.initialize(jax.random.key(0), network=["alexnet"]),  # type: ignore[arg-type]
+            ValueError,
+            r"network must be one of alexnet, vgg16, got \['alexnet'\]",
+        ),
     ],
 )
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("wanted", ["scale", b"scale", 3, [3]])
+def test_what_is_no_collection_of_names_is_refused(wanted, tmp_path):
+    path = write(tmp_path / "some.npz", {"scale": np.ones(2)})
+    assert list(weight_files.read(path, wanted={"scale", "shift"})) == ["scale"]
+    with pytest.raises(
+        TypeError, match=f"wanted must be a coll.*names, got {re.escape(repr(wanted))}"
+    ):
+        weight_files.read(path, wanted=wanted)
 
 
 def changed(**changes):
