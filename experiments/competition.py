@@ -33,6 +33,7 @@ from tqdm import tqdm
 from experiments import (
     cell_files,
     competition_report,
+    distortions,
     image_metrics,
     photographs,
     results,
@@ -50,7 +51,7 @@ class Config:
     """Options of the competition."""
 
     first: str = "lasi_10"
-    """One metric, see `image_metrics`."""
+    """One metric: mse, ssim, ms_ssim, lasi_N, deep, or two joined by +."""
     second: str | None = None
     """The other one. Default: ms_ssim, or deep where weights are given."""
     reference: Path | None = None
@@ -132,8 +133,8 @@ def _extreme(
         levels.append(state.held)
         values.append(state.moved)
         progress.set_postfix(moved=f"{float(state.moved):.4g}")
-    rounded = np.round(np.asarray(state.image) * 255.0).astype(np.float32) / 255.0
-    after = begin(reference, rounded)
+    seen = distortions.to_uint8(np.asarray(state.image))
+    after = begin(reference, seen.astype(np.float32) / 255.0)
     results.save_tensors(path, {"image": np.ascontiguousarray(state.image)})
     return competition_report.numbers(
         np.array(levels, np.float64),
@@ -146,10 +147,6 @@ def _title(name: str, network: image_metrics.Network | None) -> str:
     """The name of a metric's distance."""
     title = image_metrics.title(name, network)
     return f"1 - {title}" if name in ("ssim", "ms_ssim") else title
-
-
-def _seen(image: np.ndarray) -> np.ndarray:
-    return np.round(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -192,7 +189,7 @@ def run(config: Config) -> dict[str, Any]:
 
     def draw(partial: Path) -> None:
         every = {"reference": reference, "start": start, **floats}
-        seen = {name: _seen(image) for name, image in every.items()}
+        seen = {name: distortions.to_uint8(image) for name, image in every.items()}
         for name, image in seen.items():
             Image.fromarray(image).save(partial / f"{name}.png")
         results.save_tensors(partial / "images.safetensors", every)

@@ -134,7 +134,6 @@ def _digest(root: Path, files: Iterable[Path]) -> str:
     """What tells some files from others: of their names below `root`, sizes and times of change.
 
     It is another one where a file was added, taken away or changed, and not where all were moved.
-
     """
     found = hashlib.sha256()
     for path in sorted(files):

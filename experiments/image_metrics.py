@@ -117,7 +117,10 @@ def network(weights: Path | None, heads: Path | None) -> Network | None:
     if heads is None:
         return Network(f"deep features ({title})", features, None)
     if head is None:
-        raise ValueError(f"heads must be left out for {title}, LPIPS has none of it, got {heads}")
+        raise ValueError(
+            f"heads must be left out for {title}: LPIPS has them of AlexNet, VGG16 and "
+            f"SqueezeNet 1.1 alone, got {heads}"
+        )
     return Network(f"LPIPS ({title})", features, lpips_heads.load(heads, network=head))
 
 

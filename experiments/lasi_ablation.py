@@ -20,7 +20,6 @@ agreement does not follow them.
 
 import dataclasses
 import functools
-import hashlib
 import time
 from pathlib import Path
 from typing import Any
@@ -132,24 +131,6 @@ def base_side(config: Config) -> int:
     return min(config.sides, key=lambda side: abs(side - 64))
 
 
-class _Pairs:
-    """References and distortions of a side, one item each."""
-
-    def __init__(
-        self, photographs: np.ndarray, references: np.ndarray, distorted: np.ndarray
-    ) -> None:
-        self.photographs = photographs  # (reference), names
-        self.references = references  # (reference, side, side, 3)
-        self.distorted = distorted  # (reference * kind * level, side, side, 3)
-
-    def __len__(self) -> int:
-        return len(self.distorted)
-
-    def images(self, rows: range) -> tuple[np.ndarray, np.ndarray]:
-        each = len(self.distorted) // len(self.references)
-        return self.references[np.array(rows) // each], self.distorted[rows.start : rows.stop]
-
-
 def _lower(images: np.ndarray, side: int) -> np.ndarray:
     """Images (..., greatest, greatest, 3) uint8 at the resolution of `side`."""
     if images.shape[-2] == side:
@@ -161,15 +142,17 @@ def _lower(images: np.ndarray, side: int) -> np.ndarray:
     return distortions.to_uint8(np.array(small)).reshape(*images.shape[:-3], side, side, 3)
 
 
-def graded(config: Config) -> dict[int, _Pairs]:
-    """The pairs of every side."""
-    squares = severity.graded(severity.bundled(), size=max(config.sides), seed=config.seed)
-    chosen = [square for k, square in enumerate(squares) if k % 4 < config.squares]
-    references = np.stack([square.reference for square in chosen])
-    distorted = np.concatenate([np.concatenate(square.distorted) for square in chosen])
-    names = np.array([square.photograph for square in chosen])
+def graded(config: Config) -> dict[int, severity.Squares]:
+    """The squares of every side."""
+    greatest = severity.graded(
+        severity.bundled(), size=max(config.sides), seed=config.seed, squares=config.squares
+    )
     return {
-        side: _Pairs(names, _lower(references, side), _lower(distorted, side))
+        side: severity.Squares(
+            greatest.photographs,
+            _lower(greatest.references, side),
+            _lower(greatest.distorted, side),
+        )
         for side in config.sides
     }
 
@@ -201,7 +184,8 @@ def name_of(variant: Variant, side: int) -> str:
 
 def regression(variant: Variant, images: np.ndarray) -> dict[str, float]:
     """The loss and the prediction error of a variant, means over images (image, side, side, 3)."""
-    found = [ablated_lasi.measure(image, image, variant=variant) for image in images]
+    halves = np.array_split(images, 2)  # four squares or more of four photographs: an even number
+    found = [ablated_lasi.measure(*pair, variant=variant) for pair in zip(*halves, strict=True)]
     return {
         "loss": float(np.mean([each.loss for each in found])),
         "prediction_error": float(np.mean([each.prediction_error for each in found])),
@@ -223,19 +207,24 @@ def slowness(variant: Variant, pair: tuple[np.ndarray, np.ndarray]) -> dict[str,
 
 
 def _measured(
-    config: Config, folder: Path, variant: Variant, side: int, pairs: _Pairs, judged: dict
+    config: Config,
+    folder: Path,
+    variant: Variant,
+    side: int,
+    squares: severity.Squares,
+    judged: dict,
 ) -> dict[str, Any]:
     """All numbers of a variant."""
     place = folder / "variants" / name_of(variant, side)
     metric = distance_of(variant)
     title = f"N {variant.neighborhood_size}, {variant.neighborhood}, side {side}"
-    distances = measurement.distances(place / "severity", metric, pairs, title=title)
-    shape = (len(pairs.references), len(severity.KINDS), severity.LEVELS)
+    distances = measurement.distances(place / "severity", metric, squares, title=title)
     row: dict[str, Any] = {**variant._asdict(), "side": side}
-    shaped, of = distances.reshape(shape), pairs.photographs
-    row |= ablation_report.order(shaped, of, config.num_resamples, config.seed)
-    row |= cell_files.cell(place / "regression.json", lambda: regression(variant, pairs.references))
-    pair = (pairs.references[0], pairs.distorted[0])
+    by_level, photographs = squares.by_level(distances), squares.photographs
+    row |= ablation_report.order(by_level, photographs, config.num_resamples, config.seed)
+    references = squares.references
+    row |= cell_files.cell(place / "regression.json", lambda: regression(variant, references))
+    pair = (references[0], squares.distorted[0, 0, 0])
     row |= cell_files.cell(place / "time.json", lambda: slowness(variant, pair))
     if judged and side == base_side(config):  # BAPPS has one side for all
         row["two_afc"] = _two_afc(config, place, metric, title, judged)
@@ -261,14 +250,14 @@ def run(config: Config) -> dict[str, Any]:
     config = resolved(config)
     options = runs.options(config, without=("datasets", "output"))
     judged = bapps.load(config.bapps, config.datasets, kind="2afc") if config.bapps else {}
-    pairs = graded(config)
-    digests = [hashlib.sha256(pairs[side].distorted.tobytes()).hexdigest() for side in config.sides]
-    options["contents"] = [*digests, *(source.contents for source in judged.values())]
+    squares = graded(config)
+    sources = [*squares.values(), *judged.values()]
+    options["contents"] = [source.contents for source in sources]
     folder = config.output or runs.folder_of(f"lasi_ablation{'-toy' * config.toy}", options)
     if (content := runs.earlier(folder, options)) is not None:
         return content
     variants = plan(config)
-    first = pairs[config.sides[0]]
+    first = squares[config.sides[0]]
     data = (
         f"{len(first.references)} squares of scikit-image's photographs, {len(first):,} "
         f"distortions; {len(variants)} variants"
@@ -281,7 +270,8 @@ def run(config: Config) -> dict[str, Any]:
     runs.begin(folder, options)
     print(f"{data}\nin {folder}", flush=True)
     rows = [
-        _measured(config, folder, variant, side, pairs[side], judged) for variant, side in variants
+        _measured(config, folder, variant, side, squares[side], judged)
+        for variant, side in variants
     ]
     content = {
         **runs.head(asked_for, options, data),

@@ -25,6 +25,12 @@ class Source(Protocol):
         ...
 
 
+def size_of(source: Source) -> tuple[int, int]:
+    """The height and width of a source's images."""
+    _, height, width, _ = source.images(range(1))[0].shape
+    return height, width
+
+
 class First:
     """The first items of a source, or all.
 
@@ -59,7 +65,7 @@ def of_metrics(
       source: of the images.
       title: of the source.
     """
-    size = source.images(range(1))[0].shape[1:3]
+    size = size_of(source)
     single = {}
     for part in dict.fromkeys(part for name in names for part in name.split("+")):
         metric = image_metrics.metric(part, network)
@@ -81,7 +87,7 @@ def distances(folder: Path, metric: Distance, source: Source, *, title: str) -> 
     Raises:
       ValueError: the metric gives NaN or infinity, or a part is damaged.
     """
-    height, width = source.images(range(1))[0].shape[1:3]
+    height, width = size_of(source)
     batch = max(1, min(_PART, _PIXELS // (2 * height * width)))
     of_batch, found = _batched(metric, batch), []
     with tqdm(total=len(source), desc=title, unit="item", disable=None) as progress:

@@ -22,8 +22,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from experiments import (
     image_metrics,
     measurement,
@@ -69,28 +67,7 @@ def check(config: Config) -> None:
         )
 
 
-class _Squares:
-    """All distortions of all squares, one item each."""
-
-    def __init__(self, graded: list[severity.Graded]) -> None:
-        self._graded = graded
-        self._each = len(severity.KINDS) * severity.LEVELS
-
-    def __len__(self) -> int:
-        return len(self._graded) * self._each
-
-    def images(self, rows: range) -> tuple[np.ndarray, np.ndarray]:
-        """References and their distortions."""
-        of = [divmod(row, self._each) for row in rows]
-        references = np.stack([self._graded[reference].reference for reference, _ in of])
-        distorted = [
-            self._graded[reference].distorted[divmod(place, severity.LEVELS)]
-            for reference, place in of
-        ]
-        return references, np.stack(distorted)
-
-
-def _squares(config: Config) -> list[severity.Graded]:
+def _squares(config: Config) -> severity.Squares:
     """What is distorted, where no opinions are named."""
     given = config.photographs
     images = photographs.in_folder(given) if given else severity.bundled()
@@ -112,15 +89,17 @@ def _judged(config: Config) -> dict[opinion_scores.Name, opinion_scores.Scored]:
     }
 
 
-def _described(judged: dict[opinion_scores.Name, opinion_scores.Scored], squares: list) -> str:
-    if judged:
-        counts = {opinion_scores.TITLES[name]: len(scored) for name, scored in judged.items()}
-        return ", ".join(f"{title} ({count:,} images)" for title, count in counts.items())
-    side = len(squares[0].reference)
-    return (
-        f"{len(squares)} squares of {side} pixels a side of photographs, {len(severity.KINDS)} "
-        f"kinds of distortion at {severity.LEVELS} levels"
-    )
+def _described(
+    judged: dict[opinion_scores.Name, opinion_scores.Scored], squares: severity.Squares | None
+) -> str:
+    if squares:
+        count, kinds, levels, side = squares.distorted.shape[:4]
+        return (
+            f"{count} squares of {side} pixels a side of {len(set(squares.photographs))} "
+            f"photographs, {kinds} kinds of distortion at {levels} levels"
+        )
+    counts = {opinion_scores.TITLES[name]: len(scored) for name, scored in judged.items()}
+    return ", ".join(f"{title} ({count:,} images)" for title, count in counts.items())
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -133,17 +112,15 @@ def run(config: Config) -> dict[str, Any]:
     options = runs.options(config, without=("datasets", "output"))
     options |= {"metrics": list(names), **image_metrics.digests(config)}
     judged = _judged(config)
-    squares = [] if judged else _squares(config)
-    contents = [scored.contents for scored in judged.values()] or [severity.digest(squares)]
-    options["contents"] = contents
+    squares = None if judged else _squares(config)
+    sources = {"severity": squares} if squares else judged
+    options["contents"] = [source.contents for source in sources.values()]
     folder = config.output or runs.folder_of("mos_agreement", options)
     if (content := runs.earlier(folder, options)) is not None:
         return content
-    sources: dict[str, measurement.Source] = {**judged}
-    if squares:
-        sources["severity"] = _Squares(squares)
-    sizes = {name: source.images(range(1))[0].shape[1:3] for name, source in sources.items()}
-    for size in sizes.values():
+    size = (0, 0)
+    for source in sources.values():
+        size = measurement.size_of(source)
         image_metrics.check_size(names, network, size)
     data = _described(judged, squares)
     runs.begin(folder, options)
@@ -163,10 +140,9 @@ def run(config: Config) -> dict[str, Any]:
         sets.append({"set": name, "title": opinion_scores.TITLES[name], **numbers})
         drawn[name] = (distances, opinions)
     if squares:
-        shape = (len(squares), len(severity.KINDS), severity.LEVELS)
-        shaped = {name: values.reshape(shape) for name, values in measured["severity"].items()}
-        of = np.array([square.photograph for square in squares])
-        sets.append({"set": "severity", **mos_report.of_severity(shaped, of, **resampling)})
+        by_level = {name: squares.by_level(x) for name, x in measured["severity"].items()}
+        found = mos_report.of_severity(by_level, squares.photographs, **resampling)
+        sets.append({"set": "severity", **found})
     content = {
         **runs.head(asked_for, options, data),
         "human": bool(judged),

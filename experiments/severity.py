@@ -7,6 +7,7 @@ human agreement: it needs no judgements, and says nothing of how kinds compare.
 """
 
 import hashlib
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -79,18 +80,41 @@ KINDS: dict[str, tuple[distortions.Distortion, tuple[float, ...]]] = {
 """How, and how much: the levels of each kind from mild to strong."""
 
 
-class Graded(NamedTuple):
-    """A reference and its distortions.
+class Squares:
+    """References and all their distortions: the items, in order of reference, kind and level.
 
     Attributes:
-      photograph: the name of what it was cut from.
-      reference: (side, side, 3) uint8.
-      distorted: (kind, level, side, side, 3) uint8, kinds in the order of `KINDS`.
+      photographs: (reference), the name of what each was cut from.
+      references: (reference, side, side, 3) uint8.
+      distorted: (reference, kind, level, side, side, 3) uint8, kinds in the order of `KINDS`.
     """
 
-    photograph: str
-    reference: np.ndarray
-    distorted: np.ndarray
+    def __init__(
+        self, photographs: np.ndarray, references: np.ndarray, distorted: np.ndarray
+    ) -> None:
+        self.photographs = photographs
+        self.references = references
+        self.distorted = distorted
+
+    def __len__(self) -> int:
+        return math.prod(self.distorted.shape[:3])
+
+    def images(self, rows: range) -> tuple[np.ndarray, np.ndarray]:
+        """References and distorted images, each (row, side, side, 3) uint8."""
+        reference, kind, level = np.unravel_index(np.array(rows), self.distorted.shape[:3])
+        return self.references[reference], self.distorted[reference, kind, level]
+
+    def by_level(self, distances: np.ndarray) -> np.ndarray:
+        """Distances (reference, kind, level) from those of the items, (item, 1)."""
+        return distances.reshape(self.distorted.shape[:3])
+
+    @property
+    def contents(self) -> str:
+        """What tells these from others."""
+        found = hashlib.sha256("\0".join(self.photographs).encode())
+        for images in (self.references, self.distorted):
+            found.update(images.tobytes())
+        return found.hexdigest()[:16]
 
 
 def crops(image: np.ndarray, size: int) -> list[np.ndarray]:
@@ -119,36 +143,33 @@ def bundled() -> dict[str, np.ndarray]:
     return {name: photographs.bundled(name) for name in photographs.NAMES}
 
 
-def digest(squares: list[Graded]) -> str:
-    """What tells some squares and their distortions from others."""
-    found = hashlib.sha256()
-    for square in squares:
-        found.update(square.photograph.encode() + square.reference.tobytes())
-        found.update(square.distorted.tobytes())
-    return found.hexdigest()[:16]
-
-
-def graded(images: dict[str, np.ndarray], *, size: int, seed: int) -> list[Graded]:
-    """Every kind at every level of four squares of each photograph.
+def graded(images: dict[str, np.ndarray], *, size: int, seed: int, squares: int = 4) -> Squares:
+    """Every kind at every level of squares of each photograph.
 
     Args:
       images: photographs (height, width, 3) uint8 by name.
       size: of a square, in pixels.
       seed: of noise, impulses and flows, which are the same at all levels of a kind but for
         their strength.
+      squares: how many of the four of each photograph.
     """
-    found = []
-    for name, image in images.items():
-        for reference in crops(image, size):
-            distorted = [
-                [
-                    distort(reference, level, np.random.default_rng((seed, len(found), kind)))
-                    for level in levels
-                ]
-                for kind, (distort, levels) in enumerate(KINDS.values())
+    references = {
+        (name, 4 * place + corner): square
+        for place, (name, image) in enumerate(images.items())
+        for corner, square in enumerate(crops(image, size)[:squares])
+    }
+    distorted = [
+        [
+            [
+                distort(square, level, np.random.default_rng((seed, number, kind)))
+                for level in levels
             ]
-            found.append(Graded(name, reference, np.array(distorted)))
-    return found
+            for kind, (distort, levels) in enumerate(KINDS.values())
+        ]
+        for (_, number), square in references.items()
+    ]
+    names = np.array([name for name, _ in references])
+    return Squares(names, np.array(list(references.values())), np.array(distorted))
 
 
 class Order(NamedTuple):

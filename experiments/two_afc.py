@@ -60,7 +60,10 @@ def check(config: Config) -> None:
     if config.limit is not None and config.limit < 2:
         raise ValueError(f"limit must be at least 2, got {config.limit}")
     if config.bapps is None and not config.distances:
-        raise ValueError(f"name the folder of BAPPS with --bapps: {bapps.DOWNLOAD}")
+        raise ValueError(
+            f"name the folder of BAPPS with --bapps: {bapps.DOWNLOAD}; or with --distances CSV "
+            f"files with columns {', '.join(_COLUMNS)}"
+        )
     names = [_name(path) for path in config.distances]
     if len(set(names)) < len(names):
         raise ValueError(f"distances must be files of different names, got {names}")
@@ -150,8 +153,15 @@ Sources = dict[bapps.Kind, dict[str, bapps.Subset]]
 
 
 def _loaded(config: Config) -> Sources:
-    """The subsets of every kind of judgement that are there."""
+    """The subsets of every kind of judgement that are there.
+
+    Raises:
+      ValueError: metrics are asked for, and no images.
+    """
     if config.bapps is None:
+        for name in ("metrics", "weights"):
+            if value := getattr(config, name):
+                raise ValueError(f"{name} need images: add --bapps FOLDER, got {value}")
         return {}
     kinds = bapps.present(config.bapps)
     return {kind: bapps.load(config.bapps, config.datasets, kind=kind) for kind in kinds}

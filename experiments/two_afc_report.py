@@ -43,10 +43,6 @@ def _percent(value: float, ends: tuple[float, float]) -> dict[str, float]:
     return {name: 100.0 * float(x) for name, x in zip(names, (value, *ends), strict=True)}
 
 
-def _scores(judged: Judged) -> tuple[np.ndarray, ...]:
-    return (*judged.distances.T, judged.judgement)
-
-
 def mean_of_subsets(
     by_subset: dict[str, tuple[np.ndarray, ...]], statistic: Callable, options: dict[str, Any]
 ) -> dict[str, float]:
@@ -97,6 +93,17 @@ def _over_all(
     return found
 
 
+def _of_metrics(
+    by_metric: dict[str, dict[str, Judged]], statistic: Callable, options: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """A statistic of every metric's distances and what people said, on each subset and over all."""
+    rows = []
+    for name, subsets in by_metric.items():
+        items = {subset: (*x.distances.T, x.judgement) for subset, x in subsets.items()}
+        rows.append({"metric": name, "subsets": _over_all(items, statistic, options)})
+    return rows
+
+
 def numbers(
     choices: dict[str, dict[str, Judged]],
     differences: dict[str, dict[str, Judged]],
@@ -113,36 +120,15 @@ def numbers(
       seed: of the resamples.
     """
     options = {"num_resamples": num_resamples, "seed": seed}
-    rows = [
-        {
-            "metric": name,
-            "subsets": _over_all(
-                {subset: _scores(judged) for subset, judged in subsets.items()},
-                agreement.two_afc,
-                options,
-            ),
-        }
-        for name, subsets in choices.items()
-    ]
     judgements = {
         subset: (judged.judgement,)
         for subsets in choices.values()
         for subset, judged in subsets.items()
     }
     return {
-        "two_afc": rows,
+        "two_afc": _of_metrics(choices, agreement.two_afc, options),
         "human": _over_all(judgements, agreement.human_ceiling, options),
-        "jnd": [
-            {
-                "metric": name,
-                "subsets": _over_all(
-                    {subset: _scores(judged) for subset, judged in subsets.items()},
-                    agreement.jnd_average_precision,
-                    options,
-                ),
-            }
-            for name, subsets in differences.items()
-        ],
+        "jnd": _of_metrics(differences, agreement.jnd_average_precision, options),
     }
 
 

@@ -150,3 +150,12 @@ def rescale(image: jax.Array, value_range: tuple[float, float]) -> jax.Array:
     wide = image.dtype in (jnp.float32, jnp.float64)
     image = image if wide else image.astype(jnp.result_type(float))
     return (image - low) * (2.0 / (high - low)) - 1.0
+
+
+def rescale_pair(
+    x: jax.Array, y: jax.Array, value_range: tuple[float, float]
+) -> tuple[jax.Array, jax.Array]:
+    """Two images in [-1, 1], both in the wider precision of the two."""
+    x, y = rescale(x, value_range), rescale(y, value_range)
+    dtype = np.promote_types(x.dtype, y.dtype)  # JAX's own refuses two types where it is strict
+    return x.astype(dtype), y.astype(dtype)

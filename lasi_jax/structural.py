@@ -152,9 +152,8 @@ def _enter(x: Any, y: Any, value_range: Any, scales: int = 1) -> tuple[jax.Array
             f"at {scales} scale{'s' * (scales > 1)} (each halving rounds up), got shape {shape}, "
             f"which allows {fitting}" + f" (weights[:{fitting}])" * (fitting > 0)
         )
-    x, y = images.rescale(x, value_range), images.rescale(y, value_range)
-    dtype = jnp.promote_types(x.dtype, y.dtype)
-    x, y = (image.astype(dtype).reshape(*shape[:2], -1) for image in (x, y))
+    pair = images.rescale_pair(x, y, value_range)
+    x, y = (image.reshape(*shape[:2], -1) for image in pair)
     return x + y, x - y
 
 

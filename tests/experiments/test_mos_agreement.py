@@ -74,8 +74,8 @@ def mean_squares(x, y):
 
 def test_distances_are_of_every_square_kind_and_level(place, content):
     squares = severity.graded(photographs.in_folder(place / "photographs"), size=SIZE, seed=0)
-    assert len(squares) == 8
-    expected = [mean_squares(square.reference, square.distorted) for square in squares]
+    assert len(squares.references) == 8
+    expected = mean_squares(squares.references[:, None, None], squares.distorted)
     found = stored(place / "run", "severity", "mse")
     np.testing.assert_allclose(found, np.ravel(expected), rtol=1e-5)
     assert f"8 squares of {SIZE} pixels" in content["data"] and content["human"] is False
@@ -147,13 +147,13 @@ def test_stopped_in_between_only_what_is_missing_is_measured(place, content, tmp
     shutil.rmtree(run / "report")
     for missing in ("000120", "000360"):
         (run / "distances" / "severity" / "mse" / f"{missing}.json").unlink()
-    asked, images = set(), mos_agreement._Squares.images
+    asked, images = set(), severity.Squares.images
 
     def counted(self, rows):
         asked.update(rows)
         return images(self, rows)
 
-    monkeypatch.setattr(mos_agreement._Squares, "images", counted)
+    monkeypatch.setattr(severity.Squares, "images", counted)
     assert mos_agreement.run(config(place, output=run)) == content
     assert asked - {0} == {*range(120, 240), *range(360, 480)}  # the first one tells the size
     assert len(asked) == 1 + 8 * ITEMS // 2

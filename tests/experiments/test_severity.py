@@ -16,9 +16,8 @@ def graded():
 
 
 def test_every_level_is_further_away_than_the_one_before(graded):
-    assert [of.photograph for of in graded] == ["coffee"] * 4
-    distorted = np.stack([of.distorted for of in graded]).astype(float)
-    references = np.stack([of.reference for of in graded]).astype(float)
+    assert graded.photographs.tolist() == ["coffee"] * 4
+    distorted, references = graded.distorted.astype(float), graded.references.astype(float)
     assert distorted.shape == (4, len(severity.KINDS), severity.LEVELS, 32, 32, 3)
     error = np.square(distorted - references[:, None, None]).mean((0, 3, 4, 5))
     assert (error[:, 0] > 0).all()
@@ -28,8 +27,28 @@ def test_every_level_is_further_away_than_the_one_before(graded):
 def test_a_seed_gives_the_same_images(graded):
     image = severity.bundled()["coffee"][100:164, 200:264]
     again, other = (severity.graded({"coffee": image}, size=32, seed=seed) for seed in (0, 1))
-    np.testing.assert_array_equal(graded[1].distorted, again[1].distorted)
-    assert (graded[1].distorted[0] != other[1].distorted[0]).any()
+    np.testing.assert_array_equal(graded.distorted, again.distorted)
+    assert (graded.distorted[1, 0] != other.distorted[1, 0]).any()
+    assert graded.contents == again.contents != other.contents
+
+
+def test_fewer_squares_are_the_first_of_each_photograph(graded):
+    image = severity.bundled()["coffee"][100:164, 200:264]
+    images = {"coffee": image, "again": image}
+    fewer = severity.graded(images, size=32, seed=0, squares=2)
+    assert fewer.photographs.tolist() == ["coffee"] * 2 + ["again"] * 2
+    np.testing.assert_array_equal(fewer.distorted[:2], graded.distorted[:2])
+
+
+def test_items_are_in_the_order_of_reference_kind_and_level(graded):
+    count = len(severity.KINDS) * severity.LEVELS
+    assert len(graded) == 4 * count
+    references, distorted = graded.images(range(count - 1, count + 1))
+    np.testing.assert_array_equal(references, graded.references[:2])
+    np.testing.assert_array_equal(distorted[0], graded.distorted[0, -1, -1])
+    np.testing.assert_array_equal(distorted[1], graded.distorted[1, 0, 0])
+    by_level = graded.by_level(np.arange(4.0 * count)[:, None])
+    assert by_level[1, 0, 2] == count + 2
 
 
 def test_tau_is_scipys():

@@ -283,3 +283,10 @@ def test_other_triplets_under_the_name_of_a_subset_are_refused(root, tmp_path):
     with pytest.raises(ValueError, match=message):
         two_afc.run(config(root, distances=(path,), output=tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_metrics_without_images_are_refused(theirs, tmp_path):
+    options = {"distances": (theirs,), "output": tmp_path / "run", "metrics": ("ssim",)}
+    with pytest.raises(ValueError, match=r"metrics need images: add --bapps FOLDER, got \('ssim',"):
+        two_afc.run(two_afc.Config(**options))
+    assert not (tmp_path / "run").exists()
