@@ -21,6 +21,7 @@ value all the way.
 import dataclasses
 import functools
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -110,16 +111,24 @@ def begun(config: Config) -> tuple[np.ndarray, np.ndarray]:
 def _extreme(
     config: Config,
     images: tuple[np.ndarray, np.ndarray],
-    metrics: dict[str, image_metrics.Distance],
+    roles: dict[str, image_metrics.Distance],
     side: Side,
+    begin: Callable,
     path: Path,
 ) -> dict[str, Any]:
-    """Walk to one of the four images, save it, and return its numbers."""
-    role, direction = side.split("_")
-    moved, held = metrics[role], metrics["second" if role == "first" else "first"]
+    """Walk to one of the four images, save it, and return its numbers.
+
+    Args:
+      config: of the run.
+      images: the reference and the start.
+      roles: the metrics that are held and moved.
+      side: which image.
+      begin: `competition.begin` of these metrics, compiled.
+      path: of the image.
+    """
     reference, start = images
-    begin = jax.jit(functools.partial(competition.begin, held=held, moved=moved))
-    step = jax.jit(functools.partial(competition.step, held=held, moved=moved, direction=direction))
+    direction = side.split("_")[1]
+    step = jax.jit(functools.partial(competition.step, **roles, direction=direction))
     state = begin(reference, start)
     if not 0.0 < float(state.level) < float("inf"):
         raise ValueError(
@@ -173,11 +182,15 @@ def run(config: Config) -> dict[str, Any]:
     print(f"{data}\nin {folder}", flush=True)
     metrics = {role: image_metrics.metric(name, network) for role, name in names.items()}
     sides = {}
-    for side in SIDES:
-        extreme = functools.partial(
-            _extreme, config, (reference, start), metrics, side, folder / f"{side}.safetensors"
-        )
-        sides[side] = cell_files.cell(folder / "cells" / f"{side}.json", extreme)
+    for moved, held, both in (("first", "second", SIDES[:2]), ("second", "first", SIDES[2:])):
+        roles = {"moved": metrics[moved], "held": metrics[held]}
+        begin = jax.jit(functools.partial(competition.begin, **roles))
+        for side in both:
+            path = folder / f"{side}.safetensors"
+            extreme = functools.partial(
+                _extreme, config, (reference, start), roles, side, begin, path
+            )
+            sides[side] = cell_files.cell(folder / "cells" / f"{side}.json", extreme)
     floats = {
         side: safetensors.numpy.load_file(folder / f"{side}.safetensors")["image"] for side in SIDES
     }
