@@ -14,7 +14,7 @@ not among its examples; and time.
 
 What is measured is kept in parts: the same command again goes on where the last one was stopped.
 
-On two CPU cores: about twenty minutes by default. Expected: loss and error fall with N, and
+On two CPU cores: about a quarter of an hour by default. Expected: loss and error fall with N, and
 agreement does not follow them.
 """
 

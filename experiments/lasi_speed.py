@@ -2,7 +2,7 @@
 
     python -m experiments.lasi_speed
 
-About six minutes on two CPU cores. Every ratio compares medians of calls that
+About four minutes on two CPU cores. Every ratio compares medians of calls that
 alternate in one run, so that a busy machine disturbs both sides alike. Run it
 when nothing else runs.
 """
