@@ -179,7 +179,7 @@ def _severity(found: dict[str, Any], titles: dict[str, str]) -> list[str]:
         "Kendall's tau-b of a metric's distances with the level, the mean over kinds. Within: on "
         "each square of a photograph by itself. Across: over pairs of images of different "
         "photographs, so that a level has to give similar distances whatever is shown.",
-        table(["metric", "within", "across", "across, less than the best"], rows),
+        table(["metric", "within", "across", "across, behind the best by"], rows),
     ]
     for which in ("across", "within"):
         rows = [
@@ -205,7 +205,7 @@ def _opinions(found: dict[str, Any], titles: dict[str, str]) -> list[str]:
         if name not in measured
     ]
     header = ["metric", "SRCC", "KRCC", "PLCC, logistic 4", "PLCC, logistic 5"]
-    header += ["SRCC published", "SRCC, less than the best"]
+    header += ["SRCC published", "SRCC, behind the best by"]
     kinds = list(dict.fromkeys(kind for r in found["rows"] for kind in r["kinds"]))
     by_kind = [
         [kind, *(_two_digits(r["kinds"].get(kind)) for r in found["rows"])] for kind in kinds

@@ -9,7 +9,9 @@ noticeable differences where its folder has them, with intervals over triplets, 
 ceiling and the published rows. BAPPS is downloaded by hand (the validation set: 1.3 GB, by
 `scripts/get_dataset_valonly.sh` of richzhang/PerceptualSimilarity). Its images are 64 x 64, so that
 MS-SSIM has three of its five scales. `--distances` takes what others have measured: CSV files, also
-.gz, with columns subset, d0, d1 and human_prefers_p1, a row for each triplet.
+.gz, with columns subset, d0, d1 and human_prefers_p1, a row for each triplet. Those of LPIPS for
+all of BAPPS are in abhijay9/ShiftTolerant-LPIPS, a file `results/alex_vanilla/twoAFC_*.csv` for
+each subset, of path, d0, d1, a score and human_prefers_p1, to be joined under that header.
 
 Distances are kept in parts: the same command again goes on where the last one was stopped.
 
