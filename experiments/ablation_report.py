@@ -95,7 +95,8 @@ def draw(path: Path, content: dict[str, Any]) -> None:
         _line(axes[0, 0], rows, "neighborhood_size", "across", f"{side} x {side}", colors[side])
         _line(axes[1, 2], rows, "neighborhood_size", "times_base", f"{side} x {side}", colors[side])
     axes[0, 0].set(title="resolution and N", xlabel="N", ylabel=f"{_TAU}, across")
-    axes[1, 2].set(title="time beside N = 10", xlabel="N", ylabel="ratio", yscale="log")
+    title = f"time beside N = {base['neighborhood_size']}"
+    axes[1, 2].set(title=title, xlabel="N", ylabel="ratio", yscale="log")
     for kind in ("causal", "two-sided"):
         rows = _rows(content, ("neighborhood_size",), neighborhood=kind)
         color = colors[base["side"]] if kind == "causal" else f"C{len(sides)}"
