@@ -21,7 +21,7 @@ from jax import lax
 import lasi_jax
 from experiments import image_metrics
 from experiments.benchmark import alternate, report, temporary_gigabytes
-from lasi_jax import deep_features, squeezenet, structural
+from lasi_jax import deep_features, least_squares, squeezenet, structural
 from lasi_jax.embedding import DECAY, OFFSET, RIDGE
 from lasi_jax.neighborhood import neighbor_index
 
@@ -143,6 +143,34 @@ def beside_rivals(config: Config) -> dict[str, float]:
     return figures
 
 
+def solves_beside_ms_ssim(config: Config) -> dict[str, float]:
+    """The least squares of a 256 x 256 pair, their moments given, beside MS-SSIM of the pair.
+
+    A bound: whatever forms the moments, LASI with these solves is no faster beside MS-SSIM.
+    """
+    n, elements, blocks = config.neighborhood_size, 24_576, 16
+    key = jax.random.key(config.seed)
+    features = jax.random.normal(key, (n + 1, blocks, elements))
+    pairs = [(i, k) for i in range(n) for k in range(i, n + 1)]
+    # A matrix of rank one and the identity: every system is positive definite.
+    moments = jnp.stack([features[i] * features[k] + (i == k) for i, k in pairs], 1)
+
+    def solve(planes: jax.Array) -> list[jax.Array]:
+        moment = dict(zip(pairs, planes, strict=True))
+        factor = least_squares.cholesky(lambda i, k: moment[k, i], n)
+        return least_squares.solve(factor, [moment[i, n] for i in range(n)])
+
+    x, y = jax.random.uniform(key, (2, 256, 256, 3))
+    calls = (
+        partial(jax.jit(partial(lax.map, solve)), moments),
+        partial(jax.jit(structural.ms_ssim), x, y),
+    )
+    solves, ms_ssim = alternate(config.repeats, *calls)
+    print(f"256 x 256 x 3: solves {solves * 1e3:.1f} ms, MS-SSIM {ms_ssim * 1e3:.1f} ms")
+    print(f"{'  solves alone / MS-SSIM':<58} {solves / ms_ssim:>9.2f} x")
+    return {"solves": solves / ms_ssim}
+
+
 def run(config: Config) -> dict[str, float]:
     """Measure everything, print it line by line, and return the figures by name."""
     n = config.neighborhood_size
@@ -223,7 +251,9 @@ def run(config: Config) -> dict[str, float]:
         jax.jit(function).lower(*images(512)).compile()
         figures[f"compile_{name}"] = seconds = time.perf_counter() - start
         report(f"compile time, {name}, 512 x 512 x 3", seconds, "s", "< 10", seconds < 10)
-    return figures | (beside_rivals(config) if config.rivals else {})
+    if config.rivals:
+        figures |= beside_rivals(config) | solves_beside_ms_ssim(config)
+    return figures
 
 
 if __name__ == "__main__":
