@@ -201,7 +201,7 @@ def _step(
         {"tuned": optax.adam(rate), "frozen": optax.set_to_zero()}, of
     )
     step = functools.partial(
-        caption_embedding.train_step, model, optimizer, num_samples=1, bottleneck_weight=0.0
+        caption_embedding.train_step, model, optimizer, num_samples=1, weight=0.0
     )
     return optimizer, jax.jit(step)
 

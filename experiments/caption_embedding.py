@@ -38,14 +38,31 @@ _LOCAL_HEADS = {
     "pcmepp": heads.UncertaintyTokenHead,
     "prolip": heads.UncertaintyTokenHead,
 }
-BOTTLENECK_WEIGHT: dict[Method, float] = {
-    **dict.fromkeys(METHODS, 0.0),
-    "pcme": 0.005,
-    "pcmepp": 0.02,
-    "prolip": 0.02,
+
+
+class Settings(NamedTuple):
+    """What a method's training is set to.
+
+    Attributes:
+      learning_rate: of Adam at the start.
+      weight: of what the method adds to its loss: the bottleneck (pcme, pcmepp, prolip), the
+        margin (triplet), the entailment (meru); the others add nothing.
+    """
+
+    learning_rate: float
+    weight: float = 0.0
+
+
+SETTINGS: dict[Method, Settings] = {
+    "pcme": Settings(1e-3, 0.005),
+    "pcmepp": Settings(1e-3, 0.02),
+    "prolip": Settings(1e-3, 0.02),
+    "info_nce": Settings(1e-3),
+    "siglip": Settings(1e-3),
+    "triplet": Settings(1e-3, 0.2),
+    "meru": Settings(1e-3, 0.2),
 }
-"""beta of each method by default. Without it the trace of a variance is but a bias of its item:
-the means of what is vague move away from everything, and no width is needed."""
+"""Of each method by default, chosen on held-out digits by `experiments.caption_settings`."""
 
 # Narrow; the bottleneck widens what can be wide.
 _INITIAL_LOG_VARIANCE = -6.0
@@ -261,12 +278,13 @@ def loss(
     batch: Batch,
     *,
     num_samples: int,
-    bottleneck_weight: float,
+    weight: float,
 ) -> jax.Array:
     """The loss of a method on a batch, for an image and its text: sums are divided by the batch.
 
-    The probabilistic ones have the bottleneck: `bottleneck_weight` times the divergence from the
-    standard normal distribution, in nats, a mean over images and one over texts.
+    `weight` is that of `Settings`. The probabilistic ones have the bottleneck: the weight times the
+    divergence from the standard normal distribution, in nats, a mean over images and one over
+    texts.
     """
     images = model.embed_images(parameters, batch.images)
     texts = model.embed_texts(parameters, batch.texts)
@@ -288,14 +306,20 @@ def loss(
         case "siglip":
             return probemb.siglip(*_as_gaussians(images, texts), **similarity)
         case "triplet":
-            return probemb.triplet(*_as_gaussians(images, texts), labels=labels) / number
+            sides = _as_gaussians(images, texts)
+            return probemb.triplet(*sides, margin=weight, labels=labels) / number
         case "meru":
             curvature = curvature_of(parameters)
             return probemb.meru(
-                images, texts, logit_scale=scale, curvature=curvature, labels=labels
+                images,
+                texts,
+                logit_scale=scale,
+                curvature=curvature,
+                entailment_weight=weight,
+                labels=labels,
             )
     divergence = probemb.kl_to_standard_normal(images) + probemb.kl_to_standard_normal(texts)
-    return value + bottleneck_weight * jnp.mean(divergence)
+    return value + weight * jnp.mean(divergence)
 
 
 def train_step(
@@ -305,12 +329,10 @@ def train_step(
     batch: Batch,
     *,
     num_samples: int,
-    bottleneck_weight: float,
+    weight: float,
 ) -> tuple[training.TrainState, dict[str, jax.Array]]:
     """One step on a batch; pure."""
-    of_batch = functools.partial(
-        loss, model, batch=batch, num_samples=num_samples, bottleneck_weight=bottleneck_weight
-    )
+    of_batch = functools.partial(loss, model, batch=batch, num_samples=num_samples, weight=weight)
     state, value = training.take_step(optimizer, state, of_batch)
     scale, shift = logit_parameters(state.parameters)
     return state, {"loss": value, "scale": scale, "shift": shift}

@@ -71,6 +71,10 @@ class Trial(NamedTuple):
     annotated: np.ndarray
     truth: Truth | None
 
+    def groups(self, side: Side) -> np.ndarray:
+        """The image (query) that each query is, or was first written of: what is independent."""
+        return np.arange(len(self.images)) if side == "image" else self.annotated.argmax(0)
+
 
 class Outcome(NamedTuple):
     """What one model makes of a trial.

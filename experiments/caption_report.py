@@ -319,6 +319,22 @@ def content(
     return found
 
 
+_WEIGHT = {
+    **dict.fromkeys(PROBABILISTIC, "bottleneck"),
+    "triplet": "margin",
+    "meru": "entailment",
+}
+
+
+def _settings(settings: dict[str, list[float]]) -> list[str]:
+    """What each method was trained with, if it was trained."""
+    each = [
+        f"{method} {rate:g}" + (f", {_WEIGHT[method]} {weight:g}" if method in _WEIGHT else "")
+        for method, (rate, weight) in settings.items()
+    ]
+    return [f"Learning rates and weights: {'; '.join(each)}."] if each else []
+
+
 def markdown(content: dict, title: str) -> str:
     """The whole report as text, from what results.json holds."""
     truth = content["has_truth"]
@@ -329,7 +345,9 @@ def markdown(content: dict, title: str) -> str:
         f"Data: {content['data']}. Seeds {seeds}; jax {content['versions']['jax']} on "
         f"{content['backend']}. Everything on this page is written by that command. Intervals are "
         "95 %: of retrieval, probabilities, implication and the scores of bins over seeds (t), of "
-        "uncertainty over queries (bootstrap of the mean over seeds).",
+        "uncertainty over images (bootstrap of the mean over seeds: captions of one image are "
+        "drawn together).",
+        *_settings(content["config"].get("settings", {})),
         "## The answer",
         content["answer"],
     ]

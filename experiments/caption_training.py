@@ -12,7 +12,7 @@ import jax
 import optax
 
 from experiments import caption_embedding, caption_evaluation, caption_report, runs, training
-from experiments.caption_embedding import Method, Model
+from experiments.caption_embedding import Method, Model, Settings
 from experiments.caption_evaluation import Trial
 from experiments.caption_report import Outcomes
 
@@ -44,13 +44,14 @@ class Training:
     """Steps of a training."""
     batch_size: int = 64
     """Images of a batch, each with one caption."""
-    learning_rate: float = 1e-3
-    """The rate of Adam at the start; it falls to 0 along a cosine."""
+    learning_rate: float | None = None
+    """The rate of Adam at the start; it falls to 0 along a cosine. Default: each method's own,
+    chosen on held-out digits (caption_settings.md)."""
     num_samples: int = 4
     """Samples of an embedding in PCME's loss."""
     bottleneck_weight: float | None = None
-    """beta, of the divergence of a Gaussian from the standard normal one, in nats. Default: 0.02,
-    and 0.005 of pcme, whose samples the width disturbs."""
+    """beta, of the divergence of a Gaussian from the standard normal one, in nats. Default: each
+    method's own, chosen as the rate."""
     num_resamples: int = 1000
     """Resamples of a bootstrap interval, 100 or more."""
     checkpoint_every: int = 500
@@ -87,26 +88,45 @@ def check(options: Training) -> None:
         raise ValueError(f"width must be a positive multiple of 4, got {options.width}")
 
 
+def settings_of(options: Training, method: Method) -> Settings:
+    """What a method is trained with: its own settings, but for what the options say."""
+    settings = caption_embedding.SETTINGS[method]
+    if options.learning_rate is not None:
+        settings = settings._replace(learning_rate=options.learning_rate)
+    if options.bottleneck_weight is not None and method in caption_embedding.PROBABILISTIC:
+        settings = settings._replace(weight=options.bottleneck_weight)
+    return settings
+
+
+def every_settings(options: Training) -> dict[str, list[float]]:
+    """What every method is trained with, as JSON has it."""
+    return {method: list(settings_of(options, method)) for method in options.methods}
+
+
 def train(
-    options: Training, model: Model, batches: Callable[..., grain.MapDataset], folder: Path
+    options: Training,
+    settings: Settings,
+    model: Model,
+    batches: Callable[..., grain.MapDataset],
+    folder: Path,
 ) -> list[dict[str, Any]]:
     """The parameters of a model for each seed, gone on with where training was stopped.
 
     Args:
       options: of the experiment.
+      settings: of the method.
       model: the model.
       batches: of a seed, by keyword.
       folder: of the run.
     """
-    optimizer = optax.adam(optax.cosine_decay_schedule(options.learning_rate, options.num_steps))
+    schedule = optax.cosine_decay_schedule(settings.learning_rate, options.num_steps)
+    optimizer = optax.adam(schedule)
     step = functools.partial(
         caption_embedding.train_step,
         model,
         optimizer,
         num_samples=options.num_samples,
-        bottleneck_weight=caption_embedding.BOTTLENECK_WEIGHT[model.method]
-        if options.bottleneck_weight is None
-        else options.bottleneck_weight,
+        weight=settings.weight,
     )
     return training.fit_seeds(
         folder / "runs",
@@ -164,7 +184,8 @@ def compare(
     started = time.perf_counter()
     print(f"{head['data']}\nin {folder}", flush=True)
     parameters = {
-        method: train(options, model, batches, folder) for method, model in models.items()
+        method: train(options, settings_of(options, model.method), model, batches, folder)
+        for method, model in models.items()
     }
     outcomes = evaluate(models, parameters, trials)
     content = caption_report.content(

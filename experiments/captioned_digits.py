@@ -15,6 +15,9 @@ an image may show, and how probably a caption is true of what an image shows.
     test_unseen     420  none, the other 30, 150      the test pool
 
 Those are of scikit-learn's digits; of MNIST there are five times as many training images.
+
+Settings are chosen on another data set of the same form, `load(..., held_out=True)`: the training
+pool and the numbers for training, split again. Nothing of it is of the test.
 """
 
 import itertools
@@ -35,6 +38,11 @@ COVER = 128
 _SEED = 2026
 _UNSEEN = (0, 30, 300)
 """Numbers of each length that are not for training."""
+_HELD_OUT = "_held_out"
+_UNSEEN_HELD_OUT = (0, 21, 210)
+"""Those for training that are not for training where settings are chosen."""
+_KEPT = 0.7
+"""The share of the training pool that is for training there."""
 
 # Numbers of each length, and images of each number.
 _Sizes = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
@@ -50,6 +58,19 @@ SIZES: dict[digits.Source, dict[str, _Sizes]] = {
         "test_unseen": ((0, 0), (30, 4), (150, 2)),
     },
 }
+SIZES_HELD_OUT: dict[digits.Source, dict[str, _Sizes]] = {
+    "sklearn": {
+        "train": ((10, 40), (49, 28), (490, 8)),
+        "test_seen": ((10, 13), (49, 3), (150, 2)),
+        "test_unseen": ((0, 0), (21, 6), (150, 2)),
+    },
+    "mnist": {
+        "train": ((10, 200), (49, 140), (490, 40)),
+        "test_seen": ((10, 13), (49, 3), (150, 2)),
+        "test_unseen": ((0, 0), (21, 6), (150, 2)),
+    },
+}
+"""The same where settings are chosen."""
 
 
 class Captioned(NamedTuple):
@@ -123,7 +144,7 @@ class Captioned(NamedTuple):
 
 
 class DigitCaptions(tfds.core.GeneratorBasedBuilder):
-    """Digit captions; the configurations are "sklearn" and "mnist".
+    """Digit captions; the configurations are "sklearn" and "mnist", each also "_held_out".
 
     Args:
       mnist: a folder with MNIST's four files. Default: downloaded.
@@ -132,8 +153,9 @@ class DigitCaptions(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS: ClassVar = [
-        tfds.core.BuilderConfig(name=source, description=f"the digits of {source}")
+        tfds.core.BuilderConfig(name=source + part, description=f"the digits of {source}")
         for source in SIZES
+        for part in ("", _HELD_OUT)
     ]
 
     def __init__(self, *, mnist: Path | None = None, **kwargs):
@@ -143,7 +165,8 @@ class DigitCaptions(tfds.core.GeneratorBasedBuilder):
     @property
     def _source(self) -> digits.Source:
         assert self.builder_config is not None
-        return next(source for source in SIZES if source == self.builder_config.name)
+        name = self.builder_config.name.removesuffix(_HELD_OUT)
+        return next(source for source in SIZES if source == name)
 
     def _info(self) -> tfds.core.DatasetInfo:
         side = digits.SIDE[self._source]
@@ -171,7 +194,14 @@ class DigitCaptions(tfds.core.GeneratorBasedBuilder):
         else:
             pools = digits.of_mnist(data_sets.mnist_files(dl_manager, self._mnist))
         random = np.random.RandomState(_SEED)
-        train, other = _numbers(random)
+        every = [np.flatnonzero(length == digit_grammar.LENGTHS) for length in (1, 2, 3)]
+        train, other = _numbers(random, every, _UNSEEN)
+        sizes_of = SIZES[self._source]
+        assert self.builder_config is not None
+        if self.builder_config.name.endswith(_HELD_OUT):
+            pools = _split_pool(pools["train"])
+            train, other = _numbers(random, train, _UNSEEN_HELD_OUT)
+            sizes_of = SIZES_HELD_OUT[self._source]
         return {
             split: self._generate_examples(
                 np.random.RandomState(_SEED + place),
@@ -179,7 +209,7 @@ class DigitCaptions(tfds.core.GeneratorBasedBuilder):
                 other if split == "test_unseen" else train,
                 sizes,
             )
-            for place, (split, sizes) in enumerate(SIZES[self._source].items(), 1)
+            for place, (split, sizes) in enumerate(sizes_of.items(), 1)
         }
 
     def _generate_examples(self, random, pool: digits.Digits, numbers, sizes: _Sizes):
@@ -202,14 +232,25 @@ class DigitCaptions(tfds.core.GeneratorBasedBuilder):
                 key += 1
 
 
-def _numbers(random: np.random.RandomState) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def _numbers(
+    random: np.random.RandomState, numbers: list[np.ndarray], num_unseen: tuple[int, ...]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The numbers of each length for training, and the others, both in random order."""
     train, other = [], []
-    for length, unseen in enumerate(_UNSEEN, 1):
-        order = random.permutation(np.flatnonzero(length == digit_grammar.LENGTHS))
+    for of_length, unseen in zip(numbers, num_unseen, strict=True):
+        order = random.permutation(of_length)
         train.append(order[unseen:])
         other.append(order[:unseen])
     return train, other
+
+
+def _split_pool(pool: digits.Digits) -> dict[str, digits.Digits]:
+    """The training pool as two, in the order that it has, which is random."""
+    cut = round(_KEPT * len(pool.images))
+    return {
+        "train": digits.Digits(pool.images[:cut], pool.labels[:cut]),
+        "test": digits.Digits(pool.images[cut:], pool.labels[cut:]),
+    }
 
 
 def _covers(random: np.random.RandomState, number: int) -> np.ndarray:
@@ -227,13 +268,16 @@ def _picture(random, number: int, covered: np.ndarray, of_digit: list[np.ndarray
     return image
 
 
-def load(source: digits.Source, folder: Path, *, mnist: Path | None = None) -> dict[str, Captioned]:
+def load(
+    source: digits.Source, folder: Path, *, mnist: Path | None = None, held_out: bool = False
+) -> dict[str, Captioned]:
     """All splits in memory, prepared in `folder` if they are not there yet.
 
     Args:
       source: "sklearn" or "mnist".
       folder: where TFDS keeps what it prepares.
       mnist: a folder with MNIST's four files. Default: downloaded, where the source is mnist.
+      held_out: the data set on which settings are chosen, which holds nothing of the test.
 
     Raises:
       ValueError: an unknown source, files missing or damaged, no network.
@@ -243,7 +287,10 @@ def load(source: digits.Source, folder: Path, *, mnist: Path | None = None) -> d
     if mnist is not None:
         digits.find_mnist(mnist)
     builder = DigitCaptions(
-        config=source, data_dir=folder.resolve(), file_format="array_record", mnist=mnist
+        config=source + _HELD_OUT * held_out,
+        data_dir=folder.resolve(),
+        file_format="array_record",
+        mnist=mnist,
     )
     return {split: _split(examples) for split, examples in data_sets.prepared(builder).items()}
 

@@ -21,9 +21,11 @@ does not, and MERU's radius does as well.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import grain
 import numpy as np
 
 from experiments import (
@@ -37,7 +39,7 @@ from experiments import (
     runs,
     text_tower,
 )
-from experiments.caption_embedding import Model, Pictures, Words
+from experiments.caption_embedding import Method, Model, Pictures, Words
 from experiments.caption_evaluation import Side, Trial, Truth
 from experiments.captioned_digits import Captioned
 from experiments.digits import Source
@@ -87,7 +89,8 @@ def resolved(config: Config) -> Config:
 
 
 def _options(config: Config) -> dict[str, Any]:
-    return runs.options(config, without=(*_FOLDERS, "checkpoint_every", "log_every"))
+    options = runs.options(config, without=(*_FOLDERS, "checkpoint_every", "log_every"))
+    return options | {"settings": caption_training.every_settings(config)}
 
 
 def run_folder(config: Config) -> Path:
@@ -120,6 +123,30 @@ def make_trial(split: Captioned) -> Trial:
     )
 
 
+def make_model(config: Config, method: Method, train: Captioned) -> Model:
+    """The model of a method for the images and captions of a split."""
+    height, width = train.images.shape[1:]
+    return Model(
+        method,
+        config.dimension,
+        Pictures(height, width, config.channels),
+        Words(len(VOCABULARY), digit_grammar.MOST_WORDS, config.width),
+    )
+
+
+def make_batches(config: Config, train: Captioned) -> Callable[..., grain.MapDataset]:
+    """Batches of a training on a split, of a seed by keyword."""
+    return functools.partial(
+        caption_embedding.batches,
+        train.images,
+        encode(train.captions),
+        train.annotations,
+        config.num_steps,
+        batch_size=config.batch_size,
+        positives=train.positives if config.matches == "all" else None,
+    )
+
+
 def run(config: Config) -> dict[str, Any]:
     """Train what is not trained yet, evaluate, save the report, and return its numbers."""
     asked_for = runs.command(_MODULE, config, files=_FOLDERS, hidden=("datasets", "output"))
@@ -136,25 +163,8 @@ def run(config: Config) -> dict[str, Any]:
         f"images with {captioned_digits.CAPTIONS} captions each; {config.num_steps:,} steps a "
         f"training, matches: {config.matches}"
     )
-    height, width = train.images.shape[1:]
-    models = {
-        method: Model(
-            method,
-            config.dimension,
-            Pictures(height, width, config.channels),
-            Words(len(VOCABULARY), digit_grammar.MOST_WORDS, config.width),
-        )
-        for method in config.methods
-    }
-    batches = functools.partial(
-        caption_embedding.batches,
-        train.images,
-        encode(train.captions),
-        train.annotations,
-        config.num_steps,
-        batch_size=config.batch_size,
-        positives=train.positives if config.matches == "all" else None,
-    )
+    models = {method: make_model(config, method, train) for method in config.methods}
+    batches = make_batches(config, train)
     batches(seed=0)  # complains of what does not fit, before anything is written
     runs.begin(folder, options)
     first = next(iter(trials))

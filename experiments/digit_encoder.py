@@ -55,7 +55,7 @@ def _step(model: Model, num_steps: int) -> tuple[optax.GradientTransformation, A
     """The optimizer and the step, the same for all trainings of one form: compiled once."""
     optimizer = optax.adam(optax.cosine_decay_schedule(_RATE, num_steps))
     return optimizer, functools.partial(
-        caption_embedding.train_step, model, optimizer, num_samples=1, bottleneck_weight=0.0
+        caption_embedding.train_step, model, optimizer, num_samples=1, weight=0.0
     )
 
 

@@ -59,7 +59,7 @@ def check_training(config: Any) -> None:
     for seed in config.seeds:
         if not 0 <= seed < 2**32:
             raise ValueError(f"seeds must lie in 0..2^32 - 1, got {seed}")
-    if not 0.0 < config.learning_rate < float("inf"):
+    if config.learning_rate is not None and not 0.0 < config.learning_rate < float("inf"):
         raise ValueError(f"learning_rate must be positive, got {config.learning_rate}")
 
 

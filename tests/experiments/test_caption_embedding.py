@@ -13,7 +13,7 @@ from experiments.caption_embedding import Batch, Features, Model, Pictures, Word
 from probemb.gaussians import DiagonalGaussian
 
 BATCH, DIMENSION = 6, 5
-OPTIONS = {"num_samples": 2, "bottleneck_weight": 0.1}
+OPTIONS = {"num_samples": 2, "weight": 0.1}
 
 
 PICTURES, WORDS = Pictures(8, 24, (2, 3)), Words(9, 4, 8)
@@ -89,7 +89,7 @@ def test_losses_are_those_of_probemb_for_an_image_and_its_text(batch):
         rtol=1e-6,
     )
     np.testing.assert_allclose(
-        loss("triplet", bare), probemb.triplet(image, text) / BATCH, rtol=1e-6
+        loss("triplet", bare), probemb.triplet(image, text, margin=0.1) / BATCH, rtol=1e-6
     )
     bottleneck = 0.1 * 0.5 * sum((m**2).sum() for m in mean) / BATCH  # of unit variances
     pcmepp = probemb.pcmepp(image, text, negative_scale=2.0, shift=0.5, kl_weight=0)

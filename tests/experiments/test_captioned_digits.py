@@ -48,6 +48,24 @@ def test_unseen_numbers_are_not_for_training(splits):
     assert seen < train and not unseen & train
 
 
+def test_settings_are_chosen_on_numbers_and_digits_of_training_alone(folder, splits):
+    held_out = captioned_digits.load("sklearn", folder, held_out=True)
+    numbers = {name: set(split.numbers.tolist()) for name, split in held_out.items()}
+    assert set.union(*numbers.values()) <= set(splits["train"].numbers.tolist())
+    assert numbers["test_seen"] < numbers["train"]
+    assert not numbers["test_unseen"] & numbers["train"]
+
+    def pictures(split):
+        cells = np.concatenate(np.split(split.images, 3, axis=2)[:1])
+        return {cell.tobytes() for cell in cells[~split.covered[:, 0]]}
+
+    own = {name: pictures(split) for name, split in held_out.items()}
+    assert set.union(*own.values()) <= {
+        image.tobytes() for image in digits.of_sklearn()["train"].images
+    }
+    assert not own["train"] & (own["test_seen"] | own["test_unseen"])
+
+
 @pytest.mark.parametrize("name", TABLE)
 def test_digits_are_the_numbers_and_of_their_pool_or_covered(splits, name):
     split = splits[name]

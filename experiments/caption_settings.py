@@ -1,0 +1,207 @@
+"""Which settings does each method of digit captions want? Chosen on held-out digits and numbers.
+
+    python -m experiments.caption_settings
+    python -m experiments.caption_settings --toy
+    python -m experiments.caption_settings --methods pcme triplet
+
+Every method has the same budget, seven trainings with one seed: five weights of what it adds to
+its loss at the rate 1e-3 and two more rates at the best of them, or seven rates where it adds
+nothing. And the same rule: of what queries with captions, the greatest sum of R-Precision and of
+Spearman's correlation of the method's own uncertainty with the true ambiguity, a mean of seen and
+unseen numbers. The digits and numbers are those for training, split again
+(`captioned_digits.load`): the test of `digit_captions` has no part in it.
+
+What is chosen are the defaults of `digit_captions` and `photograph_captions`:
+`caption_embedding.SETTINGS`. `caption_settings.md` has all that was tried. The same command again
+goes on where the last one was stopped. On two CPU cores: about forty minutes by default.
+"""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import (
+    caption_embedding,
+    caption_evaluation,
+    caption_training,
+    captioned_digits,
+    cell_files,
+    digit_captions,
+    digits,
+    runs,
+)
+from experiments.caption_embedding import Method, Settings
+from experiments.caption_evaluation import OWN, Outcome, Trial
+from experiments.captioned_digits import Captioned
+from experiments.summaries import table
+from probemb import calibration
+
+_MODULE = "experiments.caption_settings"
+_RATE = 1e-3
+_WEIGHTS: dict[Method, tuple[float, ...]] = {
+    **dict.fromkeys(caption_embedding.PROBABILISTIC, (1e-4, 1e-3, 5e-3, 2e-2, 8e-2)),
+    "triplet": (0.05, 0.1, 0.2, 0.4, 0.8),
+    "meru": (0.0, 0.05, 0.2, 0.8, 3.2),
+}
+_OTHER_RATES = (5e-4, 2e-3)
+_RATES = (2.5e-4, 5e-4, 7e-4, 1e-3, 1.4e-3, 2e-3, 4e-3)
+"""Of methods without a weight."""
+_JUDGED = ("R-Precision", "Spearman")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Options of the choice of settings; all others are those of digit captions."""
+
+    methods: tuple[Method, ...] = caption_embedding.METHODS
+    """Whose settings to choose."""
+    num_steps: int = 1500
+    """Steps of a training."""
+    seed: int = 100
+    """Of all trainings; those of digit captions have other ones."""
+    datasets: Path = Path("results/datasets")
+    """Where the data set is prepared, once."""
+    toy: bool = False
+    """To see all of it in two minutes, too short to choose by: pcmepp alone, 20 steps."""
+    output: Path | None = None
+    """The folder of the run. Default: in results, named after all options."""
+
+
+_TOY: dict[str, Any] = {"methods": ("pcmepp",), "num_steps": 20}
+
+
+def resolved(config: Config) -> Config:
+    """The configuration with its defaults filled in, checked.
+
+    Raises:
+      ValueError: an option out of range.
+    """
+    config = runs.shortened(config, _TOY) if config.toy else config
+    caption_training.check(
+        digit_captions.Config(
+            methods=config.methods, seeds=(config.seed,), num_steps=config.num_steps
+        )
+    )
+    return config
+
+
+def trials(method: Method, found: list[dict[str, Any]]) -> list[Settings]:
+    """What is to be tried next of a method, given what was: weights first, then rates."""
+    if method not in _WEIGHTS:
+        return [] if found else [Settings(rate) for rate in _RATES]
+    if not found:
+        return [Settings(_RATE, weight) for weight in _WEIGHTS[method]]
+    weight = best(found)["weight"]
+    return [Settings(rate, weight) for rate in _OTHER_RATES] if len(found) == 5 else []
+
+
+def best(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """The trial with the greatest sum, the first among equals."""
+    return max(found, key=lambda row: row["sum"])
+
+
+def judge(outcome: Outcome, trial: Trial, method: Method) -> dict[str, float]:
+    """How well captions find images, and how right their own uncertainty is."""
+    assert trial.truth is not None
+    own = outcome.uncertainty["caption"][OWN[method]].astype(np.float64)
+    ambiguity = trial.truth.ambiguity["caption"]
+    varied = own.min() < own.max()
+    return {
+        "R-Precision": float(outcome.metrics["caption"]["R-Precision"].mean()),
+        "Spearman": float(calibration.spearman(own, ambiguity)) if varied else 0.0,
+    }
+
+
+def _try(
+    options: digit_captions.Config,
+    method: Method,
+    settings: Settings,
+    splits: dict[str, Captioned],
+    held_out: dict[str, Trial],
+    folder: Path,
+) -> dict[str, Any]:
+    """Train once, and judge on every held-out split."""
+    model = digit_captions.make_model(options, method, splits["train"])
+    batches = digit_captions.make_batches(options, splits["train"])
+    (parameters,) = caption_training.train(options, settings, model, batches, folder)
+    judged = {
+        split: judge(caption_evaluation.evaluate(model, parameters, trial), trial, method)
+        for split, trial in held_out.items()
+    }
+    means = {name: float(np.mean([each[name] for each in judged.values()])) for name in _JUDGED}
+    return {"method": method, **settings._asdict(), **means, "sum": sum(means.values())}
+
+
+def _text(content: dict[str, Any]) -> str:
+    rows = [
+        [
+            row["method"],
+            f"{row['learning_rate']:g}",
+            f"{row['weight']:g}" if row["method"] in _WEIGHTS else "",
+            *(f"{row[name]:.3f}" for name in (*_JUDGED, "sum")),
+            "chosen" if row in content["chosen"] else "",
+        ]
+        for row in content["trials"]
+    ]
+    return (
+        "\n\n".join(
+            [
+                "# Settings of digit captions: what was tried",
+                f"`{content['command']}`",
+                f"{content['data']}. {content['config']['num_steps']:,} steps a training, seed "
+                f"{content['config']['seed']}. Chosen is the greatest sum of R-Precision and of "
+                "Spearman's correlation of a method's own uncertainty with the true ambiguity, of "
+                "queries that are captions, a mean of seen and unseen numbers. The weight is that "
+                "of the bottleneck (pcme, pcmepp, prolip), the margin (triplet) or the weight of "
+                "entailment (meru).",
+                table(["method", "rate", "weight", *_JUDGED, "sum", ""], rows),
+            ]
+        )
+        + "\n"
+    )
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Train what is not trained yet, judge, save the report, and return its numbers."""
+    asked_for = runs.command(
+        _MODULE, config, files=("datasets", "output"), hidden=("datasets", "output")
+    )
+    config = resolved(config)
+    given = runs.options(config, without=("datasets", "output"))
+    name = f"caption_settings{'-toy' * config.toy}"
+    folder = config.output or runs.folder_of(name, given)
+    if (content := runs.earlier(folder, given)) is not None:
+        return content
+    splits = captioned_digits.load("sklearn", config.datasets, held_out=True)
+    held_out = {
+        split: digit_captions.make_trial(splits[split]) for split in ("test_seen", "test_unseen")
+    }
+    options = digit_captions.Config(seeds=(config.seed,), num_steps=config.num_steps)
+    runs.begin(folder, given)
+    every: list[dict[str, Any]] = []
+    for method in config.methods:
+        found: list[dict[str, Any]] = []
+        while following := trials(method, found):
+            for settings in following:
+                place = folder / f"{method}-{settings.learning_rate:g}-{settings.weight:g}"
+                attempt = functools.partial(
+                    _try, options, method, settings, splits, held_out, place
+                )
+                found.append(cell_files.cell(place / "judged.json", attempt))
+        every += found
+    content = {
+        **runs.head(asked_for, given, f"{digits.describe('sklearn')}, those for training alone"),
+        "trials": every,
+        "chosen": [
+            best([row for row in every if row["method"] == method]) for method in config.methods
+        ],
+    }
+    runs.save_report(folder, content, _text(content), lambda _: None)
+    return content
+
+
+if __name__ == "__main__":
+    runs.main(_MODULE, __doc__, Config, run)

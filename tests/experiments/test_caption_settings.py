@@ -1,0 +1,115 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from experiments import caption_embedding, caption_settings, captioned_digits, digit_captions
+from experiments.caption_embedding import SETTINGS, Settings
+from experiments.caption_evaluation import Outcome
+
+SMALL = {"dimension": 4, "channels": (2, 3), "width": 8, "batch_size": 8}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("caption_settings")
+
+
+@pytest.fixture(scope="module")
+def config(folder):
+    """Three trials of one small model."""
+    patch = pytest.MonkeyPatch()
+    whole = digit_captions.Config
+    patch.setattr(digit_captions, "Config", lambda **options: whole(**SMALL, **options))
+    patch.setattr(caption_settings, "_RATES", (1e-3, 2e-3, 4e-3))
+    yield caption_settings.Config(
+        methods=("siglip",), num_steps=3, datasets=folder / "datasets", output=folder / "run"
+    )
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def content(config):
+    return caption_settings.run(config)
+
+
+def test_every_trial_is_judged_and_the_best_is_chosen(folder, content):
+    assert [row["learning_rate"] for row in content["trials"]] == [1e-3, 2e-3, 4e-3]
+    for row in content["trials"]:
+        assert row["sum"] == pytest.approx(row["R-Precision"] + row["Spearman"])
+    (chosen,) = content["chosen"]
+    assert chosen["sum"] == max(row["sum"] for row in content["trials"])
+    text = (folder / "run" / "report" / "results.md").read_text()
+    assert text.count("chosen |") == 1 and content["command"] in text and str(folder) not in text
+
+
+def test_stopped_in_between_it_ends_with_the_same_numbers(config, content):
+    shutil.rmtree(config.output / "report")
+    (config.output / "siglip-0.002-0" / "judged.json").unlink()
+    assert caption_settings.run(config) == content
+    assert json.loads((config.output / "report" / "results.json").read_text()) == content
+
+
+def test_weights_come_first_and_rates_of_the_best_then():
+    tried, found = [], []
+    while following := caption_settings.trials("pcme", found):
+        tried += following
+        found += [{**s._asdict(), "sum": -abs(np.log(s.weight / 0.005))} for s in following]
+    assert [s.weight for s in tried] == [1e-4, 1e-3, 5e-3, 2e-2, 8e-2, 5e-3, 5e-3]
+    assert [s.learning_rate for s in tried] == [1e-3] * 5 + [5e-4, 2e-3]
+
+
+def test_every_method_has_the_same_budget():
+    for method in caption_embedding.METHODS:
+        found = []
+        while following := caption_settings.trials(method, found):
+            found += [{**settings._asdict(), "sum": 0.0} for settings in following]
+        assert len(found) == len({(row["learning_rate"], row["weight"]) for row in found}) == 7
+
+
+def test_defaults_are_among_what_was_tried():
+    for method, settings in SETTINGS.items():
+        weights = caption_settings._WEIGHTS.get(method, (0.0,))
+        rates = {1e-3, *caption_settings._OTHER_RATES, *caption_settings._RATES}
+        assert settings.weight in weights and settings.learning_rate in rates, method
+
+
+def test_an_uncertainty_that_never_varies_counts_as_none(folder, config):
+    splits = captioned_digits.load("sklearn", folder / "datasets", held_out=True)
+    trial = digit_captions.make_trial(splits["test_unseen"])
+
+    same = np.zeros(len(trial.captions))
+    outcome = Outcome(
+        np.zeros((len(trial.images), len(trial.captions))),
+        {"caption": {"R-Precision": same + 0.25}},
+        {"caption": {"minus best score": same}},
+        None,
+    )
+    judged = caption_settings.judge(outcome, trial, "siglip")
+    assert judged == {"R-Precision": 0.25, "Spearman": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"methods": ()}, "methods must be at least one and all different"),
+        ({"methods": ("x",)}, "methods must be among"),
+        ({"num_steps": 0}, "num_steps must be at least 1, got 0"),
+        ({"seed": -1}, "seeds must lie in"),
+    ],
+)
+def test_bad_options_are_one_error_before_any_work(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        caption_settings.run(caption_settings.Config(output=tmp_path / "run", **options))
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_override_only_where_they_are_given():
+    from experiments.caption_training import settings_of
+
+    given = digit_captions.Config(bottleneck_weight=0.5)
+    assert settings_of(given, "pcme") == SETTINGS["pcme"]._replace(weight=0.5)
+    assert settings_of(given, "triplet") == SETTINGS["triplet"]
+    given = digit_captions.Config(learning_rate=0.1)
+    assert settings_of(given, "siglip") == Settings(0.1)
