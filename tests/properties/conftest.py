@@ -1,0 +1,23 @@
+"""Two devices on the host, strict promotion."""
+
+import jax
+import pytest
+
+
+@pytest.fixture(scope="session")
+def devices():
+    """Two of them. Their number is fixed when JAX starts, so these tests run by themselves."""
+    if jax.config.jax_num_cpu_devices < 2:
+        try:
+            jax.config.update("jax_num_cpu_devices", 2)
+        except RuntimeError as error:
+            pytest.fail(
+                f"JAX has started with one device; run `pytest -m slow tests/properties`: {error}"
+            )
+    return jax.devices()
+
+
+@pytest.fixture(autouse=True)
+def strict_promotion(devices):
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield
