@@ -8,6 +8,7 @@ from experiments import caption_embedding, caption_settings, captioned_digits, d
 from experiments.caption_embedding import SETTINGS, Settings
 from experiments.caption_evaluation import Outcome
 
+trials = caption_settings.trials
 SMALL = {"dimension": 4, "channels": (2, 3), "width": 8, "batch_size": 8}
 
 
@@ -22,7 +23,8 @@ def config(folder):
     patch = pytest.MonkeyPatch()
     whole = digit_captions.Config
     patch.setattr(digit_captions, "Config", lambda **options: whole(**SMALL, **options))
-    patch.setattr(caption_settings, "_RATES", (1e-3, 2e-3, 4e-3))
+    few = [Settings(rate) for rate in (1e-3, 2e-3, 4e-3)]
+    patch.setattr(caption_settings, "trials", lambda _, found: [] if found else few)
     yield caption_settings.Config(
         methods=("siglip",), num_steps=3, datasets=folder / "datasets", output=folder / "run"
     )
@@ -53,7 +55,7 @@ def test_stopped_in_between_it_ends_with_the_same_numbers(config, content):
 
 def test_weights_come_first_and_rates_of_the_best_then():
     tried, found = [], []
-    while following := caption_settings.trials("pcme", found):
+    while following := trials("pcme", found):
         tried += following
         found += [{**s._asdict(), "sum": -abs(np.log(s.weight / 0.005))} for s in following]
     assert [s.weight for s in tried] == [1e-4, 1e-3, 5e-3, 2e-2, 8e-2, 5e-3, 5e-3]
@@ -63,7 +65,7 @@ def test_weights_come_first_and_rates_of_the_best_then():
 def test_every_method_has_the_same_budget():
     for method in caption_embedding.METHODS:
         found = []
-        while following := caption_settings.trials(method, found):
+        while following := trials(method, found):
             found += [{**settings._asdict(), "sum": 0.0} for settings in following]
         assert len(found) == len({(row["learning_rate"], row["weight"]) for row in found}) == 7
 
