@@ -107,7 +107,12 @@ def _of(*names: str, **options: Any) -> Callable[[Draw], dict[str, Any]]:
 
 def _fixed(**fixed: Any) -> Callable:
     """A call with arguments that no draw can give, made when they are first needed."""
-    made = functools.cache(lambda: {name: make() for name, make in fixed.items()})
+
+    @functools.cache
+    def made():
+        with jax.ensure_compile_time_eval():  # not a value of whatever is traced first
+            return {name: make() for name, make in fixed.items()}
+
     return lambda function, **arguments: function(**made(), **arguments)
 
 
