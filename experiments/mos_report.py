@@ -3,6 +3,7 @@
 import functools
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from experiments import severity
@@ -15,7 +16,7 @@ PUBLISHED = {
 }
 """SRCC of other implementations by title, of which piq's documentation gives these."""
 CURVES = ("logistic4", "logistic5")
-_FEWEST = 4  # photographs of which resamples tell anything
+_FEWEST = 4  # photographs or references of which resamples tell anything
 
 
 class Opinions(NamedTuple):
@@ -62,17 +63,27 @@ def of_severity(
     for name, of in pairs.items():
         alone, between = severity.within(of), across(of, weights=once)
         less = interval(means[best] - means[name], pooled[best] - pooled[name])
+        bounds = severity.attainable(of, photographs, once).mean()
+        bound = severity.attainable(of, photographs, draws).mean(1)
+        share = interval(_share(means[name], bounds), _share(pooled[name], bound))
         by_kind = zip(severity.KINDS, alone.mean(1), between, strict=True)
         rows.append(
             {
                 "metric": name,
                 "within": interval(alone.mean(), draws @ alone.mean(0) / draws.sum(1)),
                 "across": interval(means[name], pooled[name]),
+                "attainable": float(bounds),
+                "share": share,
                 "less_than_best": None if name == best else less,
                 "kinds": {kind: {"within": float(w), "across": float(a)} for kind, w, a in by_kind},
             }
         )
     return {"rows": rows, "best": best}
+
+
+def _share(tau: Any, bound: Any) -> Any:
+    """The share of the attainable tau; of nothing, nothing."""
+    return tau / np.where(bound > 0.0, bound, 1.0)
 
 
 def _percentiles(values: np.ndarray) -> tuple[float, float]:
@@ -99,12 +110,17 @@ def of_opinions(
       num_resamples: of the references, with all their images.
       seed: of the resamples.
     """
-    interval = functools.partial(
+    few = len(np.unique(opinions.reference)) < _FEWEST
+    of_resamples = functools.partial(
         agreement.bootstrap_interval,
+        jax.random.key(seed),
         num_resamples=num_resamples,
-        seed=seed,
         groups=opinions.reference,
     )
+
+    def interval(function: Any, *items: np.ndarray) -> tuple[float, float] | None:
+        return None if few else of_resamples(function, *items)
+
     statistics: dict[str, Any] = {"srcc": agreement.srcc, "krcc": agreement.krcc}
     statistics |= {curve: functools.partial(agreement.plcc, curve=curve) for curve in CURVES}
     srcc = {name: agreement.srcc(-values, opinions.opinion) for name, values in distances.items()}
@@ -145,8 +161,8 @@ def markdown(content: dict[str, Any]) -> str:
         f"Data: {content['data']}; jax {content['versions']['jax']} on {content['backend']}. "
         "Everything on this page but what is called published is written by that command. "
         f"Intervals are 95 %, by {content['config']['num_resamples']:,} bootstrap resamples of the "
-        f"{resampled}, each with all its images; of few {resampled} they are rough. Which metric "
-        "is the best is seen on the same data.",
+        f"{resampled}, each with all its images; of few {resampled} they are rough, and of less "
+        f"than {_FEWEST} there are none. Which metric is the best is seen on the same data.",
     ]
     for found in content["sets"]:
         lines += (_opinions if content["human"] else _severity)(found, content["titles"])
@@ -168,18 +184,24 @@ def _severity(found: dict[str, Any], titles: dict[str, str]) -> list[str]:
             titles[r["metric"]],
             number(r["within"]),
             number(r["across"]),
+            f"{r['attainable']:.3f}",
+            number(r["share"]),
             _less_text(r, found["best"]),
         ]
         for r in found["rows"]
     ]
+    header = ["metric", "within", "across", "attainable", "share of the attainable"]
+    header.append("across, behind the best by")
     lines = [
         "**This is no human agreement.** Nobody was asked: more of a distortion is worse, so that "
         "the order of its levels is known, and that is all a metric is held against here. Name the "
         "folder of a judged set with `--tid2013` or `--kadid10k` for agreement with people.",
         "Kendall's tau-b of a metric's distances with the level, the mean over kinds. Within: on "
         "each square of a photograph by itself. Across: over pairs of images of different "
-        "photographs, so that a level has to give similar distances whatever is shown.",
-        table(["metric", "within", "across", "across, behind the best by"], rows),
+        "photographs, so that a level has to give similar distances whatever is shown. There two "
+        "images of one level tie in it and hardly ever in their distances, which keeps tau-b below "
+        "1: the attainable is its greatest value with as many ties.",
+        table(header, rows),
     ]
     for which in ("across", "within"):
         rows = [

@@ -220,12 +220,32 @@ def across(pairs: Order, photographs: np.ndarray, weights: np.ndarray) -> np.nda
       photographs: (reference), what each was cut from.
       weights: (..., reference), how often a reference counts.
     """
+    return _tau(*_between(pairs, photographs, weights))
+
+
+def attainable(pairs: Order, photographs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The greatest `across` (..., kind) of distances with as many ties.
+
+    sqrt(min(d, l) / max(d, l)) of d pairs whose distances differ and l whose levels do. Distances
+    of different photographs hardly ever tie, and levels do in one pair of five: sqrt(4 / 5).
+
+    Args:
+      pairs: as in `across`.
+      photographs: as in `across`.
+      weights: as in `across`.
+    """
+    _, distances, levels = _between(pairs, photographs, weights)
+    fewer, more = np.minimum(distances, levels), np.maximum(distances, levels)
+    return np.sqrt(fewer / np.maximum(more, 1))
+
+
+def _between(pairs: Order, photographs: np.ndarray, weights: np.ndarray) -> list[np.ndarray]:
+    """The counts (..., kind) of an order over pairs of different photographs."""
     different = photographs[:, None] != photographs
-    of_both = [
+    return [
         np.einsum("...i,kij,...j->...k", weights, x * different, weights, optimize=True)
         for x in (*pairs[:2], pairs.levels[None])
     ]
-    return _tau(*of_both)
 
 
 def _tau(agreement: np.ndarray, distances: np.ndarray, levels: np.ndarray) -> np.ndarray:

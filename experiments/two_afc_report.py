@@ -1,5 +1,6 @@
 """The numbers and the picture of metrics held against people's choices between two images."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -7,6 +8,7 @@ from typing import Any, NamedTuple
 import matplotlib
 
 matplotlib.use("Agg")
+import jax
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -26,6 +28,8 @@ PUBLISHED: dict[str, tuple[float, ...]] = {
 }
 """2AFC scores in percent by subset and over all: Zhang et al., CVPR 2018, table 5."""
 
+_FEWEST = 3  # items of which resamples tell anything
+
 
 class Judged(NamedTuple):
     """Distances (item, candidate) of a metric, and what people said (item).
@@ -38,14 +42,14 @@ class Judged(NamedTuple):
     judgement: np.ndarray
 
 
-def _percent(value: float, ends: tuple[float, float]) -> dict[str, float]:
-    names = ("mean", "low", "high")
-    return {name: 100.0 * float(x) for name, x in zip(names, (value, *ends), strict=True)}
+def _percent(value: float, ends: tuple[float, float] | None) -> dict[str, float | None]:
+    low, high = (100.0 * float(x) for x in ends) if ends else (None, None)
+    return {"mean": 100.0 * float(value), "low": low, "high": high}
 
 
 def mean_of_subsets(
-    by_subset: dict[str, tuple[np.ndarray, ...]], statistic: Callable, options: dict[str, Any]
-) -> dict[str, float]:
+    by_subset: dict[str, tuple[np.ndarray, ...]], statistic: Callable, interval: Callable
+) -> dict[str, float | None]:
     """The unweighted mean over subsets of a statistic, in percent, with its interval.
 
     Resamples are of all items, so that a subset may have a few more or less in one; where it has
@@ -54,7 +58,7 @@ def mean_of_subsets(
     Args:
       by_subset: what the statistic is of, arrays (item) for each subset.
       statistic: of these.
-      options: of `agreement.bootstrap_interval`.
+      interval: `agreement.bootstrap_interval` with all but the statistic and the items.
     """
     subset = np.repeat(np.arange(len(by_subset)), [len(x[0]) for x in by_subset.values()])
     joined = [np.concatenate(x) for x in zip(*by_subset.values(), strict=True)]
@@ -65,42 +69,50 @@ def mean_of_subsets(
             return float("nan")
         return float(np.mean([statistic(*(x[c] for x in items)) for c in chosen]))
 
-    ends = agreement.bootstrap_interval(mean, subset, *joined, **options)
+    ends = _ends(mean, (subset, *joined), interval)
     return _percent(mean(subset, *joined), ends)
 
 
+def _ends(
+    statistic: Callable, items: tuple[np.ndarray, ...], interval: Callable
+) -> tuple[float, float] | None:
+    """The interval of a statistic, None of too few items."""
+    if len(items[0]) < _FEWEST:
+        return None
+    return interval(statistic, *items)
+
+
 def _score(
-    items: tuple[np.ndarray, ...], statistic: Callable, options: dict[str, Any]
-) -> dict[str, float] | None:
+    items: tuple[np.ndarray, ...], statistic: Callable, interval: Callable
+) -> dict[str, float | None] | None:
     """A statistic in percent with its interval, None where the items do not define it."""
     try:
-        ends = agreement.bootstrap_interval(statistic, *items, **options)
+        return _percent(statistic(*items), _ends(statistic, items, interval))
     except agreement.UndefinedError:
         return None
-    return _percent(statistic(*items), ends)
 
 
 def _over_all(
-    by_subset: dict[str, tuple[np.ndarray, ...]], statistic: Callable, options: dict[str, Any]
+    by_subset: dict[str, tuple[np.ndarray, ...]], statistic: Callable, interval: Callable
 ) -> dict[str, Any]:
     """A statistic on each subset, and its mean over all of them where none is missing."""
     found: dict[str, Any] = {
-        name: _score(items, statistic, options) for name, items in by_subset.items()
+        name: _score(items, statistic, interval) for name, items in by_subset.items()
     }
     if set(by_subset) >= set(SUBSETS):
         every = {name: by_subset[name] for name in SUBSETS}
-        found[ALL] = mean_of_subsets(every, statistic, options)
+        found[ALL] = mean_of_subsets(every, statistic, interval)
     return found
 
 
 def _of_metrics(
-    by_metric: dict[str, dict[str, Judged]], statistic: Callable, options: dict[str, Any]
+    by_metric: dict[str, dict[str, Judged]], statistic: Callable, interval: Callable
 ) -> list[dict[str, Any]]:
     """A statistic of every metric's distances and what people said, on each subset and over all."""
     rows = []
     for name, subsets in by_metric.items():
         items = {subset: (*x.distances.T, x.judgement) for subset, x in subsets.items()}
-        rows.append({"metric": name, "subsets": _over_all(items, statistic, options)})
+        rows.append({"metric": name, "subsets": _over_all(items, statistic, interval)})
     return rows
 
 
@@ -119,16 +131,18 @@ def numbers(
       num_resamples: of the triplets or pairs.
       seed: of the resamples.
     """
-    options = {"num_resamples": num_resamples, "seed": seed}
+    interval = functools.partial(
+        agreement.bootstrap_interval, jax.random.key(seed), num_resamples=num_resamples
+    )
     judgements = {
         subset: (judged.judgement,)
         for subsets in choices.values()
         for subset, judged in subsets.items()
     }
     return {
-        "two_afc": _of_metrics(choices, agreement.two_afc, options),
-        "human": _over_all(judgements, agreement.human_ceiling, options),
-        "jnd": _of_metrics(differences, agreement.jnd_average_precision, options),
+        "two_afc": _of_metrics(choices, agreement.two_afc, interval),
+        "human": _over_all(judgements, agreement.human_ceiling, interval),
+        "jnd": _of_metrics(differences, agreement.jnd_average_precision, interval),
     }
 
 
@@ -165,7 +179,8 @@ def markdown(content: dict[str, Any]) -> str:
         f"`{content['command']}`",
         f"Data: {content['data']}; jax {content['versions']['jax']} on {content['backend']}. "
         "Everything on this page but the published rows is written by that command. Intervals are "
-        f"95 %, by {content['config']['num_resamples']:,} bootstrap resamples of the triplets.",
+        f"95 %, by {content['config']['num_resamples']:,} bootstrap resamples of the triplets; of "
+        f"less than {_FEWEST} there are none.",
     ]
     if content["two_afc"]:
         lines += _choices(content)
@@ -213,7 +228,7 @@ def draw(path: Path, content: dict[str, Any]) -> None:
         shown = [k for k, name in enumerate(columns) if name in row["subsets"]]
         values = [row["subsets"][columns[k]] for k in shown]
         means = np.array([value["mean"] for value in values])
-        ends = np.array([[value["low"], value["high"]] for value in values])
+        ends = np.array([_drawn_ends(value) for value in values])
         axis.bar(
             center[shown] + (place - (len(rows) - 1) / 2) * width,
             means,
@@ -238,11 +253,16 @@ def draw(path: Path, content: dict[str, Any]) -> None:
             label=f"{name}, published",
         )
     axis.set_xticks(center, columns)
-    least = min(value["low"] for row in rows for value in row["subsets"].values())
+    least = min(_drawn_ends(value)[0] for row in rows for value in row["subsets"].values())
     axis.set(ylabel="2AFC score in percent", ylim=(min(50.0, least), 90.0))
     axis.legend(fontsize="small", ncols=3, loc="upper right")
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def _drawn_ends(value: dict[str, Any]) -> tuple[float, float]:
+    """An interval, which is a point where there is none."""
+    return (value["mean"],) * 2 if value["low"] is None else (value["low"], value["high"])
 
 
 def _levels(axis, ceilings: list[dict | None]) -> None:

@@ -182,7 +182,8 @@ def test_intervals_of_references_that_are_all_alike_have_no_width():
     assert found["best"] == "up"
     for row, tau in zip(found["rows"], (1.0, -1.0, 0.0), strict=True):
         same = dict.fromkeys(("mean", "low", "high"), pytest.approx(tau))
-        assert row["within"] == row["across"] == same
+        assert row["within"] == row["across"] == row["share"] == same  # tied as levels are
+        assert row["attainable"] == pytest.approx(abs(tau))
         assert row["kinds"]["hue"] == {"within": pytest.approx(tau), "across": pytest.approx(tau)}
         if tau < 1.0:
             less = dict.fromkeys(same, pytest.approx(1.0 - tau))
@@ -194,7 +195,9 @@ def test_resamples_of_a_single_photograph_are_left_out():
     distances = graded() + np.random.default_rng(0).normal(size=graded().shape)
     options = {"num_resamples": 500, "seed": 0}
     (row,) = mos_report.of_severity({"mse": distances}, np.arange(4), **options)["rows"]
-    for which in ("within", "across"):
+    assert row["attainable"] == pytest.approx(np.sqrt(0.8))
+    assert row["share"]["mean"] == pytest.approx(row["across"]["mean"] / np.sqrt(0.8))
+    for which in ("within", "across", "share"):
         assert row[which]["low"] < row[which]["mean"] < row[which]["high"]
 
 
@@ -296,6 +299,16 @@ def test_a_judged_set_is_reported_beside_what_was_published(place, judged):
     srcc = {row[1]: row[2] for row in rows if len(row) == 9}
     mse, _ = judged["sets"][0]["rows"]
     assert srcc["MSE"].startswith(f"{mse['srcc']['mean']:.3f} [")
+
+
+def test_of_few_references_there_is_no_interval():
+    opinions, rng = made_up()
+    distances = {"ssim": rng.normal(size=24), "mse": rng.normal(size=24)}
+    few = opinions._replace(reference=np.arange(24) % 3)
+    found = mos_report.of_opinions(distances, few, ("a", "b", "c"), num_resamples=5, seed=0)
+    for row in found["rows"]:
+        for statistic in ("srcc", "krcc", "logistic4", "logistic5"):
+            assert row[statistic]["low"] is row[statistic]["high"] is None
 
 
 def made_up(count=24):

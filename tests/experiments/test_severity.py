@@ -77,10 +77,28 @@ def test_tau_across_is_of_pairs_of_different_photographs():
     np.testing.assert_allclose(found, [expected])
 
 
+@pytest.mark.parametrize("ties", [2, 9, 10**6])
+def test_no_order_of_distances_with_as_many_ties_is_beyond_the_attainable(ties):
+    photographs, once = np.arange(3), np.ones(3)
+    for best in (True, False):
+        level = np.broadcast_to(np.arange(severity.LEVELS), (3, 1, severity.LEVELS))
+        drawn = RANDOM.integers(0, ties, level.shape)
+        distances = ties * level + drawn if best else drawn  # levels in order, whatever else
+        pairs = severity.order(distances.astype(float))
+        tau = severity.across(pairs, photographs, once)
+        bound = severity.attainable(pairs, photographs, once)
+        assert (np.abs(tau) <= bound + 1e-12).all()
+        if best:
+            np.testing.assert_allclose(tau, bound)
+    if ties == 10**6:
+        np.testing.assert_allclose(bound, np.sqrt(0.8))  # all differ; levels in 4 of 5 pairs
+
+
 def test_a_constant_distance_orders_nothing():
     pairs = severity.order(np.ones((2, 1, severity.LEVELS)))
     assert (severity.within(pairs) == 0).all()
     assert severity.across(pairs, np.arange(2), np.ones(2)) == 0
+    assert severity.attainable(pairs, np.arange(2), np.ones(2)) == 0
 
 
 def test_squares_lie_in_the_middles_of_quarters_or_are_moved_inside():

@@ -1,16 +1,19 @@
 """Two alternatives: scores by hand, of a folder of BAPPS and of what others have measured."""
 
+import functools
 import gzip
 import json
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from experiments import bapps, cell_files, two_afc, two_afc_report
 from experiments.two_afc_report import ALL, SUBSETS
+from lasi_jax import agreement
 
 # How far p0 and p1 are from the reference, and the share that prefers p1, of each triplet.
 TRIPLETS = (((4, 9), 0.2), ((8, 3), 0.6), ((5, 5), 1.0), ((2, 7), 1.0))
@@ -150,6 +153,8 @@ def test_only_the_first_of_each_subset(root, tmp_path):
     (row,) = found["two_afc"]
     assert means(row) == pytest.approx(dict.fromkeys((*SUBSETS, ALL), 70.0))
     assert means(found["jnd"][0]) == pytest.approx({"traditional": 100.0})
+    assert {value["low"] for name, value in row["subsets"].items() if name != ALL} == {None}
+    assert row["subsets"][ALL]["low"] < 70.0 < row["subsets"][ALL]["high"]
     assert all(f"{what}: traditional 2, " in found["data"] for what in ("triplets", "pairs"))
 
 
@@ -171,8 +176,8 @@ def test_a_mean_over_subsets_weighs_them_alike():
     def mean(d0, d1, preference):
         return float(np.where(d0 < d1, 1 - preference, preference).mean())
 
-    options = {"num_resamples": 200, "seed": 0}
-    found = two_afc_report.mean_of_subsets(by_subset, mean, options)
+    interval = functools.partial(agreement.bootstrap_interval, jax.random.key(0), num_resamples=200)
+    found = two_afc_report.mean_of_subsets(by_subset, mean, interval)
     assert found["mean"] == pytest.approx(100 * (0.75 + 0.75) / 2)
     # cnn is always 0.75, and color 0.5, 0.75 or 1, where it is drawn at all
     assert found["low"] == pytest.approx(62.5) and found["high"] == pytest.approx(87.5)

@@ -3,9 +3,12 @@ import functools
 import gzip
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from lasi_jax import agreement
@@ -22,6 +25,7 @@ from lasi_jax.agreement import (
 )
 
 CURVES = ("logistic4", "logistic5")
+KEY = jax.random.key(0)
 CORRELATIONS = {
     "srcc": srcc,
     "krcc": krcc,
@@ -275,6 +279,129 @@ def test_scores_that_hardly_allow_a_fit(curve):
     assert 0.0 <= plcc(outlier, np.append(np.linspace(1.0, 0.0, 30), 0.5), curve=curve) <= 1.0
 
 
+def test_skewed_scores_are_fitted():
+    x = stats.norm.ppf((np.arange(300) + 0.5) / 300)
+    four_parameters = plcc(x, np.exp(x), curve="logistic4")
+    assert four_parameters == pytest.approx(0.999988, abs=1e-6)
+    assert plcc(x, np.exp(x), curve="logistic5") >= four_parameters
+    assert plcc(np.exp(x), x, curve="logistic5") >= plcc(np.exp(x), x, curve="logistic4") > 0.96
+
+
+def test_noise_is_fitted_where_a_grid_says():
+    generator = np.random.default_rng(25)
+    score, opinion = generator.standard_normal(100), generator.standard_normal(100)
+    least = plcc(score, opinion, curve="logistic4")
+    assert 0.2631 <= least <= plcc(score, opinion, curve="logistic5")
+
+
+def test_a_single_outlier_hides_no_curve():
+    score = np.linspace(-3.0, 3.0, 100)
+    opinion = np.append(1.0 / (1.0 + np.exp(-4.0 * score)), 1.0)
+    for curve in CURVES:
+        assert plcc(np.append(score, 1e4), opinion, curve=curve) > 0.999999, curve
+        assert plcc(-np.append(score, 1e4), opinion, curve=curve) > 0.999999, curve
+
+
+def best_of_a_grid(score, opinion, degree):
+    """The greatest correlation of a curve whose sigmoid lies on a dense grid.
+
+    By its own formula: the multiple correlation of the opinion with sigmoid and polynomial.
+    """
+    x, y = stats.zscore(score), stats.zscore(opinion)
+    polynomial = np.linalg.qr(np.vander(x, degree + 1))[0]
+    rest = y - polynomial @ (polynomial.T @ y)
+    best = 0.0
+    between = np.sort(np.concatenate([x, (np.sort(x)[1:] + np.sort(x)[:-1]) / 2]))
+    for scale in np.geomspace(1e-3, 10.0, 40):
+        near = (between[:, None] + scale * np.linspace(-2.0, 2.0, 9)).ravel()
+        centers = near if scale < 0.1 else np.linspace(x.min() - 3.0, x.max() + 3.0, 300)
+        z = (x - centers[:, None]) / scale
+        sigmoid = 0.5 + 0.5 * np.tanh(z / 2.0)
+        sigmoid -= (sigmoid @ polynomial) @ polynomial.T
+        square = np.square(sigmoid).sum(1)
+        gain = np.square(sigmoid @ rest) / np.where(square > 1e-12, square, np.inf)
+        best = max(best, gain.max())
+    return math.sqrt(1.0 - (rest @ rest - best) / len(x))
+
+
+def odd_data(generator, kind, count=60):
+    score, opinion = generator.standard_normal((2, count))
+    return {
+        "noise": lambda: (score, opinion),
+        "skewed": lambda: (np.exp(2.0 * score), score + 0.5 * opinion),
+        "bump": lambda: (score, np.exp(-np.square(score)) + 0.2 * opinion),
+        "heavy tails": lambda: tuple(generator.standard_cauchy((2, count))),
+        "ties": lambda: (score.round(), opinion),
+        "falling": lambda: (score, np.tanh(-3.0 * score) + 0.3 * opinion),
+        "few": lambda: (score[:7], opinion[:7]),
+    }[kind]()
+
+
+KINDS = ("noise", "skewed", "bump", "heavy tails", "ties", "falling", "few")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_dense_grid_beats_a_fit(kind):
+    for seed in range(4):
+        score, opinion = odd_data(np.random.default_rng(seed), kind)
+        for degree, curve in enumerate(CURVES):
+            found = plcc(score, opinion, curve=curve)
+            assert found >= best_of_a_grid(score, opinion, degree) - 1e-6, (seed, curve)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(KINDS), st.integers(6, 400))
+def test_five_parameters_are_never_worse_than_four(seed, kind, count):
+    score, opinion = odd_data(np.random.default_rng(seed), kind, count)
+    try:
+        four_parameters = plcc(score, opinion, curve="logistic4")
+    except UndefinedError:  # ties throughout
+        return
+    five_parameters = plcc(score, opinion, curve="logistic5")
+    assert five_parameters >= four_parameters - 1e-9
+    assert five_parameters >= abs(plcc(score, opinion, curve="none")) - 1e-9
+
+
+@pytest.mark.parametrize("unit", [1e-310, 1e-200, 1e200, 2e307])
+def test_fits_and_correlations_of_any_magnitude(unit):
+    score, opinion = judged(40)
+    for name, correlation in CORRELATIONS.items():
+        expected = correlation(score, opinion)
+        assert correlation(unit * score, opinion) == pytest.approx(expected, abs=1e-5), name
+        assert correlation(score, unit * opinion) == pytest.approx(expected, abs=1e-5), name
+
+
+# Precision
+
+
+def test_what_only_orders_compares_numbers_as_they_are_given():
+    large = 2**53 + np.arange(4)  # of which float64 holds every other
+    small = 1 + np.arange(4) * np.finfo(np.longdouble).eps
+    assert len(np.unique(large.astype(np.float64))) < 4
+    for score in (
+        large,
+        large.astype(np.uint64),
+        np.uint64(2**64 - 4) + np.arange(4, dtype=np.uint64),
+        small,
+        np.arange(4) * 5e-324,
+        np.array([1e300, 2e300, 3e300, 4e300]),
+    ):
+        for way in (score, score.astype(score.dtype.newbyteorder())):
+            assert srcc(way, np.arange(4)) == krcc(way, np.arange(4)) == pytest.approx(1.0)
+            assert two_afc(way[:-1], way[1:], np.zeros(3)) == 1.0
+            assert two_afc(way[1:], way[:-1], np.zeros(3)) == 0.0
+            assert jnd_average_precision(way, [1, 1, 0, 0]) == 1.0
+    assert two_afc(large, large.astype(np.float64), np.ones(4)) == pytest.approx(0.5)
+    assert two_afc([2**53], np.array([2**53 + 1], np.uint64), [0.0]) == 1.0
+
+
+def test_arrays_of_the_other_byte_order_and_strides():
+    score, opinion = judged(50)
+    for name, correlation in CORRELATIONS.items():
+        odd = np.repeat(score.astype(">f8"), 2)[::2], opinion.astype(">f4")
+        assert correlation(*odd) == pytest.approx(correlation(score, opinion), abs=1e-5), name
+
+
 # Intervals
 
 
@@ -282,7 +409,7 @@ def test_the_interval_of_a_mean_covers_it_as_often_as_it_says():
     generator, covered, widths = np.random.default_rng(0), 0, []
     for seed in range(200):
         low, high = bootstrap_interval(
-            np.mean, generator.normal(size=50), seed=seed, num_resamples=100, level=0.8
+            jax.random.key(seed), np.mean, generator.normal(size=50), num_resamples=100, level=0.8
         )
         covered += low <= 0.0 <= high
         widths.append(high - low)
@@ -290,18 +417,21 @@ def test_the_interval_of_a_mean_covers_it_as_often_as_it_says():
     assert np.mean(widths) == pytest.approx(2 * 1.2816 / math.sqrt(50), rel=0.05)
 
 
-def test_an_interval_resamples_items_together_and_by_its_seed():
+def test_an_interval_resamples_items_together_and_by_its_key():
     score, opinion = judged(60)
 
     def together(x, y):
         assert set(zip(x, y, strict=True)) <= set(zip(score, opinion, strict=True))
         return srcc(x, y)
 
-    interval = bootstrap_interval(together, score, opinion, num_resamples=50)
-    assert interval == bootstrap_interval(srcc, score, opinion, num_resamples=50, seed=0)
-    assert interval != bootstrap_interval(srcc, score, opinion, num_resamples=50, seed=1)
+    interval = bootstrap_interval(KEY, together, score, opinion, num_resamples=50)
+    assert interval == bootstrap_interval(KEY, srcc, score, opinion, num_resamples=50)
+    raw = jax.random.PRNGKey(0)
+    assert interval == bootstrap_interval(raw, srcc, score, opinion, num_resamples=50)
+    other = jax.random.key(1)
+    assert interval != bootstrap_interval(other, srcc, score, opinion, num_resamples=50)
     assert -1.0 <= interval[0] < srcc(score, opinion) < interval[1] <= 1.0
-    wide = bootstrap_interval(srcc, score, opinion, num_resamples=50, level=0.99)
+    wide = bootstrap_interval(KEY, srcc, score, opinion, num_resamples=50, level=0.99)
     assert wide[0] <= interval[0] and interval[1] <= wide[1]
 
 
@@ -316,7 +446,7 @@ def test_groups_are_drawn_whole():
         assert all(float(t).is_integer() for t in times.values())
         return len(names)
 
-    low, high = bootstrap_interval(count, group, groups=group, level=0.999)
+    low, high = bootstrap_interval(KEY, count, group, groups=group, level=0.999)
     assert set(seen) == {3.0} and (low, high) == (3.0, 9.0)
 
 
@@ -324,24 +454,24 @@ def test_what_a_group_shares_makes_the_interval_wider():
     generator = np.random.default_rng(0)
     group = np.repeat(np.arange(30), 20)
     values = generator.normal(size=30)[group] + 0.1 * generator.normal(size=600)
-    low, high = bootstrap_interval(np.mean, values, num_resamples=300)
-    wide_low, wide_high = bootstrap_interval(np.mean, values, num_resamples=300, groups=group)
+    low, high = bootstrap_interval(KEY, np.mean, values, num_resamples=300)
+    wide_low, wide_high = bootstrap_interval(KEY, np.mean, values, num_resamples=300, groups=group)
     assert (wide_high - wide_low) / (high - low) == pytest.approx(math.sqrt(20), rel=0.2)
 
 
 def test_resamples_without_a_value_are_left_out():
     score, opinion = [0.0, 0.0, 0.0, 1.0], [1.0, 2.0, 3.0, 4.0]  # a third are constant
-    interval = bootstrap_interval(srcc, score, opinion, num_resamples=200)
+    interval = bootstrap_interval(KEY, srcc, score, opinion, num_resamples=200)
 
     for no_value in (np.nan, np.inf, -np.inf):
 
         def or_none(x, y, no_value=no_value):
             return srcc(x, y) if np.ptp(x) and np.ptp(y) else no_value
 
-        assert interval == bootstrap_interval(or_none, score, opinion, num_resamples=200)
+        assert interval == bootstrap_interval(KEY, or_none, score, opinion, num_resamples=200)
     assert np.isfinite(interval).all()
     with pytest.raises(UndefinedError, match="statistic must be defined for some of 5 resamples"):
-        bootstrap_interval(lambda x: np.nan, score, num_resamples=5)
+        bootstrap_interval(KEY, lambda x: np.nan, score, num_resamples=5)
 
 
 def test_a_mistake_in_a_statistic_is_not_taken_for_an_undefined_resample():
@@ -351,7 +481,7 @@ def test_a_mistake_in_a_statistic_is_not_taken_for_an_undefined_resample():
         return 0.0
 
     with pytest.raises(ValueError, match="a mistake"):
-        bootstrap_interval(wrong, np.arange(50.0))
+        bootstrap_interval(KEY, wrong, np.arange(50.0))
 
 
 # Bad input
@@ -384,6 +514,7 @@ def test_bad_items(correlation):
         (lambda: two_afc([1.0], [np.nan], [0.5]), "distance_1 must be finite"),
         (lambda: two_afc([1.0], [2.0], [1.5]), r"preference must lie in 0\.\.1.* to 1.5"),
         (lambda: two_afc([], [], []), "distance_0 must have .* at least one item"),
+        (lambda: human_ceiling([1.0, np.nextafter(1.0, 2.0)]), "to 1.0000000000000002"),
         (lambda: human_ceiling([-0.1, 0.2]), r"preference must lie in 0\.\.1.*from -0.1"),
         (lambda: human_ceiling([]), "preference must have"),
         (lambda: jnd_average_precision([1.0, 2.0], [1.0]), "same must have one value per item"),
@@ -421,17 +552,27 @@ def test_too_few_items_for_a_fit(curve, count):
 )
 def test_bad_resampling(options, message):
     with pytest.raises(ValueError, match=message):
-        bootstrap_interval(np.mean, np.arange(3.0), **options)
+        bootstrap_interval(KEY, np.mean, np.arange(3.0), **options)
+
+
+def test_an_interval_needs_a_key():
+    for key in (0, None, np.mean, np.uint32([1, 2, 3]), jax.random.split(KEY), [0, 1]):
+        with pytest.raises(
+            TypeError, match=r"key must be one key of jax\.random with a value, got"
+        ):
+            bootstrap_interval(key, np.mean, np.arange(3.0))
+    with pytest.raises(TypeError, match="key must be one key"):
+        jax.jit(lambda key: bootstrap_interval(key, np.mean, np.arange(3.0)))(KEY)
 
 
 def test_bad_items_of_an_interval():
     with pytest.raises(TypeError, match=r"num_resamples must be an integer, got 10\.0"):
-        bootstrap_interval(np.mean, np.arange(3.0), num_resamples=10.0)  # type: ignore[arg-type]
+        bootstrap_interval(KEY, np.mean, np.arange(3.0), num_resamples=10.0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"one length, at least one, got lengths \[3, 2\]"):
-        bootstrap_interval(srcc, np.arange(3.0), np.arange(2.0))
+        bootstrap_interval(KEY, srcc, np.arange(3.0), np.arange(2.0))
     with pytest.raises(ValueError, match="items must be arrays of one length"):
-        bootstrap_interval(np.mean)
+        bootstrap_interval(KEY, np.mean)
     with pytest.raises(ValueError, match="items must be arrays of one length"):
-        bootstrap_interval(np.mean, 1.0)
+        bootstrap_interval(KEY, np.mean, 1.0)
     with pytest.raises(agreement.UndefinedError, match="score must not be the same"):
-        bootstrap_interval(srcc, np.ones(3), np.arange(3.0))
+        bootstrap_interval(KEY, srcc, np.ones(3), np.arange(3.0))
