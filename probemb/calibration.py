@@ -5,7 +5,10 @@ eta, a total variance and minus a similarity are judged alike. A threshold accep
 rejects all items of one uncertainty together.
 """
 
-from collections.abc import Callable
+import functools
+import inspect
+import numbers
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import jax
@@ -84,10 +87,10 @@ def r_auroc(uncertainty: Any, correct: Any, *, weights: Any = None) -> jax.Array
       >>> float(r_auroc(jnp.array([0.1, 0.4, 0.3, 0.9]), jnp.array([1, 1, 0, 0])))
       0.75
     """
-    uncertainty = arguments.batch("uncertainty", uncertainty, "item")
-    correct = item_values("correct", correct, uncertainty)
-    if arguments.concrete(correct):
-        seen = np.unique(np.asarray(correct))
+    uncertainty = arguments.ordered("uncertainty", uncertainty, "item")
+    given, correct = correct, item_values("correct", correct, uncertainty)
+    if arguments.concrete(given):
+        seen = np.unique(np.asarray(given, np.float64))
         if seen.tolist() != [0.0, 1.0]:
             raise ValueError(f"correct must be 0 or 1 and hold both, got {seen[:5].tolist()}")
     weights = item_weights(weights, uncertainty)
@@ -122,7 +125,7 @@ def selective_risk(uncertainty: Any, error: Any, *, weights: Any = None) -> jax.
       >>> selective_risk(jnp.array([0.1, 0.3, 0.4]), jnp.array([0, 1, 0])).round(2).tolist()[:2]
       [0.0, 0.5]
     """
-    uncertainty = arguments.batch("uncertainty", uncertainty, "item")
+    uncertainty = arguments.ordered("uncertainty", uncertainty, "item")
     error = item_values("error", error, uncertainty)
     weights = item_weights(weights, uncertainty)
     wrong, accepted = (
@@ -179,7 +182,7 @@ def equal_bins(uncertainty: Any, *, num_bins: int) -> jax.Array:
       >>> equal_bins(jnp.array([0.5, 0.1, 0.9, 0.2, 0.3]), num_bins=2).tolist()
       [1, 0, 1, 0, 0]
     """
-    uncertainty = arguments.batch("uncertainty", uncertainty, "item")
+    uncertainty = arguments.ordered("uncertainty", uncertainty, "item")
     num_bins, items = arguments.count("num_bins", num_bins), len(uncertainty)
     if items < num_bins:
         raise ValueError(f"num_bins must be at most the {items} items, got {num_bins}")
@@ -192,19 +195,13 @@ def _levels(uncertainty: Any, correct: Any, num_bins: Any, weights: Any):
 
     An item of a tie counts in every bin that the tie spans, by the bin's share of the tie.
     """
-    uncertainty = arguments.batch("uncertainty", uncertainty, "item")
-    correct = item_values("correct", correct, uncertainty)
-    weights = item_weights(weights, uncertainty)
+    order = arguments.ordered("uncertainty", uncertainty, "item")
+    correct = item_values("correct", correct, order)
+    counts = item_weights(weights, order)
     num_bins = arguments.count("num_bins", num_bins, least=2)
-    if arguments.concrete(weights):
-        seen = np.asarray(weights)
-        if (seen != np.round(seen)).any():
-            bad = seen[seen != np.round(seen)][0]
-            raise ValueError(f"weights must be whole numbers, got {bad:g}")
-        if seen.sum() < num_bins:
-            raise ValueError(f"num_bins must be at most the {seen.sum():g} items, got {num_bins}")
-    check_varied("uncertainty", uncertainty, weights)
-    check_varied("correct", correct, weights)
+    check_varied("uncertainty", uncertainty, order, counts)
+    check_varied("correct", correct, correct, counts)
+    uncertainty, weights = order, _whole_numbers(weights, order, num_bins)
     order = jnp.argsort(uncertainty)
 
     def up_to(values: jax.Array) -> jax.Array:
@@ -221,6 +218,27 @@ def _levels(uncertainty: Any, correct: Any, num_bins: Any, weights: Any):
     apart = jnp.where(jnp.abs(apart) <= slack, 0.0, apart)
     level = bins[:-1] - 0.5 * (num_bins - 1)
     return level, jnp.mean(apart, axis=1), jnp.sum(jnp.sign(apart), axis=1)
+
+
+def _whole_numbers(weights: Any, like: jax.Array, num_bins: int) -> jax.Array:
+    """Weights in whole numbers, at least one for each bin where they can be looked at."""
+    if weights is None:
+        weights = np.ones(like.shape)
+    weights = arguments.array("weights", weights)
+    if arguments.concrete(weights):
+        seen = np.asarray(weights).astype(np.float64)
+        if (seen != np.round(seen)).any():
+            bad = seen[seen != np.round(seen)][0]
+            raise ValueError(
+                f"weights must be whole numbers, got {arguments.shown(bad, np.round(bad))}"
+            )
+        number = seen.sum()
+        if number < num_bins:
+            raise ValueError(f"num_bins must be at most the {number:g} items, got {num_bins}")
+        if number > 1.0 / jnp.finfo(like.dtype).eps:
+            raise ValueError(f"weights must have a sum that {like.dtype} counts to, got {number:g}")
+        weights = seen
+    return jnp.asarray(weights).astype(like.dtype)
 
 
 def level_score(
@@ -301,6 +319,9 @@ def reliability(
 ) -> Reliability:
     """Predicted probabilities beside observed frequencies, in bins of equal width.
 
+    A bin (low, high] holds its upper edge and not its lower one; the first also holds 0. Edges are
+    those of `numpy.linspace(0, 1, num_bins + 1)`, in the precision of the probabilities.
+
     Args:
       probability: (item), from 0 to 1.
       match: (item), 1 where it came true and 0 where not.
@@ -313,7 +334,8 @@ def reliability(
     Raises:
       TypeError, ValueError: other shapes, or values beyond 0 to 1.
 
-    Source: Guo et al. (ICML 2017), for the probability of a match.
+    Source: Guo et al. (ICML 2017), for the probability of a match. Their code leaves out a
+    probability of 0.
 
     Example:
       >>> import jax.numpy as jnp
@@ -321,11 +343,16 @@ def reliability(
       >>> bins.observed.tolist()
       [0.5, 1.0]
     """
-    probability = arguments.batch("probability", probability, "item")
-    probability = arguments.probabilities("probability", probability, probability)
+    given = arguments.array("probability", probability)
+    probability = arguments.batch("probability", given, "item")
+    arguments.probabilities("probability", given, probability)
     match = item_values("match", match, probability)
     num_bins = arguments.count("num_bins", num_bins)
-    place = jnp.minimum((probability * num_bins).astype(jnp.int32), num_bins - 1)
+    # NumPy keeps the precision that is given.
+    xp, exact = (np, np.asarray(given)) if arguments.concrete(given) else (jnp, probability)
+    exact = exact.astype(np.result_type(exact, np.float32))
+    edges = xp.asarray(np.linspace(0.0, 1.0, num_bins + 1).astype(exact.dtype))
+    place = xp.maximum(xp.searchsorted(edges, exact, side="left") - 1, 0)
 
     def sums(values: jax.Array) -> jax.Array:
         return jnp.zeros(num_bins, values.dtype).at[place].add(values)
@@ -367,6 +394,15 @@ def expected_calibration_error(
     return jnp.sum(bins.weight * jnp.abs(bins.observed - bins.predicted))
 
 
+def _level(level: Any) -> float:
+    """A level between 0 and 1."""
+    if isinstance(level, bool) or not isinstance(level, numbers.Real):
+        raise TypeError(f"level must be a number, got {level!r}")
+    if not 0.0 < float(level) < 1.0:
+        raise ValueError(f"level must lie between 0 and 1, got {level}")
+    return float(level)
+
+
 def coverage(central_probability: Any, *, level: float, weights: Any = None) -> jax.Array:
     """The share of coordinates that lie within their central interval of a level.
 
@@ -389,9 +425,7 @@ def coverage(central_probability: Any, *, level: float, weights: Any = None) -> 
       >>> float(coverage(jnp.array([[0.2, 0.9], [0.4, 0.7]]), level=0.5))
       0.5
     """
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"level must lie between 0 and 1, got {level}")
-    return _coverage(central_probability, np.array([level]), weights)[0]
+    return _coverage(central_probability, np.array([_level(level)]), weights)[0]
 
 
 def coverage_error(
@@ -428,12 +462,90 @@ def coverage_error(
 
 def _coverage(central_probability: Any, levels: np.ndarray, weights: Any) -> jax.Array:
     """The share of coordinates (level) within the central interval of each level."""
-    found = arguments.batch("central_probability", central_probability, "item dimension")
-    found = arguments.probabilities("central_probability", found, found)
-    within = [jnp.mean((found <= float(level)).astype(found.dtype), axis=1) for level in levels]
-    weights = item_weights(weights, within[0])
-    shares = jnp.matmul(jnp.stack(within), weights, precision="highest")
-    return shares / jnp.sum(weights)
+    given = arguments.array("central_probability", central_probability)
+    found = arguments.batch("central_probability", given, "item dimension")
+    arguments.probabilities("central_probability", given, found)
+    # NumPy keeps the precision that is given.
+    xp, exact = (np, np.asarray(given)) if arguments.concrete(given) else (jnp, found)
+    exact = exact.astype(np.result_type(exact, np.float32))
+    within = [xp.mean(exact <= exact.dtype.type(level), axis=1) for level in levels]
+    weights = item_weights(weights, found[:, 0])
+    shares = jnp.asarray(xp.stack(within)).astype(found.dtype)
+    return jnp.matmul(shares, weights, precision="highest") / jnp.sum(weights)
+
+
+# How many of the first items a statistic of this module does no more with than order them.
+_ORDERED = {
+    r_auroc: 1,
+    selective_risk: 1,
+    aurc: 1,
+    level_score: 1,
+    bin_correlation: 1,
+    kendall_tau: 2,
+    spearman: 2,
+}
+
+
+def _ordered_items(statistic: Callable) -> int:
+    """How many of the first items only order, as far as the statistic is known."""
+    while isinstance(statistic, functools.partial) and not statistic.args:
+        statistic = statistic.func
+    return _ORDERED.get(inspect.unwrap(statistic), 0) if inspect.isroutine(statistic) else 0
+
+
+def _loses(item: Any) -> bool:
+    """Whether values (item) that differ are equal in JAX."""
+    if isinstance(item, jax.Array) or item.ndim != 1 or item.dtype.kind != "f":
+        return False
+    held = item.astype(jax.dtypes.canonicalize_dtype(item.dtype))
+    tiny = (np.abs(held) < np.finfo(held.dtype).tiny) & (item != 0.0)
+    return bool(tiny.any()) or len(np.unique(held)) < len(np.unique(item))
+
+
+def _held(item: Any) -> jax.Array:
+    """Items in JAX; floats are finite."""
+    floating = jnp.issubdtype(item.dtype, jnp.floating)
+    return arguments.floats("items", item) if floating else arguments.held("items", item)
+
+
+def _group_places(groups: Any, number: int) -> np.ndarray:
+    """The place (item) of each item's group among all groups."""
+    if not arguments.concrete(groups):
+        raise TypeError("groups must be known before tracing, got an argument of jit or vmap")
+    if isinstance(groups, str) or not hasattr(groups, "__len__"):
+        raise TypeError(f"groups must be one name for each item, got {groups!r}")
+    names = groups.tolist() if hasattr(groups, "tolist") else list(groups)
+    if len(names) != number:
+        raise ValueError(f"groups must be one name for each of {number} items, got {len(names)}")
+    places = {}
+    for name in names:
+        if not isinstance(name, Hashable) or name != name:
+            raise ValueError(f"groups must be names such as numbers or strings, got {name!r}")
+        places.setdefault(name, len(places))
+    if len(places) < 2:
+        raise ValueError(f"groups must be two at least, got {len(places)}")
+    return np.array([places[name] for name in names], np.int32)
+
+
+@arguments.compiled
+def _ends(functions: tuple, keys: jax.Array, tails: jax.Array, members: tuple, items: tuple):
+    """The quantiles of the statistic of resamples."""
+    (statistic,), (places, groups) = functions, members
+    number, dtype = len(groups), jnp.result_type(float)
+
+    def of_resample(key: jax.Array) -> jax.Array:
+        drawn = jax.random.randint(key, (number,), 0, number)
+        counts = jnp.zeros(number, dtype).at[drawn].add(1.0)
+        return jnp.asarray(statistic(*items, weights=counts[places]))
+
+    values = jax.lax.map(of_resample, keys, batch_size=_RESAMPLES_AT_ONCE)
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        values = values.astype(dtype)
+    return jnp.nanquantile(values, tails.astype(values.dtype), axis=0)
+
+
+def _of_weights(statistic: Callable, items: list, *, weights: jax.Array) -> jax.Array:
+    return statistic(*items, weights=weights)
 
 
 def bootstrap_interval(
@@ -442,28 +554,39 @@ def bootstrap_interval(
     *items: Any,
     num_resamples: int = 1000,
     level: float = 0.95,
+    groups: Any = None,
 ) -> tuple[jax.Array, jax.Array]:
     """The percentile interval of a statistic over items that are drawn again with replacement.
 
     A resample is a weight for each item, how often it was drawn, so that what does not depend
     on the weights (such as the order of the items) is computed once for many resamples.
 
+    Items that belong together, such as five captions of an image, are no independent evidence:
+    name their `groups`, and whole groups are drawn.
+
     Args:
       key: a random key.
       statistic: of `items` and a keyword `weights` (item), to an array (...), such as `aurc`.
-        It is traced.
+        It is traced, and compiled once for a function: define it once, as a function or as a
+        `functools.partial` of one, for a `lambda` written in the call is compiled at each.
       items: arrays (item, ...), which are resampled together.
       num_resamples: how many times.
       level: of confidence, between 0 and 1.
+      groups: (item), the name of each item's group, numbers or strings; two groups at least. By
+        default each item is one of its own.
 
     Returns:
       The lower and the upper end (...). Resamples where the statistic is NaN (such as
       `r_auroc` of successes only) are left out; where all are, the ends are NaN.
 
     Raises:
-      TypeError, ValueError: no key, no items, items of different number, or NaN among them.
+      TypeError, ValueError: no key, no items, items of different number, NaN among them, or
+        groups that do not fit; and what the statistic raises for these items. Where x64 is off,
+        items that float32 cannot hold; those that it cannot tell apart stay as they are, and are
+        compiled at each call, but for the statistics of this module.
 
-    Source: Efron (1979), the percentile method.
+    Source: Efron (1979), the percentile method; of groups, the cluster bootstrap (Davison and
+    Hinkley, 1997).
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -472,26 +595,33 @@ def bootstrap_interval(
       True
     """
     keys = jax.random.split(arguments.key(key), arguments.count("num_resamples", num_resamples))
-    arrays = [jnp.asarray(array) for array in items]
-    lengths = {array.shape[:1] for array in arrays}
+    given = [arguments.array("items", array) for array in items]
+    lengths = {array.shape[:1] for array in given}
     if len(lengths) != 1 or lengths & {(), (0,)}:
         raise ValueError(
             "items must be arrays (item, ...) of one positive length, "
-            f"got the shapes {[array.shape for array in arrays]}"
+            f"got the shapes {[array.shape for array in given]}"
         )
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"level must lie between 0 and 1, got {level}")
-    for array in arrays:
-        if jnp.issubdtype(array.dtype, jnp.floating):
-            arguments.floats("items", array)
-    number = len(arrays[0])
-    dtype = jnp.result_type(float)
+    tail = 0.5 - 0.5 * _level(level)
+    tails = jnp.asarray(np.array([tail, 1.0 - tail]))
+    number = len(given[0])
+    ordered = _ordered_items(statistic)
+    exact = [
+        array if array.ndim == 1 and (place < ordered or _loses(array)) else _held(array)
+        for place, array in enumerate(given)
+    ]
+    arrays = tuple(
+        arguments.ordered("items", array, "item") if place < ordered else _held(array)
+        for place, array in enumerate(exact)
+    )
+    function = statistic
+    if arguments.concrete(*given):  # what it raises, it raises here
+        weights = jax.ShapeDtypeStruct((number,), jnp.result_type(float))
+        jax.eval_shape(lambda weights: statistic(*exact, weights=weights), weights)
+        if any(map(_loses, exact[ordered:])):
+            arrays, function = (), functools.partial(_of_weights, statistic, exact)
 
-    def of_resample(key: jax.Array) -> jax.Array:
-        drawn = jax.random.randint(key, (number,), 0, number)
-        return statistic(*arrays, weights=jnp.zeros(number, dtype).at[drawn].add(1.0))
-
-    values = jax.lax.map(of_resample, keys, batch_size=_RESAMPLES_AT_ONCE)
-    tail = 0.5 - 0.5 * level
-    low, high = jnp.nanquantile(values, jnp.array([tail, 1.0 - tail], values.dtype), axis=0)
+    places = np.arange(number, dtype=np.int32) if groups is None else _group_places(groups, number)
+    members = jnp.asarray(places), jnp.zeros(int(places.max()) + 1, bool)
+    low, high = _ends((function,), keys, tails, members, arrays)
     return low, high

@@ -21,9 +21,19 @@ from probemb import arguments
 from probemb.euclidean import product
 
 
-def _queries(scores: Any, positives: Any) -> tuple[jax.Array, jax.Array]:
-    """Scores and booleans of one shape, and for every query a positive."""
-    scores = arguments.batch("scores", scores, "query item")
+def _own(self_index: Any, number: int, items: int) -> jax.Array | None:
+    """Which item (query) each query is, or -1."""
+    if self_index is None:
+        return None
+    self_index = arguments.indices("self_index", self_index, items)
+    if self_index.shape != (number,):
+        raise ValueError(f"self_index must have shape ({number},), got {self_index.shape}")
+    return self_index
+
+
+def _queries(scores: Any, positives: Any, self_index: Any) -> tuple[jax.Array, jax.Array]:
+    """Scores and booleans of one shape, and for every query a positive besides itself."""
+    scores = arguments.ordered("scores", scores, "query item")
     if getattr(positives, "dtype", None) != np.bool_:
         got = getattr(positives, "dtype", type(positives).__name__)
         raise TypeError(f"positives must be a boolean array, got {got}")
@@ -31,11 +41,22 @@ def _queries(scores: Any, positives: Any) -> tuple[jax.Array, jax.Array]:
         raise ValueError(
             f"positives must have the shape of scores, {scores.shape}, got {positives.shape}"
         )
+    own = _own(self_index, *scores.shape)
+    if own is not None:
+        scores, positives = _without(own, scores, -np.inf), _without(own, positives, False)
     if arguments.concrete(positives):
         none = np.flatnonzero(~np.asarray(positives).any(axis=1))
         if len(none):
-            raise ValueError(f"positives must hold one for every query, got none at {none[0]}")
-    return scores, jnp.asarray(positives)
+            besides = "" if own is None else " besides itself"
+            raise ValueError(
+                f"positives must hold one for every query{besides}, got none at {none[0]}"
+            )
+    return scores, arguments.held("positives", positives)
+
+
+def _without(own: jax.Array, values: Any, nothing: Any) -> jax.Array:
+    """Values (query, item) with `nothing` where a query meets itself."""
+    return jnp.where(own[:, None] == jnp.arange(values.shape[1])[None], nothing, values)
 
 
 def _defined(values: jax.Array, scores: jax.Array, positives: jax.Array) -> jax.Array:
@@ -63,7 +84,7 @@ def _rows_count(mask: jax.Array, like: jax.Array) -> jax.Array:
     return jnp.sum(mask, axis=1).astype(like.dtype)
 
 
-def recall_at_k(scores: Any, positives: Any, *, k: int) -> jax.Array:
+def recall_at_k(scores: Any, positives: Any, *, k: int, self_index: Any = None) -> jax.Array:
     """The probability that any of a query's positives is among its first K items.
 
     Where g items score above the best positive, and t score as much as it, p of them positives:
@@ -73,6 +94,9 @@ def recall_at_k(scores: Any, positives: Any, *, k: int) -> jax.Array:
       scores: (query, item), the greater, the better.
       positives: booleans (query, item), at least one for every query.
       k: K.
+      self_index: integers (query), which of the items the query itself is, such as
+        `jnp.arange(len(scores))` of a set among itself; it is left out of the ranking and of the
+        positives. -1 where it is none of them; by default no query is an item.
 
     Returns:
       (query), from 0 to 1; under `jit` or `vmap`, NaN where a query has no positive or a NaN.
@@ -90,7 +114,7 @@ def recall_at_k(scores: Any, positives: Any, *, k: int) -> jax.Array:
       >>> recall_at_k(scores, positives, k=1).tolist()
       [0.0, 0.5]
     """
-    scores, positives = _queries(scores, positives)
+    scores, positives = _queries(scores, positives, self_index)
     k = min(arguments.count("k", k), scores.shape[1])
     best = jnp.max(jnp.where(positives, scores, -jnp.inf), axis=1, keepdims=True)
     above, tied, matched = (
@@ -123,7 +147,9 @@ def _share_of_first(ranked: jax.Array, scores: jax.Array, positives: jax.Array) 
     return jnp.where(fits, share / jnp.maximum(number, 1.0), jnp.nan)
 
 
-def r_precision(scores: Any, positives: Any, *, max_positives: int | None = None) -> jax.Array:
+def r_precision(
+    scores: Any, positives: Any, *, max_positives: int | None = None, self_index: Any = None
+) -> jax.Array:
     """The share of positives among a query's first R items, R the number of its positives.
 
     Of the p positives among t tied items that begin at rank g + 1, p (R - g) / t are expected
@@ -137,6 +163,7 @@ def r_precision(scores: Any, positives: Any, *, max_positives: int | None = None
       positives: booleans (query, item), at least one for every query.
       max_positives: no query has more; by default the number of items. Only so many places
         are sorted, which is many times faster where positives are few.
+      self_index: as in `recall_at_k`.
 
     Returns:
       (query), from 0 to 1; under `jit` or `vmap`, NaN where a query has no positive, more than
@@ -155,12 +182,14 @@ def r_precision(scores: Any, positives: Any, *, max_positives: int | None = None
       >>> r_precision(scores, positives).tolist()
       [0.5, 0.5]
     """
-    scores, positives = _queries(scores, positives)
+    scores, positives = _queries(scores, positives, self_index)
     ranked = jax.lax.top_k(scores, _places(max_positives, positives))[0]
     return _defined(_share_of_first(ranked, scores, positives), scores, positives)
 
 
-def map_at_r(scores: Any, positives: Any, *, max_positives: int | None = None) -> jax.Array:
+def map_at_r(
+    scores: Any, positives: Any, *, max_positives: int | None = None, self_index: Any = None
+) -> jax.Array:
     """The mean precision at the positives among a query's first R items: mAP@R.
 
     1/R sum_{r <= R} P@r rel(r), R the number of positives. Where rank r is the j-th of t tied
@@ -171,6 +200,7 @@ def map_at_r(scores: Any, positives: Any, *, max_positives: int | None = None) -
       scores: (query, item), the greater, the better.
       positives: booleans (query, item), at least one for every query.
       max_positives: as in `r_precision`.
+      self_index: as in `recall_at_k`.
 
     Returns:
       (query), from 0 to 1 and at most R-Precision; under `jit` or `vmap`, NaN where a query has
@@ -189,7 +219,7 @@ def map_at_r(scores: Any, positives: Any, *, max_positives: int | None = None) -
       >>> [round(float(value), 4) for value in map_at_r(scores, positives)]
       [0.25, 0.4167]
     """
-    scores, positives = _queries(scores, positives)
+    scores, positives = _queries(scores, positives, self_index)
     places = _places(max_positives, positives)
     ranked, index = jax.lax.top_k(scores, places)
     found = jnp.cumsum(jnp.take_along_axis(positives, index, axis=1), axis=1)
@@ -222,18 +252,24 @@ def map_at_r(scores: Any, positives: Any, *, max_positives: int | None = None) -
 
 def _labels(name: str, labels: Any, number: int, like: jax.Array) -> jax.Array:
     """Zeros and ones (number, label)."""
-    labels = arguments.probabilities(name, labels, like)
+    given, labels = labels, arguments.probabilities(name, labels, like)
     if labels.ndim != 2 or len(labels) != number:
         raise ValueError(f"{name} must have shape ({number}, label), got {labels.shape}")
     if arguments.concrete(labels):
-        between = np.asarray(labels) % 1.0
-        if between.any():
-            raise ValueError(f"{name} must be 0 or 1, got {between[between > 0.0][0]:g}")
+        seen = np.asarray(given)
+        between = seen[(seen > 0) & (seen < 1)]
+        if len(between):
+            raise ValueError(f"{name} must be 0 or 1, got {arguments.shown(between[0], 0, 1)}")
     return labels
 
 
 def pmrp(
-    scores: Any, query_labels: Any, item_labels: Any, *, max_distances: tuple[int, ...] = (0, 1, 2)
+    scores: Any,
+    query_labels: Any,
+    item_labels: Any,
+    *,
+    max_distances: tuple[int, ...] = (0, 1, 2),
+    self_index: Any = None,
 ) -> jax.Array:
     """Plausible-match R-Precision: positives are items that show nearly the same things.
 
@@ -246,6 +282,7 @@ def pmrp(
         image, shows.
       item_labels: 0 or 1 (item, label). Items without any label are left out of the ranking.
       max_distances: the values of zeta.
+      self_index: as in `recall_at_k`.
 
     Returns:
       (query), from 0 to 1. NaN for a query without any label, which `jnp.nanmean` leaves out,
@@ -263,7 +300,7 @@ def pmrp(
       >>> pmrp(jnp.eye(3), labels, labels, max_distances=(0,)).tolist()
       [1.0, 1.0, nan]
     """
-    scores = arguments.batch("scores", scores, "query item")
+    scores = arguments.ordered("scores", scores, "query item")
     of_query = _labels("query_labels", query_labels, scores.shape[0], scores)
     of_item = _labels("item_labels", item_labels, scores.shape[1], scores)
     if of_query.shape[1] != of_item.shape[1]:
@@ -277,8 +314,12 @@ def pmrp(
     in_query, in_item = jnp.sum(of_query, axis=1)[:, None], jnp.sum(of_item, axis=1)[None]
     distance = in_query + in_item - 2.0 * product(of_query, of_item)
     labelled = (in_query > 0.0) & (in_item > 0.0)
-    # Below all others, items without a label never come among the first R.
+    own = _own(self_index, *scores.shape)
+    if own is not None:
+        labelled = _without(own, labelled, False)
+    # Below all others, what is left out never comes among the first R.
     seen = jnp.where(in_item > 0.0, scores, -jnp.inf)
+    seen = seen if own is None else _without(own, seen, -jnp.inf)
     ranked = jax.lax.top_k(seen, seen.shape[1])[0]
     shares = [_share_of_first(ranked, seen, labelled & (distance <= zeta)) for zeta in zetas]
     mean = sum(shares, jnp.zeros_like(shares[0])) / len(shares)
@@ -308,26 +349,17 @@ def positives_of(indices: Any, *, num_items: int) -> jax.Array:
     """
     num_items = arguments.count("num_items", num_items)
     if isinstance(indices, list | tuple):
-        lists = [np.asarray(row, None if len(row) else np.int32) for row in indices]
+        lists = [np.asarray(arguments.array("indices", row)) for row in indices]
+        for row in lists:
+            if len(row):
+                arguments.check_indices("indices", row, num_items)
         padded = np.full((len(lists), max(map(len, lists), default=0)), -1)
         for row, of_query in zip(padded, lists, strict=True):
-            if not np.issubdtype(of_query.dtype, np.integer):
-                raise TypeError(f"indices must be integers, got dtype {of_query.dtype}")
             row[: len(of_query)] = of_query
         indices = padded
-    if not jnp.issubdtype(getattr(indices, "dtype", float), jnp.integer):
-        got = getattr(indices, "dtype", type(indices).__name__)
-        raise TypeError(f"indices must be integers, got {got}")
+    indices = arguments.indices("indices", indices, num_items)
     if indices.ndim != 2 or 0 in indices.shape:
         raise ValueError(f"indices must have shape (query, place), got {indices.shape}")
-    if arguments.concrete(indices):
-        least, most = np.min(np.asarray(indices)), np.max(np.asarray(indices))
-        if least < -1 or most >= num_items:
-            raise ValueError(
-                f"indices must lie in 0..{num_items - 1}, or be -1, got values from {least} to "
-                f"{most}"
-            )
-    indices = jnp.asarray(indices)
     indices = jnp.where(indices < 0, num_items, indices)  # to be dropped, where -1 is the last
     query = jnp.arange(len(indices))[:, None]
     return jnp.zeros((len(indices), num_items), bool).at[query, indices].set(True, mode="drop")
@@ -341,6 +373,7 @@ def in_blocks(
     *,
     score: Callable[..., jax.Array],
     block_size: int = 256,
+    self_index: Any = None,
 ) -> Any:
     """A metric of queries against items, without all scores at once.
 
@@ -351,13 +384,16 @@ def in_blocks(
     Args:
       statistic: of scores (query, item) and the positives of these queries, to arrays
         (query, ...): such as `map_at_r`, or a function that returns several. It is traced, and
-        so gives NaN where it would raise an error.
+        so gives NaN where it would raise an error. It and `score` are compiled once for a
+        function: define them once, for a `lambda` written in the call is compiled at each.
       p: the queries, an array or a distribution (query, ...).
       q: the items, an array or a distribution (item, ...).
       positives: (query, ...), whatever `statistic` takes: booleans (query, item), or less.
         Labels serve `pmrp`; padded indices, a statistic that calls `positives_of`.
       score: of p and q, to (query, item), the greater, the better.
       block_size: how many queries at once.
+      self_index: integers (query), which of the items each query itself is; the statistic gets
+        those of its block as the keyword `self_index`, as `recall_at_k` takes it.
 
     Returns:
       What `statistic` returns, for all queries.
@@ -382,7 +418,10 @@ def in_blocks(
       [1.0, 1.0, 1.0, 1.0]
     """
     block_size = arguments.count("block_size", block_size)
-    p, q, positives = jax.tree.map(jnp.asarray, (p, q, positives))
+    p, q, positives = (
+        jax.tree.map(functools.partial(arguments.held, name), tree)
+        for name, tree in (("p", p), ("q", q), ("positives", positives))
+    )
     lengths = {leaf.shape[:1] for leaf in jax.tree.leaves((p, positives))}
     if len(lengths) != 1 or lengths & {(), (0,)}:
         raise ValueError(
@@ -393,11 +432,28 @@ def in_blocks(
     block_size = min(block_size, number)
     blocks = -(-number // block_size)
     # The last block is filled up with the last query.
-    rows = jnp.minimum(jnp.arange(blocks * block_size), number - 1).reshape(blocks, block_size)
-
-    def of_block(rows: jax.Array) -> Any:
-        some, their = jax.tree.map(lambda leaf: leaf[rows], (p, positives))
-        return statistic(score(some, q), their)
-
-    values = jax.lax.map(of_block, rows)
+    rows = np.minimum(np.arange(blocks * block_size), number - 1).reshape(blocks, block_size)
+    own = None
+    if self_index is not None:
+        items = {leaf.shape[0] for leaf in jax.tree.leaves(q) if leaf.ndim}
+        if len(items) != 1:
+            raise ValueError(f"q must have one number of items, got the lengths {sorted(items)}")
+        own = _own(self_index, number, *items)
+    functions, arrays = (statistic, score), (jnp.asarray(rows, jnp.int32), p, q, positives, own)
+    if arguments.concrete(*jax.tree.leaves((p, q, positives))):  # what it raises, it raises here
+        jax.eval_shape(lambda row: _of_block(functions, row, *arrays[1:]), arrays[0][0])
+    values = _of_blocks(functions, *arrays)
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:number], values)
+
+
+def _of_block(functions: tuple, rows: jax.Array, p: Any, q: Any, positives: Any, own: Any) -> Any:
+    """The statistic of some queries."""
+    statistic, score = functions
+    some, their, own = jax.tree.map(lambda leaf: leaf[rows], (p, positives, own))
+    options = {} if own is None else {"self_index": own}
+    return statistic(score(some, q), their, **options)
+
+
+@arguments.compiled
+def _of_blocks(functions: tuple, rows: jax.Array, p: Any, q: Any, positives: Any, own: Any) -> Any:
+    return jax.lax.map(lambda some: _of_block(functions, some, p, q, positives, own), rows)

@@ -14,11 +14,13 @@ far from 0.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import experimental
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from probemb import arguments
@@ -111,12 +113,10 @@ def item_vectors(q: Any) -> jax.Array:
     return jnp.concatenate([mean, last], axis=-1)
 
 
-def _vectors(queries: Any, items: Any, k: Any) -> tuple[jax.Array, jax.Array, int]:
-    """Vectors of one dimension, and no more places than items."""
-    queries, items = arguments.one_dtype(
-        arguments.batch("queries", queries, "query dimension"),
-        arguments.batch("items", items, "item dimension"),
-    )
+def _vectors(queries: Any, items: Any, k: Any) -> tuple[Any, Any, int]:
+    """Vectors of one dimension, in the precision given, and no more places than items."""
+    queries = arguments.exact("queries", queries, "query dimension")
+    items = arguments.exact("items", items, "item dimension")
     if queries.shape[1] != items.shape[1]:
         raise ValueError(
             "queries and items must have one dimension, "
@@ -126,6 +126,66 @@ def _vectors(queries: Any, items: Any, k: Any) -> tuple[jax.Array, jax.Array, in
     if k > len(items):
         raise ValueError(f"k must be at most the number of items, {len(items)}, got {k}")
     return queries, items, k
+
+
+def _held(queries: Any, items: Any) -> tuple[jax.Array, jax.Array]:
+    queries, items = arguments.floats("queries", queries), arguments.floats("items", items)
+    return arguments.one_dtype(queries, items)
+
+
+def _products_fit(queries: np.ndarray, items: np.ndarray, dtype: Any) -> bool:
+    """Whether no inner product of vectors overflows, nor sinks below what a dtype tells from 0."""
+    most, least = queries.shape[1], 1.0
+    for values in (queries, items):
+        longest = np.maximum(values.max(axis=1), -values.min(axis=1)).astype(np.longdouble)
+        longest = longest[longest > 0.0]
+        if not len(longest):
+            return True
+        most, least = most * longest.max(), least * longest.min()
+    limits = np.finfo(dtype)
+    return bool(most <= limits.max and least >= limits.tiny)
+
+
+def _in_precision(search: Callable[..., TopK], queries: Any, items: Any) -> TopK:
+    """A search in the precision of the vectors, or in float64 where float32 cannot hold products.
+
+    Under tracing there is nothing to look at, and float64 is float32 where x64 is off.
+    """
+    if not arguments.concrete(queries, items):
+        return search(*_held(queries, items))
+    x, y = np.asarray(queries), np.asarray(items)
+    given = np.result_type(x.dtype, y.dtype, np.float32)
+    dtype = jax.dtypes.canonicalize_dtype(given)
+    if given == dtype and _products_fit(x, y, dtype):
+        return search(*_held(queries, items))
+    if not _products_fit(x, y, np.float64):
+        raise ValueError("queries and items must have inner products within the range of float64")
+    with _float64():
+        scores, indices = search(jnp.asarray(x, np.float64), jnp.asarray(y, np.float64))
+        scores = np.asarray(scores)
+    most = np.finfo(dtype).max
+    if np.abs(scores).max() > most:
+        worst = arguments.shown(np.abs(scores).max(), float(most))
+        raise ValueError(
+            f"queries and items must have inner products that fit into {dtype}, got {worst}"
+        )
+    return TopK(jnp.asarray(scores.astype(dtype)), indices)
+
+
+def _float64() -> Any:
+    """The context in which JAX has float64."""
+    if hasattr(jax, "enable_x64"):  # since jax 0.8
+        return jax.enable_x64(True)
+    return experimental.enable_x64(True)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _one_zero(scores: jax.Array) -> jax.Array:
+    """-0 as 0, for `top_k` of JAX puts it after 0."""
+    return jnp.where(scores == 0.0, 0.0, scores)
+
+
+def _scores(queries: jax.Array, items: jax.Array) -> jax.Array:
+    return _one_zero(product(queries, items))
 
 
 def _better_groups(best: TopK, scores: jax.Array, start: Any) -> TopK:
@@ -162,7 +222,7 @@ def _best_of_items(queries: jax.Array, items: jax.Array, k: int, columns: int) -
 
     def of_block(best: TopK, start: jax.Array) -> tuple[TopK, None]:
         some = jax.lax.dynamic_slice_in_dim(items, start, columns)
-        return _better_groups(best, product(queries, some), start), None
+        return _better_groups(best, _scores(queries, some), start), None
 
     blocks, rest = divmod(len(items), columns)
     if blocks:
@@ -171,7 +231,7 @@ def _best_of_items(queries: jax.Array, items: jax.Array, k: int, columns: int) -
     if rest:
         # What does not fill a block, nor a group; scores are filled up, for items would be copied.
         start, last = len(items) - rest, rest % group
-        scores = product(queries, items[start:])
+        scores = _scores(queries, items[start:])
         if rest > last:
             best = _better_groups(best, scores[:, : rest - last], start)
         if last:
@@ -209,7 +269,9 @@ def top_k(queries: Any, items: Any, *, k: int, block_size: int = 2**22) -> TopK:
     the best. Memory does not grow with the number of items. Of equal scores the lower index
     comes first, as in `jax.lax.top_k`.
 
-    Without `jit` around it, it looks at every value of the items, once a call.
+    Without `jit` around it, it looks at every value of the items, once a call, and ranks in the
+    precision of the vectors: float64 where they are float64, x64 or not, or where their products
+    leave the range of float32; what is in float32 is faster. Scores come in the floats of JAX.
 
     Args:
       queries: (query, dimension), such as from `query_vectors`. Their distances follow as
@@ -222,7 +284,8 @@ def top_k(queries: Any, items: Any, *, k: int, block_size: int = 2**22) -> TopK:
       Scores and indices (query, k), scores descending.
 
     Raises:
-      TypeError, ValueError: shapes that do not fit, values not finite, or more than all items.
+      TypeError, ValueError: shapes that do not fit, values or products not finite, or more than
+        all items.
 
     Source: ours. TPU-KNN (Chern et al., NeurIPS 2022) also takes maxima of groups, but keeps one
     item of each, which is approximate.
@@ -235,7 +298,8 @@ def top_k(queries: Any, items: Any, *, k: int, block_size: int = 2**22) -> TopK:
       [[0, 1], [1, 0], [2, 1]]
     """
     queries, items, k = _vectors(queries, items, k)
-    return _best_of_all(queries, items, k, arguments.count("block_size", block_size))
+    block_size = arguments.count("block_size", block_size)
+    return _in_precision(lambda x, y: _best_of_all(x, y, k, block_size), queries, items)
 
 
 def sharded_top_k(
@@ -277,7 +341,10 @@ def sharded_top_k(
     """
     axis = mesh_axis(mesh, axis_name)
     queries, items, k = _vectors(queries, items, k)
-    return _best_of_mesh(queries, items, mesh, axis, k, arguments.count("block_size", block_size))
+    block_size = arguments.count("block_size", block_size)
+    return _in_precision(
+        lambda x, y: _best_of_mesh(x, y, mesh, axis, k, block_size), queries, items
+    )
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
@@ -314,19 +381,10 @@ def _best_of_mesh(
 
 def _candidates(indices: Any, num_queries: int, num_items: int) -> jax.Array:
     """Indices (query, candidate) of items, or -1."""
-    if not jnp.issubdtype(getattr(indices, "dtype", float), jnp.integer):
-        got = getattr(indices, "dtype", type(indices).__name__)
-        raise TypeError(f"indices must be integers, got {got}")
+    indices = arguments.indices("indices", indices, num_items)
     if indices.ndim != 2 or len(indices) != num_queries or 0 in indices.shape:
         raise ValueError(f"indices must have shape ({num_queries}, candidate), got {indices.shape}")
-    if arguments.concrete(indices):
-        least, most = np.min(np.asarray(indices)), np.max(np.asarray(indices))
-        if least < -1 or most >= num_items:
-            raise ValueError(
-                f"indices must lie in 0..{num_items - 1}, or be -1, got values from {least} to "
-                f"{most}"
-            )
-    return jnp.asarray(indices).astype(jnp.int32)
+    return indices
 
 
 def rerank(p: Any, q: Any, indices: Any, *, negative_scale: Any, shift: Any) -> TopK:
@@ -378,7 +436,7 @@ def _reranked(p: Any, q: Any, indices: jax.Array, a: jax.Array, b: jax.Array) ->
     def match_logit(one: Any, index: jax.Array) -> jax.Array:
         other = jax.tree.map(lambda leaf: leaf[jnp.maximum(index, 0)], q)
         yes, no = log_expected_match_probability(one, other, negative_scale=a, shift=b)
-        return jnp.where(index < 0, -jnp.inf, yes - no)
+        return jnp.where(index < 0, -jnp.inf, _one_zero(yes - no))
 
     def of_query(query: Any) -> jax.Array:
         one, candidates = query

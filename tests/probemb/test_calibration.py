@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 import sklearn.metrics
 
-from probemb import DiagonalGaussian, GeneralizedGaussian, calibration, reduction
+from probemb import DiagonalGaussian, GeneralizedGaussian, calibration
 
 
 def items(seed: int, number: int = 200, levels: int | None = None):
@@ -196,9 +196,7 @@ def two_orders(seed: int, number: int = 200, levels: int | None = None):
 
 
 @pytest.mark.parametrize("levels", [None, 1, 3])
-@pytest.mark.parametrize("tile", [1000, 10**6])
-def test_rank_correlations_are_those_of_scipy(monkeypatch, levels, tile):
-    monkeypatch.setattr(reduction, "TILE", tile)
+def test_rank_correlations_are_those_of_scipy(levels):
     x, y = two_orders(20, 60, levels)
     expected = scipy.stats.kendalltau(x, y).statistic
     np.testing.assert_allclose(calibration.kendall_tau(x, y), expected, rtol=1e-12)
@@ -251,11 +249,38 @@ def test_rank_correlations_under_jit_and_vmap(statistic):
     assert np.isnan(jax.jit(statistic)(same, jnp.arange(4.0), weights=weights))
 
 
-def test_kendall_under_the_bootstrap_holds_no_pairs_per_resample():
+def test_kendall_under_the_bootstrap_orders_once_and_holds_no_square_of_the_items():
     x, y = two_orders(28, 2000)
     of_weights = jax.vmap(lambda weights: calibration.kendall_tau(x, y, weights=weights))
     text = str(jax.make_jaxpr(of_weights)(jnp.ones((50, 2000))))
-    assert "[131,2000]" in text and "[50,131,2000]" not in text and "[2000,2000]" not in text
+    # Blocks of pairs, and the places of the merge sort, are those of all resamples.
+    assert "[16,128,128]" in text and "i32[2048]" in text
+    assert "[50,16,128,128]" not in text and "i32[50,2048]" not in text and "2000,2000" not in text
+    assert " sort[" not in text
+
+
+@pytest.mark.parametrize("number", [2, 3, 127, 129, 1000])
+def test_kendall_of_any_number_of_items(number):
+    x, y = two_orders(35, number, levels=None if number < 5 else 3)
+    expected = scipy.stats.kendalltau(x, y).statistic
+    for one, other in ((x, y), (y, x), (jnp.asarray(x), jnp.asarray(y))):
+        np.testing.assert_allclose(calibration.kendall_tau(one, other), expected, rtol=1e-12)
+    np.testing.assert_allclose(jax.jit(calibration.kendall_tau)(x, y), expected, rtol=1e-12)
+
+
+def test_kendall_of_weights_is_the_sum_over_pairs():
+    x, y = two_orders(36, 300, levels=2)
+    weights = np.random.default_rng(37).uniform(size=300) * (np.arange(300) % 3 > 0)
+    of_x, of_y = (np.sign(z[:, None] - z) for z in (x, y))
+    pairs = weights[:, None] * weights
+    expected = np.sum(pairs * of_x * of_y) / np.sqrt(
+        np.sum(pairs * of_x**2) * np.sum(pairs * of_y**2)
+    )
+    for scale in (1.0, 1e-200, 1e200):  # no product leaves the floats
+        value = calibration.kendall_tau(x, y, weights=scale * weights)
+        np.testing.assert_allclose(value, expected, rtol=1e-12)
+    single = calibration.kendall_tau(*(np.float32(z) for z in (x, y)), weights=1e30 * weights)
+    np.testing.assert_allclose(single, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
