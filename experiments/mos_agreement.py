@@ -8,8 +8,9 @@ With TID2013 or KADID-10k, which are downloaded by hand and named by their folde
 is held against the mean opinion scores: SRCC, KRCC, and PLCC after a logistic fit, with intervals
 over the reference images. Without them nobody's opinion is at hand: metrics are held against the
 order of severity of twelve kinds of distortion (`severity`) of scikit-image's photographs, or of
-one's own. That is no human agreement; it finds the kinds that a metric does not see, and whether
-its values mean the same from one photograph to the next.
+one's own, without those files in the folder that cannot be read or are too small, which are named.
+That is no human agreement; it finds the kinds that a metric does not see, and whether its values
+mean the same from one photograph to the next.
 
 The distances are kept in parts: the same command again goes on where the last one was stopped.
 
@@ -59,7 +60,8 @@ def check(config: Config) -> None:
     Raises:
       ValueError: an option out of range, or photographs beside a judged set.
     """
-    runs.check_least(config, {"num_resamples": 1, "size": 16, "seed": 0})
+    runs.check_least(config, {"num_resamples": 1, "size": 16})
+    image_metrics.check_seed(config)
     if config.photographs is not None and (config.tid2013 or config.kadid10k):
         raise ValueError(
             "photographs are distorted only where no judged set is named, "
@@ -73,6 +75,12 @@ def _squares(config: Config) -> severity.Squares:
     images = photographs.in_folder(given) if given else severity.bundled()
     if len(images) < 2:
         raise ValueError(f"photographs must be two at least, {given} has {len(images)}")
+    large = {name: x for name, x in images.items() if min(x.shape[:2]) >= config.size}
+    if len(large) >= 2:  # otherwise it is the size that does not fit
+        for name in [name for name in images if name not in large]:
+            height, width, _ = images[name].shape
+            print(f"left out: {name} is {width} x {height}, size is {config.size} pixels a side")
+        images = large
     return severity.graded(images, size=config.size, seed=config.seed)
 
 

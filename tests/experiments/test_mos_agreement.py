@@ -81,6 +81,22 @@ def test_distances_are_of_every_square_kind_and_level(place, content):
     assert f"8 squares of {SIZE} pixels" in content["data"] and content["human"] is False
 
 
+def test_odd_entries_of_a_folder_are_left_out_and_named(place, tmp_path, capsys):
+    folder = shutil.copytree(place / "photographs", tmp_path / "photographs")
+    save(folder / "small.png", np.zeros((SIZE - 1, 40, 3)))
+    (folder / "text.jpg").write_text("no image")
+    Image.fromarray(np.zeros((20, 20), np.uint16)).save(folder / "deep.png")
+    found = mos_agreement._squares(config(place, photographs=folder))
+    assert set(found.photographs) == {"cat.png", "coffee.png"}
+    said = capsys.readouterr().out
+    assert f"left out: small.png is 40 x {SIZE - 1}, size is {SIZE} pixels a side" in said
+    assert "text.jpg is not an image" in said and "deep.png must have 8 bits" in said
+    (folder / "cat.png").unlink()
+    (folder / "small.png").unlink()
+    with pytest.raises(ValueError, match=r"photographs must be two at least, .* has 1"):
+        mos_agreement._squares(config(place, photographs=folder))
+
+
 def spearmanr(x, y):
     return scipy.stats.spearmanr(x, y)[0]
 
@@ -355,6 +371,7 @@ def test_a_kind_without_differences_has_no_correlation(tmp_path):
 
 BAD_OPTIONS = {
     "small squares": ({"size": 15}, "size must be at least 16, got 15"),
+    "a seed beyond": ({"seed": 2**32}, r"seed must lie in 0\.\.2\^32 - 1, got 4294967296"),
     "no resamples": ({"num_resamples": 0}, "num_resamples must be at least 1, got 0"),
     "both": ({"tid2013": "tid"}, r"photographs are distorted only where no judged set is named"),
     "unknown": ({"metrics": ("vmaf",)}, r"metrics must be among mse, psnr, .*; got 'vmaf'"),
