@@ -3,11 +3,19 @@
     python -m experiments.compare_images
     python -m experiments.compare_images --reference a.png --candidates b.png c.jpg
 
-Ranks the candidates by LASI beside SSIM and PSNR, and saves a figure with the
-per-pixel maps. By default the candidates are 21 graded distortions of one of
-scikit-image's photographs: under a minute on two CPU cores. Expected there:
-within every kind LASI puts the mild level before the strong one, and the shift
-by 1 pixel, 11th of 21 for SSIM and for PSNR, is 3rd.
+Ranks the candidates by LASI, of which lower is closer, beside SSIM and PSNR, of
+which higher is closer, and saves a figure with the per-pixel maps. LASI does not
+see the sign of contrast: a photograph's negative is at distance 0 of it and ranks
+first. A line under the table names a candidate that LASI puts first (in the digits
+shown) and SSIM or PSNR last, and one whose SSIM is below 0 as a negative's is.
+
+Files are read with 8 bits a channel; those with more are refused. Colours are
+compared in sRGB: a file with another profile is converted, and a line says so.
+
+By default the candidates are 21 graded distortions of one of scikit-image's
+photographs: under a minute on two CPU cores. Expected there: within every kind LASI
+puts the mild level before the strong one, and the shift by 1 pixel, 11th of 21 for
+SSIM and for PSNR, is 3rd.
 """
 
 import dataclasses
@@ -117,10 +125,42 @@ def table(scores: list[Score]) -> str:
         ssim_rank = "-" if math.isnan(score.ssim) else 1 + by_ssim.index(-score.ssim)
         psnr_rank = 1 + by_psnr.index(-score.psnr)
         lines.append(
-            f"{rank:>4} {score.name:<{width}} {score.lasi:>7.4f} "
+            f"{rank:>4} {score.name:<{width}} {_shown(score.lasi):>7} "
             f"{score.ssim:>8.4f} {ssim_rank:>4} {score.psnr:>7.2f} {psnr_rank:>4}"
         )
     return "\n".join(lines)
+
+
+def _shown(lasi: float) -> str:
+    return f"{lasi:.4f}"
+
+
+def notes(scores: list[Score]) -> list[str]:
+    """What to look at: candidates on which LASI and another metric are far apart.
+
+    One that LASI puts first, in the digits shown, and another metric last; and one whose SSIM is
+    below 0, as that of a negative is, unless LASI puts it last.
+    """
+    first, last = (_shown(end(score.lasi for score in scores)) for end in (min, max))
+    found = []
+    for score in scores:
+        others = [other for other in scores if other is not score]
+        against = [
+            name.upper()
+            for name in ("ssim", "psnr")
+            if others and getattr(score, name) < min(getattr(other, name) for other in others)
+        ]
+        why = []
+        if _shown(score.lasi) == first and against:
+            why.append(f"LASI puts it first and {' and '.join(against)} last")
+        if score.ssim < 0.0 and (_shown(score.lasi) != last or first == last):
+            why.append(f"its SSIM is {score.ssim:.4f}")
+        if why:
+            found.append(
+                f"look at {score.name}: {', and '.join(why)}. LASI does not see the sign of "
+                "contrast, a negative is at distance 0"
+            )
+    return found
 
 
 def draw(
@@ -176,7 +216,9 @@ def run(config: Config) -> dict:
     name, reference, candidates = load(config)
     scores, maps = compare(reference, candidates, config.neighborhood_size)
     print(f"\nreference: {name}, {reference.shape[1]} x {reference.shape[0]}\n")
-    print(table(scores))
+    print(f"{table(scores)}\n\nLASI: lower is closer; SSIM, PSNR: higher is closer")
+    noted = notes(scores)
+    print("\n".join(noted), end="\n" * bool(noted))
     content = {
         "config": results.plain(dataclasses.asdict(config)),
         "versions": {"jax": jax.__version__, "dm_pix": dm_pix.__version__},
@@ -190,6 +232,7 @@ def run(config: Config) -> dict:
             }
             for score in sorted(scores, key=lambda score: score.lasi)
         ],
+        "notes": noted,
     }
     with results.new_folder(output) as folder:
         results.write_json(folder / "results.json", content)

@@ -4,7 +4,8 @@ mse, psnr     the mean squared error, and minus the peak signal-to-noise ratio i
               of equal images is taken to be 100 dB
 ssim          1 - SSIM
 ms_ssim       1 - MS-SSIM; on small images with as many of the five scales as fit
-lasi_N        LASI with a neighbourhood of N elements, such as lasi_10
+lasi_N        LASI with a neighbourhood of N elements, such as lasi_10; it does not see the sign
+              of contrast: an image and its negative are at distance 0
 deep          the deep-feature distance of a network whose weights are in a file; with
               LPIPS's weights of its channels it is LPIPS
 a+b           both together: the geometric mean of two distances, in which the scale of
@@ -83,6 +84,16 @@ def chosen(options: Options, network: Network | None) -> tuple[str, ...]:
     for name in names:
         check(name, network)
     return names
+
+
+def check_seed(options: Options) -> None:
+    """Refuse a seed that no random key can be made of.
+
+    Raises:
+      ValueError: it is beyond 32 bits.
+    """
+    if not 0 <= options.seed < 2**32:
+        raise ValueError(f"seed must lie in 0..2^32 - 1, got {options.seed}")
 
 
 def digests(options: Any) -> dict[str, str | None]:

@@ -46,6 +46,42 @@ def test_candidates_of_the_user(tmp_path, photograph):
     assert best["ssim"] == pytest.approx(1.0) and worst["lasi"] > 0.1
 
 
+def test_a_negative_is_named_under_the_table(tmp_path, photograph, capsys):
+    """LASI puts it first, before a file that everybody would take for closer."""
+    original = photographs.read(photograph)
+    Image.fromarray(255 - original).save(tmp_path / "negative.png")
+    Image.fromarray(original).save(tmp_path / "good.jpg", quality=60)
+    Image.fromarray(original).save(tmp_path / "copy.png")
+    for others in (("good.jpg",), ("good.jpg", "copy.png"), ()):
+        candidates = tuple(tmp_path / name for name in (*others, "negative.png"))
+        options = {"output": tmp_path / f"out{len(others)}"}
+        content = compare_images.run(
+            config(tmp_path, reference=photograph, candidates=candidates, **options)
+        )
+        printed = capsys.readouterr().out
+        assert "LASI: lower is closer; SSIM, PSNR: higher is closer" in printed
+        (note,) = content["notes"]
+        assert note in printed and "negative.png" in note
+        assert "LASI does not see the sign of contrast" in note
+        assert ("first and SSIM and PSNR last" in note) == bool(others)
+        assert "its SSIM is -0." in note
+
+
+def test_metrics_that_agree_need_no_note():
+    def score(name, lasi, ssim, psnr):
+        return compare_images.Score(name, lasi, ssim, psnr)
+
+    scores = [score("a", 0.1, 0.9, 30.0), score("b", 0.2, 0.8, 25.0), score("c", 0.3, 0.7, 28.0)]
+    assert compare_images.notes(scores) == []
+    assert compare_images.notes(scores[:1]) == []
+    assert compare_images.notes([score("a", 0.1, math.nan, 30.0)] * 2) == []
+    assert compare_images.notes([*scores, score("d", 0.4, -0.1, 5.0)]) == []  # LASI agrees
+    (note,) = compare_images.notes([score("worst", 0.1, 0.9, 9.0), *scores[1:]])
+    assert note.startswith("look at worst: LASI puts it first and PSNR last. LASI does not")
+    (note,) = compare_images.notes([score("odd", 0.25, -0.1, 26.0), *scores])
+    assert note.startswith("look at odd: its SSIM is -0.1000. ")
+
+
 def test_the_same_seed_gives_the_same_scores(photograph):
     image = photographs.read(photograph)
     first, second, other = (distortions.graded(image, seed) for seed in (0, 0, 1))
