@@ -13,6 +13,7 @@ captions that it lists as positives of an image are not among the 25,000. No sco
 can find them, so they are left out here; their own code counts them as missed.
 """
 
+import collections
 import dataclasses
 import functools
 import json
@@ -94,10 +95,22 @@ def read_array(path: Path) -> np.ndarray:
 def read_positives(path: Path) -> dict[int, list[int]]:
     """The positives by query of one .json file."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return {int(query): [int(item) for item in items] for query, items in content.items()}
-    except (ValueError, TypeError, AttributeError) as error:
+        content = json.loads(path.read_bytes(), object_pairs_hook=list)
+        found = {int(query): [_integer(item) for item in items] for query, items in content}
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path} must hold lists of ids by id: {error}") from None
+    if len(found) < len(content):
+        counts = collections.Counter(int(query) for query, _ in content)
+        raise ValueError(
+            f"{path} must hold each id once, it has {counts.most_common(1)[0][0]} twice"
+        )
+    return found
+
+
+def _integer(item: object) -> int:
+    if not isinstance(item, int) or isinstance(item, bool):
+        raise TypeError(f"{item!r} is no integer")
+    return item
 
 
 def read(folder: Path) -> Benchmark:
@@ -105,6 +118,7 @@ def read(folder: Path) -> Benchmark:
     if not folder.is_dir():
         raise ValueError(f"folder must be a folder, {folder} is none")
     caption_ids = np.asarray(read_array(folder / "coco_test_ids.npy"))
+    _check_ids(f"{folder / 'coco_test_ids.npy'}", caption_ids, caption_ids)
     positives = {
         collection: {
             direction: read_positives(folder / f"{collection}_{direction.replace(' ', '_')}.json")
@@ -170,10 +184,11 @@ def _blocks(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
     """Scores and positives of some queries, always of one shape, and how many of them count."""
     size = min(BLOCK, len(queries))
+    dtype = np.float64 if values.dtype.itemsize > 4 else np.float32  # of this byte order
     for start in range(0, len(queries), size):
         some = np.minimum(np.arange(start, start + size), len(queries) - 1)
         rows = np.asarray(queries)[some]
-        yield np.asarray(values[rows]), indices[some], min(size, len(queries) - start)
+        yield np.asarray(values[rows], dtype), indices[some], min(size, len(queries) - start)
 
 
 def _recall(k: int) -> Metric:

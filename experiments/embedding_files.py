@@ -156,7 +156,7 @@ def read_folder(folder: Path, *, name: str = "images") -> PairedEmbeddings:
 
 def _metadata(name: str, content: str | bytes) -> dict[str, Any]:
     try:
-        found = json.loads(content)
+        found = json.loads(content.encode() if isinstance(content, str) else content)
     except (ValueError, TypeError) as error:
         raise ValueError(f"metadata of {name} must be JSON: {error}") from None
     if not isinstance(found, dict):
@@ -176,7 +176,8 @@ def _texts(name: str, arrays: Mapping[str, np.ndarray]) -> Sequence[str] | None:
     if "text_bytes" not in arrays:
         return None
     content, ends = arrays["text_bytes"], np.asarray(arrays["text_ends"])
-    steps = np.diff(ends, prepend=0) if ends.ndim == 1 and ends.dtype == np.int64 else -np.ones(1)
+    is_row = ends.ndim == 1 and ends.dtype.newbyteorder("=") == np.int64
+    steps = np.diff(ends, prepend=0) if is_row else -np.ones(1)
     if content.dtype != np.uint8 or content.shape != (steps.sum(),) or (steps < 0).any():
         raise ValueError(
             f"text_bytes of {name} must be bytes, and text_ends where each text ends in them, got "
@@ -189,7 +190,7 @@ def _texts(name: str, arrays: Mapping[str, np.ndarray]) -> Sequence[str] | None:
 
 
 def checked_ids(name: str, ids: np.ndarray, number: int) -> np.ndarray:
-    """Ids, if they are as many integers.
+    """Ids as int64, if they are as many integers.
 
     Raises:
       ValueError: they are not.
@@ -198,7 +199,7 @@ def checked_ids(name: str, ids: np.ndarray, number: int) -> np.ndarray:
         raise ValueError(f"{name} must be {number} integers, got {ids.shape} {ids.dtype}")
     if ids.dtype.kind == "u" and ids.size and ids.max() > np.iinfo(np.int64).max:
         raise ValueError(f"{name} must fit into 64 bits with a sign, got {ids.max()}")
-    return np.asarray(ids)
+    return np.asarray(ids).astype(np.int64)
 
 
 def places(ids: np.ndarray, named: np.ndarray, *, names: tuple[str, str]) -> np.ndarray:
@@ -234,7 +235,7 @@ def _checked(
         )
     ids = np.arange(len(vectors))
     if "ids" in arrays:
-        ids = checked_ids(f"ids of {name}", arrays["ids"], len(vectors)).astype(np.int64)
+        ids = checked_ids(f"ids of {name}", arrays["ids"], len(vectors))
     texts = _texts(name, arrays) if texts is None else texts
     if texts is not None and len(texts) != len(vectors):
         raise ValueError(f"texts of {name} must be {len(vectors)}, got {len(texts)}")
@@ -514,8 +515,9 @@ def write(
     metadata = {"normalized": str(found.normalized).lower()}
     if model is not None:
         metadata["model"] = model
-    every = {
-        name: np.ascontiguousarray(array) for name, array in {**arrays, **(others or {})}.items()
+    every = {  # in the byte order of the format
+        name: np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        for name, array in {**arrays, **(others or {})}.items()
     }
     results.save_tensors(path, every, metadata)
 

@@ -249,8 +249,13 @@ def _rows(name: Name, folder: Path) -> list[_Row]:
 
 def _by_name(folder: Path, layout: _Layout) -> dict[str, Path]:
     """The images by name in lower case: in TID2013 the case differs between files and scores."""
-    files = {path.name.lower(): path for path in sorted(folder.iterdir())}
-    return {name: path for name, path in files.items() if name.endswith(layout.suffix)}
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if (name := path.name.lower()).endswith(layout.suffix):
+            if name in files:
+                raise ValueError(f"{folder} must hold {name} once, it has {files[name].name} too")
+            files[name] = path
+    return files
 
 
 def _lines(scores: Path, layout: _Layout) -> list[tuple[int, str]]:

@@ -58,7 +58,8 @@ def check(config: Config) -> None:
     Raises:
       ValueError: an option out of range, or no judgements at all.
     """
-    runs.check_least(config, {"num_resamples": 1, "seed": 0})
+    runs.check_least(config, {"num_resamples": 1})
+    image_metrics.check_seed(config)
     if config.limit is not None and config.limit < 2:
         raise ValueError(f"limit must be at least 2, got {config.limit}")
     if config.bapps is None and not config.distances:
@@ -104,6 +105,8 @@ def _read(path: Path) -> dict[str, list[list[float]]]:
         rows = csv.DictReader(file)
         if missing := [name for name in _COLUMNS if name not in (rows.fieldnames or ())]:
             raise ValueError(f"columns {', '.join(missing)} are missing")
+        if twice := [name for name in _COLUMNS if (rows.fieldnames or ()).count(name) > 1]:
+            raise ValueError(f"columns {', '.join(twice)} are there twice")
         for row in rows:
             subset, *texts = (row[name] or "" for name in _COLUMNS)
             if (values := _numbers(texts)) is None:

@@ -227,6 +227,45 @@ def test_bad_scores(folder, change, message):
         coco_retrieval.run(saved(folder, scores))
 
 
+def test_ids_are_integers_and_given_once(folder):
+    path = folder / "cxc_image_to_caption.json"
+    before = path.read_text()
+    path.write_text(before, "utf-8-sig")
+    coco_retrieval.read(folder)
+    for content, message in (
+        (before[:-1] + ', "1000": [1.9]}', "cxc_image.* lists of ids by id: 1.9 is no integer"),
+        (before[:-1] + ', "1000": [true]}', "True is no integer"),
+        ('{"7": [1], "7": [2]}', "cxc_image_to_caption.json must hold each id once, it has 7"),
+        ('{"7": [1], "07": [2]}', "must hold each id once, it has 7 twice"),
+        ("[7]", "lists of ids by id"),
+        ("7", "lists of ids by id"),
+    ):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=message):
+            coco_retrieval.read(folder)
+    path.write_text(before)
+    ids = np.load(folder / "coco_test_ids.npy")
+    for bad, message in (
+        (ids.astype(float), "coco_test_ids.npy must be integers"),
+        (np.append(ids, ids[:1]), f"coco_test_ids.npy must not repeat an id, got {ids[0]}"),
+    ):
+        np.save(folder / "coco_test_ids.npy", bad)
+        with pytest.raises(ValueError, match=message):
+            coco_retrieval.read(folder)
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8", np.float16, np.longdouble])
+def test_scores_of_other_floats(folder, dtype):
+    benchmark = coco_retrieval.read(folder)
+    scores = shuffled_scores(benchmark, 0)
+    scores = scores._replace(values=scores.values.astype(np.float16))
+    expected = coco_retrieval.coco_5k(scores, benchmark)
+    other = scores._replace(values=scores.values.astype(dtype))
+    found = coco_retrieval.coco_5k(coco_retrieval.checked(other, benchmark), benchmark)
+    for direction in DIRECTIONS:
+        assert found[direction] == pytest.approx(expected[direction], rel=1e-5)
+
+
 def test_bad_files(folder, tmp_path):
     scores = tmp_path / "scores.npy"
     for content in (b"", b"no array"):

@@ -54,6 +54,36 @@ def pair(folder, suffix=".npz", *, images=None, texts=None):
 # --- reading ------------------------------------------------------------------------------------
 
 
+def test_the_other_byte_order_is_taken_and_written_right(tmp_path):
+    images = {"embeddings": unit(5).astype(">f4"), "ids": IDS.astype(">i8")}
+    one, other = pair(tmp_path, images=images, texts={"ids": TEXT_IDS.astype(">u2")})
+    found = embedding_files.read(one, other)
+    assert found.image_of.tolist() == IMAGE_OF and found.images.ids.dtype == np.int64
+    vectors = embedding_files.rows(found.images.vectors, np.arange(5))
+    np.testing.assert_allclose(vectors, unit(5), rtol=1e-6)
+    path = tmp_path / "written.safetensors"
+    embedding_files.write(path, unit(5).astype(">f4"), IDS.astype(">i8"))
+    again = embedding_files.read_side(path, name="images")
+    np.testing.assert_array_equal(again.vectors, unit(5))
+    np.testing.assert_array_equal(again.ids, IDS)
+
+
+def test_large_ids_of_either_sign_are_not_compared_in_float64():
+    ids, named = np.array([2**53, 2**53 + 1], np.uint64), np.array([2**53 + 1, 2**53])
+    checked = [embedding_files.checked_ids("ids", x, 2) for x in (ids, named)]
+    assert embedding_files.places(*checked, names=("a", "b")).tolist() == [1, 0]
+
+
+def test_a_mark_of_the_byte_order_in_metadata_is_taken(tmp_path):
+    np.save(tmp_path / "image_embeddings.npy", unit(5))
+    np.save(tmp_path / "text_embeddings.npy", unit(5, seed=1))
+    (tmp_path / "metadata.json").write_text('{"model": "clip"}', "utf-8-sig")
+    assert embedding_files.read_folder(tmp_path).images.model == "clip"
+    marked = np.array("\ufeff" + '{"model": "clip"}')
+    np.savez(tmp_path / "side.npz", embeddings=unit(5), metadata=marked)
+    assert embedding_files.read_side(tmp_path / "side.npz", name="images").model == "clip"
+
+
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".parquet"])
 def test_one_image_has_many_texts(tmp_path, suffix):
     metadata = {"model": "clip", "normalized": "true"}

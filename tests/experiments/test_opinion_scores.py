@@ -182,6 +182,19 @@ def test_bad_names_and_texts(tmp_path):
         opinion_scores.load("tid2013", folder, tmp_path / "datasets")
 
 
+def test_files_that_differ_in_case_alone_are_refused(tmp_path):
+    folder = write_tid(tmp_path / "tid")
+    save(folder / "reference_images" / "I25.bmp")
+    with pytest.raises(ValueError, match=r"reference_images must hold i25\.bmp once, it has I25"):
+        opinion_scores.load("tid2013", folder, tmp_path / "datasets")
+
+
+def test_a_mark_of_the_byte_order_is_taken(tmp_path):
+    folder = write_kadid(tmp_path / "kadid")
+    (folder / "dmos.csv").write_text((folder / "dmos.csv").read_text(), "utf-8-sig")
+    assert len(opinion_scores._rows("kadid10k", folder)) == 2
+
+
 @pytest.mark.parametrize("damage", ["size", "content"])
 def test_images_of_another_size_or_damaged(tmp_path, damage):
     folder = write_tid(tmp_path / "tid")

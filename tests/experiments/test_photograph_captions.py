@@ -222,6 +222,16 @@ def annotation(**what):
         (coco(images=[{"id": 10}]), "captions.json: KeyError('file_name')"),
         (coco(images=[{"id": None, "file_name": "0.png"}]), "as COCO has it"),
         (coco(images=[{"id": float("inf"), "file_name": "0.png"}]), "as COCO has it"),
+        (coco(images=[{"id": 10.0, "file_name": "0.png"}]), "an image has the id 10.0"),
+        (coco(images=[{"id": True, "file_name": "0.png"}]), "an image has the id True"),
+        (coco(images=[{"id": "10", "file_name": "0.png"}]), "an image has the id '10'"),
+        (coco(images=[{"id": 10, "file_name": 3}]), "and the file_name 3, a text"),
+        (
+            coco(images=[{"id": 10, "file_name": f"{k}.png"} for k in (0, 1)]),
+            "captions.json has 10 of 0.png and of 1.png",
+        ),
+        (annotation(image_id=10.9), "an image_id must be an integer, that of 'a dog' is 10.9"),
+        (annotation(image_id="10"), "that of 'a dog' is '10'"),
         (coco(images=3), "as COCO has it"),
         (coco(annotations=["a dog"]), "as COCO has it"),
         (coco(annotations=[]), "captions must describe images of the file"),
@@ -240,6 +250,12 @@ def test_bad_captions_files(photo_folder, tmp_path, content, message):
     path = write(tmp_path / "captions.json", content)
     with pytest.raises(ValueError, match=re.escape(message)):
         photograph_captions.read_captions(path, photo_folder)
+
+
+def test_a_mark_of_the_byte_order_is_taken(photo_folder, tmp_path):
+    (tmp_path / "captions.json").write_text(json.dumps(coco()), "utf-8-sig")
+    found = photograph_captions.read_captions(tmp_path / "captions.json", photo_folder)
+    assert found.captions[0] == "A grey cat."
 
 
 def test_no_captions_file(photo_folder, tmp_path):

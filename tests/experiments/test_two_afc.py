@@ -213,6 +213,7 @@ RULE = FORM + "d0 and d1 must be finite numbers and human_prefers_p1 one from 0 
 MISTAKES = {
     "empty": ("", FORM + "columns subset, d0, d1, human_prefers_p1 are missing"),
     "a column is missing": ("subset,d0,d1\ncnn,1,2\n", FORM + "columns human_prefers_p1 are miss"),
+    "a column twice": (HEADER[:-1] + ",d0\ncnn,1,2,0,3\n", FORM + "columns d0 are there twice"),
     "text": (TWICE + "cnn,far,0.3,0.2\n", RULE + r"line 4 has \['far', '0\.3', '0\.2'\]"),
     "NaN": (TWICE + "cnn,0.1,nan,0.2\n", RULE + r"line 4 has \['0\.1', 'nan', '0\.2'\]"),
     "infinity": (TWICE + "cnn,inf,1,0.2\n", RULE + r"line 4 has \['inf', '1', '0\.2'\]"),
@@ -253,6 +254,7 @@ def test_bad_options(root, theirs, tmp_path):
         },
         "limit must be at least 2, got 1": {"distances": (theirs,), "limit": 1},
         "num_resamples must be at least 1, got 0": {"num_resamples": 0},
+        r"seed must lie in 0\.\.2\^32 - 1, got -1": {"seed": -1},
         "metrics must be among mse, .*; got 'fsim'": {"bapps": root, "metrics": ("fsim",)},
         r"heads need the weights .*, got .*lpips\.npz": {"bapps": root, "heads": "lpips.npz"},
         r"bapps must be a folder that holds one of 2afc/val/.*, .*none is none; download the": {
