@@ -28,6 +28,7 @@ PROPERTIES = {
     "call": "it can be called here",
     "finite": "what it returns for valid arguments is finite",
     "jit": "`jit`, `vmap` and `shard_map`, on meshes of either kind, change nothing",
+    "explicit": "`vmap` over examples that an Explicit mesh shards is among them",
     "gradient": "its derivatives in all floating arguments exist and are finite",
     "forward": "derivatives in forward mode are those of reverse mode",
     "float32": "its float32 result is near its float64 one",
