@@ -298,7 +298,7 @@ def _is_normalized(name: str, norms: np.ndarray) -> bool:
         unit, other = int(np.argmax(is_unit)), int(np.argmin(is_unit))
         raise ValueError(
             f"{name} must be normalised in all rows or in none, row {unit} has norm 1 and "
-            f"row {other} has norm {norms[other]:.4g}"
+            f"row {other} has norm {norms[other]:.7g}"
         )
     return bool(is_unit.all())
 
@@ -311,7 +311,8 @@ def _check_claim(name: str, claimed: Any, normalized: bool, norms: np.ndarray) -
     if claimed is not None and (said == "true") != normalized:
         raise ValueError(
             f"{name} must {'not ' * normalized}be normalised where the metadata has normalized = "
-            f"{said}, the norms lie in {norms.min():.4g}..{norms.max():.4g}"
+            f"{said}, the norms lie in {norms.min():.7g}..{norms.max():.7g}, and those that are off "
+            f"1 by no more than {_UNIT} are normalised"
         )
 
 

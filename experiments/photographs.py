@@ -67,10 +67,10 @@ def read(path: Path) -> np.ndarray:
                 image = image.convert("RGBA")
                 opacity = np.asarray(image.getchannel("A"))
                 if opacity.min() < 255:
-                    share = np.mean(opacity < 255)
+                    count = np.count_nonzero(opacity < 255)
                     raise ValueError(
-                        f"{path} must be opaque, {share:.1%} of its pixels are not; "
-                        "flatten it onto a background first"
+                        f"{path} must be opaque, {count / opacity.size:.1%} of its pixels are not "
+                        f"({count:,} in all); flatten it onto a background first"
                     )
             if image.mode != "CMYK":
                 image = image.convert("L" if is_grey else "RGB")

@@ -411,7 +411,7 @@ def _starts(binned: _Reduced, edges: np.ndarray, least: float) -> np.ndarray:
     wide = np.linspace(score[0] - _BEYOND, score[-1] + _BEYOND, _CENTERS)
     found = []
     for scale in np.geomspace(least, _WIDEST, 1 + int(np.ceil(np.log2(_WIDEST / least)))):
-        apart = np.unique(np.floor(2.0 * near / scale), return_index=True)[1]
+        apart = np.unique(np.floor(near / scale), return_index=True)[1]
         centers = near[apart] if scale < _NARROW else wide
         gains = binned.gain(centers, np.full(len(centers), scale))
         for _ in range(2):
