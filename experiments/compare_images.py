@@ -7,7 +7,7 @@ Ranks the candidates by LASI, of which lower is closer, beside SSIM and PSNR, of
 which higher is closer, and saves a figure with the per-pixel maps. LASI does not
 see the sign of contrast: a photograph's negative is at distance 0 of it and ranks
 first. A line under the table names a candidate that LASI puts first (in the digits
-shown) and SSIM or PSNR last, and one whose SSIM is below 0 as a negative's is.
+shown) and SSIM or PSNR last, and one whose SSIM is below 0 as a negative's may be.
 
 Files are read with 8 bits a channel; those with more are refused. Colours are
 compared in sRGB: a file with another profile is converted, and a line says so.
@@ -139,7 +139,7 @@ def notes(scores: list[Score]) -> list[str]:
     """What to look at: candidates on which LASI and another metric are far apart.
 
     One that LASI puts first, in the digits shown, and another metric last; and one whose SSIM is
-    below 0, as that of a negative is, unless LASI puts it last.
+    below 0, as that of a negative may be, unless LASI puts it last.
     """
     first, last = (_shown(end(score.lasi for score in scores)) for end in (min, max))
     found = []

@@ -311,8 +311,8 @@ def _check_claim(name: str, claimed: Any, normalized: bool, norms: np.ndarray) -
     if claimed is not None and (said == "true") != normalized:
         raise ValueError(
             f"{name} must {'not ' * normalized}be normalised where the metadata has normalized = "
-            f"{said}, the norms lie in {norms.min():.7g}..{norms.max():.7g}, and those that are off "
-            f"1 by no more than {_UNIT} are normalised"
+            f"{said}, the norms lie in {norms.min():.7g}..{norms.max():.7g}, and one that is off 1 "
+            f"by no more than {_UNIT} is normalised"
         )
 
 
