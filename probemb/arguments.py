@@ -26,7 +26,7 @@ def shown(number: Any, *bounds: float) -> str:
     """A number in six digits, or in all of them where six move it to or across a bound."""
     short = f"{number:g}"
     given, read = float(number), float(short)
-    kept = all(np.sign(given - bound) == np.sign(read - bound) for bound in bounds)
+    kept = all((given > b, given < b) == (read > b, read < b) for b in map(float, bounds))
     return short if kept else str(number)
 
 

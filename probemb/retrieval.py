@@ -56,7 +56,9 @@ def _queries(scores: Any, positives: Any, self_index: Any) -> tuple[jax.Array, j
 
 def _without(own: jax.Array, values: Any, nothing: Any) -> jax.Array:
     """Values (query, item) with `nothing` where a query meets itself."""
-    return jnp.where(own[:, None] == jnp.arange(values.shape[1])[None], nothing, values)
+    return jnp.where(
+        own[:, None] == jnp.arange(values.shape[1], dtype=own.dtype)[None], nothing, values
+    )
 
 
 def _defined(values: jax.Array, scores: jax.Array, positives: jax.Array) -> jax.Array:

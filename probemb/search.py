@@ -53,6 +53,8 @@ def _moments(name: str, p: Any) -> tuple[jax.Array, jax.Array]:
         raise TypeError(
             f"{name} must be a distribution with mean and variance, got {type(p).__name__}"
         )
+    if isinstance(p, tuple):  # before JAX computes with them
+        p = jax.tree.map(functools.partial(arguments.array, name), p)
     mean = arguments.floats(f"{name}.mean", p.mean)
     variance = arguments.floats(f"{name}.variance", p.variance)
     if mean.ndim < 1 or mean.shape != variance.shape:

@@ -9,6 +9,8 @@ whole: what rounds coordinates, such as quantisation, rounds the uncertainty awa
 """
 
 import importlib
+import numbers
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +18,8 @@ import numpy as np
 
 from probemb import arguments
 from probemb.search import TopK
+
+_LARGEST_ID = 2**64 - 1
 
 
 def _engine(module: str, package: str) -> Any:
@@ -30,10 +34,10 @@ def _engine(module: str, package: str) -> Any:
 
 def _vectors(name: str, values: Any, axes: str) -> np.ndarray:
     """Finite vectors in float32."""
-    vectors = np.asarray(arguments.batch(name, values, axes))
-    most = np.finfo(np.float32).max
-    if np.abs(vectors).max() > most:
-        raise ValueError(f"{name} must fit into float32, got {np.abs(vectors).max():g}")
+    vectors = np.asarray(arguments.exact(name, values, axes))
+    greatest, most = float(np.abs(vectors).max()), float(np.finfo(np.float32).max)
+    if greatest > most:
+        raise ValueError(f"{name} must fit into float32, got {arguments.shown(greatest, most)}")
     return np.ascontiguousarray(vectors, np.float32)
 
 
@@ -42,6 +46,12 @@ def _same_dimension(queries: np.ndarray, dimension: int, where: str) -> None:
         raise ValueError(
             f"queries must have the dimension of {where}, {dimension}, got {queries.shape[1]}"
         )
+
+
+def _check_scores(scores: np.ndarray) -> None:
+    """Inner products that are still floats."""
+    if not np.isfinite(scores).all():
+        raise ValueError("queries and items must have inner products that fit into float32")
 
 
 def faiss_index(items: Any) -> Any:
@@ -109,6 +119,7 @@ def search_faiss(index: Any, queries: Any, *, k: int) -> TopK:
     if k > index.ntotal:
         raise ValueError(f"k must be at most the number of items, {index.ntotal}, got {k}")
     scores, indices = index.search(vectors, k)
+    _check_scores(scores[indices >= 0])
     return TopK(np.where(indices < 0, -np.inf, scores).astype(np.float32), indices)
 
 
@@ -213,17 +224,35 @@ def _check_client(client: Any) -> None:
 
 def _ids(ids: Sequence[int] | None, number: int) -> list[int]:
     """A different integer from 0 on for every item."""
-    values = np.arange(number) if ids is None else np.asarray(ids)
-    if not np.issubdtype(values.dtype, np.integer):
-        raise TypeError(f"ids must be integers, got dtype {values.dtype}")
-    if values.shape != (number,):
-        raise ValueError(f"ids must have shape ({number},), one for each item, got {values.shape}")
-    if values.min() < 0:
-        raise ValueError(f"ids must not be negative, got {values.min()}")
-    unique, counts = np.unique(values, return_counts=True)
-    if len(unique) < number:
-        raise ValueError(f"ids must all be different, got {unique[counts > 1][0]} more than once")
-    return values.tolist()
+    if ids is None:
+        return list(range(number))
+    # Not through one array: integers below and above 2^63 would meet in float64.
+    values = np.asarray(ids).tolist() if hasattr(ids, "dtype") else list(ids)
+    if len(values) != number or any(isinstance(value, list | tuple) for value in values):
+        shape = np.shape(np.asarray(ids, object))
+        raise ValueError(f"ids must have shape ({number},), one for each item, got {shape}")
+    for value in values:
+        if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral):
+            kind = getattr(ids, "dtype", type(value).__name__)
+            raise TypeError(f"ids must be integers, got dtype {kind}")
+    values = [int(value) for value in values]
+    if min(values) < 0:
+        raise ValueError(f"ids must not be negative, got {min(values)}")
+    if max(values) > _LARGEST_ID:
+        raise ValueError(f"ids must be at most {_LARGEST_ID}, got {max(values)}")
+    if len(set(values)) < number:
+        twice = next(value for value, count in Counter(values).items() if count > 1)
+        raise ValueError(f"ids must all be different, got {twice} more than once")
+    return values
+
+
+def _found(ids: list[list[int]], k: int) -> np.ndarray:
+    """Ids (query, k), -1 where none is left: integers of 64 bits, or else exact ones of Python."""
+    rows = [row + [-1] * (k - len(row)) for row in ids]
+    largest = max(map(max, rows))
+    if largest <= np.iinfo(np.int64).max:
+        return np.array(rows, np.int64)
+    return np.array(rows, np.uint64 if min(map(min, rows)) >= 0 else object)
 
 
 def search_qdrant(
@@ -254,12 +283,13 @@ def search_qdrant(
 
     Returns:
       Scores and ids (query, k), scores descending; -inf and -1 where an approximate search found
-      no more.
+      no more. Ids are int64; where one is beyond, uint64, or Python's integers beside a -1.
 
     Raises:
       ImportError: without qdrant-client.
       TypeError, ValueError: no client, a collection that does not exist or is not of inner
-        products, shapes that do not fit, values not finite, or more than all items.
+        products, names its items otherwise than by integers, shapes that do not fit, values not
+        finite, or more than all items.
 
     Source: Qdrant's documentation of search.
 
@@ -289,7 +319,7 @@ def search_qdrant(
 
     parameters = models.SearchParams(exact=ef is None, hnsw_ef=ef)
     scores = np.full((len(vectors), k), -np.inf, np.float32)
-    indices = np.full((len(vectors), k), -1, np.int64)
+    ids = []
     for start in range(0, len(vectors), batch_size):
         requests = [
             models.QueryRequest(query=vector, limit=k, params=parameters)
@@ -298,5 +328,12 @@ def search_qdrant(
         for row, response in enumerate(client.query_batch_points(collection, requests), start):
             found = len(response.points)
             scores[row, :found] = [point.score for point in response.points]
-            indices[row, :found] = [point.id for point in response.points]
-    return TopK(scores, indices)
+            _check_scores(scores[row, :found])
+            ids.append([point.id for point in response.points])
+            names = [name for name in ids[-1] if not isinstance(name, int)]
+            if names:
+                raise ValueError(
+                    f"collection must hold items whose ids are integers, got {names[0]!r} in "
+                    f"{collection!r}"
+                )
+    return TopK(scores, _found(ids, k))

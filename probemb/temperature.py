@@ -59,17 +59,19 @@ def fit_temperature(p: Any, target: Any) -> jax.Array:
     """The temperature at which held-out embeddings are most likely.
 
     The root of the derivative of `reconstruction` in log temperature, by bisection between 1e-4
-    and 1e4: the loss has one minimum.
+    and 1e4: the loss has one minimum. Embeddings that all lie where p expects them want a
+    temperature of 0, and those that p tells nothing of an infinite one.
 
     Args:
       p: distributions (item, dimension), as `tempered` takes them.
       target: z (item, dimension), embeddings that p should explain and was not trained on.
 
     Returns:
-      A positive scalar, above 1 where p was too sure of itself.
+      A positive scalar, above 1 where p was too sure of itself; under `jit` or `vmap`, NaN where
+      no temperature between these two is the most likely.
 
     Raises:
-      TypeError, ValueError: shapes that do not fit, or values out of range.
+      TypeError, ValueError: shapes that do not fit, values out of range, or no such temperature.
 
     Source: as `tempered`.
 
@@ -82,6 +84,22 @@ def fit_temperature(p: Any, target: Any) -> jax.Array:
     """
     p = around_embedding("p", p)
     p, target = arguments.one_dtype(p, point(target, p[0], "target"))
+    if arguments.concrete(*p, target):
+        jax.eval_shape(lambda: reconstruction(p, target))  # what it raises, it raises here
+    temperature, end = _fitted(p, target)
+    if arguments.concrete(end) and end != 0.0:
+        least, most = math.exp(-_LOG_BOUND), math.exp(_LOG_BOUND)
+        bound = f"{most:g} or more" if end > 0.0 else f"{least:g} or less"
+        raise ValueError(
+            f"target must be most likely at a temperature of p between {least:g} and {most:g}, "
+            f"got the greatest likelihood at {bound}"
+        )
+    return temperature
+
+
+@jax.jit
+def _fitted(p: Any, target: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The temperature or NaN, and -1, 0 or 1 where it is below, between or above the bounds."""
 
     @jax.grad
     def slope(log_temperature: jax.Array) -> jax.Array:
@@ -94,4 +112,9 @@ def fit_temperature(p: Any, target: Any) -> jax.Array:
 
     bound = jnp.asarray(_LOG_BOUND, p[0].dtype)
     low, high = jax.lax.fori_loop(0, _HALVINGS, halved, (-bound, bound))
-    return jnp.exp(0.5 * (low + high))
+    # Where an end has never moved, the slope there tells whether the minimum lies beyond it.
+    middle = 0.5 * (low + high)
+    below = (low == -bound) & ~(slope(-bound) < 0.0)
+    above = (high == bound) & ~(slope(bound) > 0.0)
+    end = above.astype(bound.dtype) - below.astype(bound.dtype)
+    return jnp.where(below | above, jnp.nan, jnp.exp(middle)), end

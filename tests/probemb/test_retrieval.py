@@ -267,6 +267,67 @@ def test_blocks_of_labels_and_of_vectors():
     np.testing.assert_allclose(value, retrieval.pmrp(scores, of_query, of_item))
 
 
+@each_metric
+def test_a_query_of_the_set_itself_is_left_out(metric):
+    scores, positives = queries(18, 30, 30, levels=1)
+    place = np.arange(30)
+    positives[place, (place + 1) % 30] = True
+    others = ~np.eye(30, dtype=bool)
+    deleted = [values[others].reshape(30, 29) for values in (scores, positives)]
+    expected = np.asarray(metric(*deleted))
+    itself = np.where(others, scores, 100.0)
+    for function in (metric, jax.jit(metric)):
+        for matches in (positives, positives | ~others):
+            value = function(itself, matches, self_index=place)
+            np.testing.assert_allclose(value, expected, atol=1e-12)
+    # Some of the queries, and two that are none of the items.
+    some = np.array([7, 3, -1, -1])
+    value = metric(itself[[7, 3, 5, 6]], positives[[7, 3, 5, 6]], self_index=some)
+    np.testing.assert_allclose(value[:2], expected[[7, 3]], atol=1e-12)
+    np.testing.assert_allclose(value[2:], metric(itself, positives)[5:7], atol=1e-12)
+    with pytest.raises(ValueError, match="one for every query besides itself, got none at 0"):
+        metric(scores, np.eye(30) > 0, self_index=place)
+    with pytest.raises(ValueError, match=r"self_index must lie in 0..29, or be -1, got values"):
+        metric(scores, positives, self_index=place + 1)
+    with pytest.raises(ValueError, match=r"self_index must have shape \(30,\), got \(29,\)"):
+        metric(scores, positives, self_index=place[1:])
+
+
+def test_a_set_among_itself_in_blocks():
+    random = np.random.default_rng(19)
+    points, label = random.normal(size=(40, 3)), random.integers(4, size=40)
+    of_label = np.eye(4)[label]
+    place, others = np.arange(40), ~np.eye(40, dtype=bool)
+    scores = points @ points.T
+    left, same = (z[others].reshape(40, 39) for z in (scores, label[:, None] == label))
+    expected = retrieval.map_at_r(left, same)
+    options = {"score": lambda p, q: p @ q.T, "block_size": 7, "self_index": place}
+    value = retrieval.in_blocks(
+        retrieval.map_at_r, points, points, label[:, None] == label, **options
+    )
+    np.testing.assert_allclose(value, expected, atol=1e-12)
+
+    def pmrp(scores, labels, self_index):
+        return retrieval.pmrp(scores, labels, of_label, max_distances=(0,), self_index=self_index)
+
+    value = retrieval.in_blocks(pmrp, points, points, of_label, **options)
+    np.testing.assert_allclose(value, retrieval.r_precision(left, same), atol=1e-12)
+
+
+def test_indices_of_any_width():
+    of_items = functools.partial(retrieval.positives_of, num_items=300)
+    for dtype in (np.uint8, ">i8", np.uint64):
+        expected = np.isin(np.arange(300), [3, 200])[None]
+        indices = np.array([[3, 200]], dtype)
+        np.testing.assert_array_equal(of_items(indices), expected)
+        native = indices.astype(indices.dtype.newbyteorder("="))
+        np.testing.assert_array_equal(jax.jit(of_items)(native), expected)
+    with pytest.raises(ValueError, match="got values from 9223372036854775808"):
+        of_items([[2**63]])
+    beyond = jax.jit(of_items)(np.array([[3, 2**32 + 5, -7]]))
+    np.testing.assert_array_equal(beyond, np.arange(300)[None] == 3)
+
+
 SCORES, POSITIVES = (
     np.array([[0.1, 0.2, 0.3], [0.0, 0.5, 1.0]]),
     np.array([[True, False, True]] * 2),

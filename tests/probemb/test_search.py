@@ -125,6 +125,21 @@ def test_descending_and_ascending_items():
         assert indices.tolist() == [[first - int(sign) * i for i in range(4)]]
 
 
+def test_both_zeros_are_equal():
+    assert search.top_k([[0.0]], [[-1.0], [1.0]], k=2).indices.tolist() == [[0, 1]]
+    items = np.tile([[-1.0], [1.0]], (60, 1))
+    for found in (
+        search.top_k(np.zeros((1, 1)), items, k=120, block_size=32),
+        search.sharded_top_k(np.zeros((1, 1)), items, MESH, k=120),
+        jax.jit(functools.partial(search.top_k, k=120))(np.zeros((1, 1)), items),
+    ):
+        assert found.indices.tolist() == [list(range(120))]
+    # At equal distances a match is as likely: the logits are zeros of either sign, or equal.
+    p, q = (DiagonalGaussian(jnp.zeros((n, 1)), jnp.full((n, 1), -30.0)) for n in (1, 5))
+    found = search.rerank(p, q, np.arange(5)[None], negative_scale=1.0, shift=0.0)
+    assert found.indices.tolist() == [[0, 1, 2, 3, 4]]
+
+
 def test_jit_vmap_and_single_precision():
     x, y = vectors(6, 12, 200)
     top_k = functools.partial(search.top_k, k=5, block_size=300)

@@ -67,6 +67,37 @@ def test_ids_and_payloads_are_kept():
     assert point.payload == {"file": "0.jpg"}
 
 
+@pytest.mark.parametrize(
+    ("ids", "dtype"),
+    [
+        ([7, 5, 2**62], np.int64),
+        ([1, 2**63, 2**64 - 1], np.uint64),  # which meet in float64
+        (np.array([2**63, 2**63 + 1, 0], np.uint64), np.uint64),
+        (np.array([3, 4, 5], ">i4"), np.int64),
+    ],
+)
+def test_ids_of_64_bits(ids, dtype):
+    client = QdrantClient(":memory:")
+    serving.fill_qdrant(client, "items", np.eye(3), ids=ids)
+    found = serving.search_qdrant(client, "items", np.eye(3), k=1).indices
+    assert found.dtype == dtype and found[:, 0].tolist() == [int(value) for value in ids]
+
+
+def test_large_ids_beside_what_is_not_found():
+    found = serving._found([[2**64 - 1], [3, 2**53 + 1]], 2)
+    assert found.tolist() == [[2**64 - 1, -1], [3, 2**53 + 1]]
+
+
+def test_products_beyond_float32_are_refused():
+    large = np.full((2, 3), 1e30, np.float32)
+    for engine in (by_faiss, by_qdrant):
+        with (
+            np.errstate(over="ignore"),
+            pytest.raises(ValueError, match="inner products that fit into float32"),
+        ):
+            engine(large, large, 1)
+
+
 def test_the_collection_keeps_every_digit():
     client = QdrantClient(":memory:")
     made = {}
@@ -186,6 +217,10 @@ def client():
     serving.fill_qdrant(client, "items", ITEMS)
     other = models.VectorParams(size=3, distance=models.Distance.COSINE)
     client.create_collection("cosine", vectors_config=other)
+    dot = models.VectorParams(size=3, distance=models.Distance.DOT)
+    client.create_collection("named", vectors_config=dot)
+    point = models.PointStruct(id="7e718e8c-13df-4d88-893c-73ab270a48be", vector=[1.0, 0.0, 0.0])
+    client.upsert("named", [point])
     return client
 
 
@@ -211,6 +246,14 @@ def qdrant_search(client, queries=ITEMS, name="items", **options):
         ),
         (lambda c: fill(c, ids=[1] * 40), ValueError, "ids must all be different, got 1 more than"),
         (lambda c: fill(c, ids=range(-1, 39)), ValueError, "ids must not be negative, got -1"),
+        (lambda c: fill(c, ids=range(2**64 - 39, 2**64 + 1)), ValueError, "at most 18446744073709"),
+        (lambda c: fill(c, ids=[True] * 40), TypeError, "ids must be integers, got dtype bool"),
+        (lambda c: fill(c, ids=[[1]] * 40), ValueError, r"ids must have shape \(40,\)"),
+        (
+            lambda c: qdrant_search(c, name="named", k=1),
+            ValueError,
+            "collection must hold items whose ids are integers, got '7e718e8c-13df-.*' in 'named'",
+        ),
         (lambda c: fill(c, ids=["a"] * 40), TypeError, "ids must be integers, got dtype"),
         (
             lambda c: fill(c, payloads=[{}]),

@@ -128,13 +128,25 @@ def test_what_samples_come_from_needs_no_temperature():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_fits_without_a_minimum_end_at_the_bounds(dtype):
+def test_what_no_temperature_explains_best_is_refused(dtype):
     p, target = held_out("gaussian", dtype)
-    np.testing.assert_allclose(fit(p, p.mean), 1e-4, rtol=1e-5)
-    np.testing.assert_allclose(fit(p, 1e8 * target), 1e4, rtol=1e-5)
-    p, target = held_out("von_mises_fisher", dtype)
-    np.testing.assert_allclose(fit(p, p.mean_direction), 1e-4, rtol=1e-5)
-    np.testing.assert_allclose(fit(p, -p.mean_direction), 1e4, rtol=1e-5)
+    q, _ = held_out("von_mises_fisher", dtype)
+    direction = q.mean_direction
+    below, above = "got .* at 0.0001 or less", "got .* at 10000 or more"
+    for given, embeddings, bound in (
+        (p, p.mean, below),
+        (p, 1e8 * target, above),
+        (q, direction, below),
+        (q, -direction, above),
+    ):
+        assert np.isnan(fit(given, embeddings))
+        with pytest.raises(ValueError, match=f"target must be most likely at a .*{bound}"):
+            fit_temperature(given, embeddings)
+    assert np.isnan(fit(p, target.at[0, 0].set(jnp.nan)))
+    for factor in (0.01, 1000.0):
+        np.testing.assert_allclose(
+            fit(p, p.mean + factor * (target - p.mean)), factor * fit(p, target), rtol=1e-3
+        )
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
