@@ -49,12 +49,12 @@ class TopK(NamedTuple):
 
 def _moments(name: str, p: Any) -> tuple[jax.Array, jax.Array]:
     """A checked mean and the variances (..., dimension)."""
+    if isinstance(p, tuple):  # before a variance is computed
+        p = jax.tree.map(functools.partial(arguments.array, name), p)
     if not hasattr(p, "mean") or not hasattr(p, "variance"):
         raise TypeError(
             f"{name} must be a distribution with mean and variance, got {type(p).__name__}"
         )
-    if isinstance(p, tuple):  # before JAX computes with them
-        p = jax.tree.map(functools.partial(arguments.array, name), p)
     mean = arguments.floats(f"{name}.mean", p.mean)
     variance = arguments.floats(f"{name}.variance", p.variance)
     if mean.ndim < 1 or mean.shape != variance.shape:
