@@ -6,7 +6,7 @@ import numpy as np
 
 from experiments.adapted_encoder import METRICS
 from experiments.caption_evaluation import SIDES
-from experiments.summaries import find, number, over_seeds, table
+from experiments.summaries import DIFFERENCE, POSITIVE, SHARE, find, number, over_seeds, table
 
 START, WHOLE = "start", "whole pool"
 """No image of the pool, and all of them."""
@@ -42,13 +42,14 @@ def curves(cells: list[dict]) -> list[dict]:
             what = {"shift": shift, "strategy": strategy, "budget": budget}
             row: dict[str, Any] = dict(what)
             for name in _NAMES:
-                row[name] = over_seeds(_values(cells, name, **what).tolist())
-            row["plain"] = over_seeds(_values(cells, _MAIN, of="plain", **what).tolist())
+                row[name] = over_seeds(_values(cells, name, **what).tolist(), bounds=SHARE)
+            plain = _values(cells, _MAIN, of="plain", **what)
+            row["plain"] = over_seeds(plain.tolist(), bounds=SHARE)
             if strategy not in (START, WHOLE, RANDOM):
                 for name in METRICS:
                     other = _values(cells, name, **{**what, "strategy": RANDOM})
                     values = _values(cells, name, **what) - other
-                    row[f"difference of {name}"] = over_seeds(values.tolist())
+                    row[f"difference of {name}"] = over_seeds(values.tolist(), bounds=DIFFERENCE)
             rows.append(row)
     return rows
 
@@ -77,9 +78,10 @@ def summary(cells: list[dict]) -> list[dict]:
             row: dict[str, Any] = {"shift": shift, "strategy": strategy}
             for name in METRICS:
                 values, other = (mean(name, each, of) for each in (strategy, RANDOM))
-                row[name] = over_seeds(values.tolist())
+                row[name] = over_seeds(values.tolist(), bounds=SHARE)
                 if strategy != RANDOM:
-                    row[f"difference of {name}"] = over_seeds((values - other).tolist())
+                    apart = (values - other).tolist()
+                    row[f"difference of {name}"] = over_seeds(apart, bounds=DIFFERENCE)
             rows.append(row)
     return rows
 
@@ -92,7 +94,16 @@ def chosen(cells: list[dict]) -> list[dict]:
         if row["strategy"] != START:
             names = ("ambiguity", "numbers", "shifted")
             values = {name: _values(cells, name, of="chosen", **what).tolist() for name in names}
-            rows.append({**what, **{name: over_seeds(each) for name, each in values.items()}})
+            bounds = {"shifted": SHARE}  # the others count
+            rows.append(
+                {
+                    **what,
+                    **{
+                        name: over_seeds(each, bounds=bounds.get(name, POSITIVE))
+                        for name, each in values.items()
+                    },
+                }
+            )
     return rows
 
 

@@ -11,7 +11,7 @@ from experiments import caption_evaluation, caption_report, summaries
 from experiments.adapter_evaluation import OWN, Evaluation, Frozen
 from experiments.adapter_training import OWN_WEIGHT
 from experiments.caption_evaluation import SIDES, Outcome, Side
-from experiments.summaries import find, number, over_seeds, table
+from experiments.summaries import DIFFERENCE, POSITIVE, SHARE, find, number, over_seeds, table
 from probemb import calibration
 
 FROZEN = "frozen"
@@ -83,7 +83,8 @@ def comparisons(
             row[f"{name}_items"] = int(some.sum())
             if some.sum() < _FEW or not all(np.ptp(values, 0).all() for values in chosen):
                 continue
-            options = {"num_resamples": num_resamples}
+            groups = frozen.trial.groups(side)[some]
+            options = {"num_resamples": num_resamples, "groups": groups}
             row[f"{name}_difference"] = summaries.over_items(
                 key, _DIFFERENCE[score], *chosen, **options
             )
@@ -105,49 +106,57 @@ def retrieval(before: Outcome, evaluations: dict[str, Evaluation]) -> list[dict]
                 "method": FROZEN,
                 "ranking": "cosine",
                 "side": side,
-                **{name: over_seeds([value]) for name, value in base.items()},
+                **{name: over_seeds([value], bounds=SHARE) for name, value in base.items()},
             }
         )
         for method, evaluation in evaluations.items():
             for ranking, each in evaluation.rankings.items():
                 means = {name: [float(m[side][name].mean()) for m in each] for name in _METRICS}
                 changes = {
-                    f"change of {name}": over_seeds([value - base[name] for value in values])
+                    f"change of {name}": over_seeds(
+                        [value - base[name] for value in values], bounds=DIFFERENCE
+                    )
                     for name, values in means.items()
                 }
-                values = {name: over_seeds(of_seeds) for name, of_seeds in means.items()}
+                values = {
+                    name: over_seeds(of_seeds, bounds=SHARE) for name, of_seeds in means.items()
+                }
                 row = {"method": method, "ranking": ranking, "side": side}
                 rows.append({**row, **values, **changes})
     return rows
 
 
-def fits(evaluations: dict[str, Evaluation], *, key: jax.Array, num_resamples: int) -> list[dict]:
+def fits(
+    frozen: Frozen, evaluations: dict[str, Evaluation], *, key: jax.Array, num_resamples: int
+) -> list[dict]:
     """Whether distributions are as wide as the partners' embeddings are far, per side."""
 
-    def interval(central: np.ndarray | None) -> dict[str, Any] | None:
+    def interval(central: np.ndarray | None, side: Side) -> dict[str, Any] | None:
         if central is None:
             return None
         values = np.moveaxis(central, 0, 1)
         error = calibration.coverage_error
-        return summaries.over_items(key, error, values, num_resamples=num_resamples)
+        return summaries.over_items(
+            key, error, values, num_resamples=num_resamples, groups=frozen.trial.groups(side)
+        )
 
     def covered(central: np.ndarray | None) -> dict[str, Any] | None:
         if central is None:
             return None
         shares = [calibration.coverage(of_seed, level=_LEVEL) for of_seed in central]
-        return over_seeds([float(share) for share in shares])
+        return over_seeds([float(share) for share in shares], bounds=SHARE)
 
     return [
         {
             "method": method,
             "side": side,
-            "temperature": over_seeds(fit.temperature.tolist()),
+            "temperature": over_seeds(fit.temperature.tolist(), bounds=POSITIVE),
             "loss": over_seeds(fit.loss.mean(1).tolist()),
             "loss_tempered": over_seeds(fit.loss_tempered.mean(1).tolist()),
             "coverage": covered(fit.central),
             "coverage_tempered": covered(fit.central_tempered),
-            "coverage_error": interval(fit.central),
-            "coverage_error_tempered": interval(fit.central_tempered),
+            "coverage_error": interval(fit.central, side),
+            "coverage_error_tempered": interval(fit.central_tempered, side),
         }
         for method, evaluation in evaluations.items()
         for side, fit in evaluation.fits.items()
@@ -174,7 +183,7 @@ def content(
             for side in SIDES
         },
         "retrieval": retrieval(before, evaluations),
-        "fits": fits(evaluations, key=key, num_resamples=num_resamples),
+        "fits": fits(frozen, evaluations, key=key, num_resamples=num_resamples),
         "uncertainty": caption_report.uncertainty(
             {TEST: outcomes}, trials, key=key, num_resamples=num_resamples
         ),

@@ -8,7 +8,7 @@ import numpy as np
 from experiments import caption_evaluation, summaries
 from experiments.caption_embedding import PROBABILISTIC
 from experiments.caption_evaluation import METRICS, OWN, SIDES, Outcome, Side, Trial
-from experiments.summaries import find, number, over_seeds, table
+from experiments.summaries import CORRELATION, SHARE, find, number, over_seeds, table
 from probemb import calibration
 
 Outcomes = dict[str, list[Outcome]]
@@ -34,7 +34,7 @@ def performance(outcomes: dict[str, Outcomes], trials: dict[str, Trial]) -> list
                 "split": split,
                 "side": side,
                 **{
-                    name: over_seeds([float(m[side][name].mean()) for m in each])
+                    name: over_seeds([float(m[side][name].mean()) for m in each], bounds=SHARE)
                     for name in METRICS
                 },
             }
@@ -63,17 +63,20 @@ def uncertainty(
 ) -> list[dict]:
     """How every measure of uncertainty agrees with what is known, and with failure."""
 
-    def interval(statistic, *items: np.ndarray) -> dict[str, float] | None:
+    def interval(statistic, groups, *items: np.ndarray) -> dict[str, float] | None:
         """Undefined where nothing varies: no error, no ambiguity, one uncertainty."""
-        if not all(map(_varied, items)):
+        if not all(map(_varied, items)) or len(np.unique(groups)) < 2:
             return None
         items = tuple(item.astype(np.float32) for item in items)
-        return summaries.over_items(key, statistic, *items, num_resamples=num_resamples)
+        return summaries.over_items(
+            key, statistic, *items, num_resamples=num_resamples, groups=groups
+        )
 
     rows = []
     for split, methods in outcomes.items():
         trial = trials[split]
         for side in SIDES:
+            groups = trial.groups(side)
             for method, measure, values in _measures(methods, trial, side):
                 # What no model says is held against the mean model of all methods.
                 of_method = (
@@ -92,20 +95,20 @@ def uncertainty(
                     "own": measure == OWN.get(method),
                     "split": split,
                     "side": side,
-                    "r_auroc": interval(calibration.r_auroc, values, right),
-                    "r_auroc_annotated": interval(calibration.r_auroc, values, annotated),
-                    "aurc_annotated": interval(calibration.aurc, values, 1.0 - annotated),
+                    "r_auroc": interval(calibration.r_auroc, groups, values, right),
+                    "r_auroc_annotated": interval(calibration.r_auroc, groups, values, annotated),
+                    "aurc_annotated": interval(calibration.aurc, groups, values, 1.0 - annotated),
                     "level_score": _binned(calibration.level_score, values, annotated),
                     "bin_correlation": _binned(calibration.bin_correlation, values, annotated),
                 }
                 if trial.truth is not None:
                     known = np.broadcast_to(trial.truth.ambiguity[side][:, None], values.shape)
-                    row["spearman"] = interval(calibration.spearman, values, known)
-                    row["kendall"] = interval(calibration.kendall_tau, values, known)
+                    row["spearman"] = interval(calibration.spearman, groups, values, known)
+                    row["kendall"] = interval(calibration.kendall_tau, groups, values, known)
                     if side == "caption":
                         some = trial.truth.of_one_length
                         row["spearman_of_one_length"] = interval(
-                            calibration.spearman, values[some], known[some]
+                            calibration.spearman, groups[some], values[some], known[some]
                         )
                 rows.append(row)
     return rows
@@ -119,7 +122,7 @@ def _binned(score, values: np.ndarray, right: np.ndarray) -> dict[str, Any] | No
         float(score(v.astype(np.float32), r.astype(np.float32)))
         for v, r in zip(values.T, right.T, strict=True)
     ]
-    return over_seeds(scores) if np.isfinite(scores).all() else None
+    return over_seeds(scores, bounds=CORRELATION) if np.isfinite(scores).all() else None
 
 
 def probabilities(outcomes: dict[str, Outcomes], trials: dict[str, Trial]) -> list[dict]:
@@ -143,9 +146,9 @@ def probabilities(outcomes: dict[str, Outcomes], trials: dict[str, Trial]) -> li
             return {
                 "method": method,
                 "split": split,
-                "calibration_error": over_seeds(errors),
-                "skill": over_seeds(skills),
-                "mean": over_seeds([float(p.mean()) for p in each]),
+                "calibration_error": over_seeds(errors, bounds=SHARE),
+                "skill": over_seeds(skills, bounds=(-np.inf, 1.0)),
+                "mean": over_seeds([float(p.mean()) for p in each], bounds=SHARE),
                 "share": float(match.mean()),
             }
 
@@ -179,9 +182,12 @@ def implication(outcomes: dict[str, Outcomes], trials: dict[str, Trial]) -> list
                             float(calibration.r_auroc(-o.implication, truth.implied))
                             for o in each
                             if o.implication is not None
-                        ]
+                        ],
+                        bounds=SHARE,
                     ),
-                    "directed": over_seeds([float(np.mean(u[wide] > u[narrow])) for u in own]),
+                    "directed": over_seeds(
+                        [float(np.mean(u[wide] > u[narrow])) for u in own], bounds=SHARE
+                    ),
                 }
             )
     return rows

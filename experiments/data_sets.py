@@ -163,8 +163,9 @@ def png(path: Path, size: tuple[int, int]) -> bytes:
         height, width = image.shape[:2]
         raise ValueError(f"{path} must be {size[1]} x {size[0]} pixels, it is {width} x {height}")
     content = path.read_bytes()
-    if content.startswith(_PNG) and content[24:26] == _EIGHT_BIT_RGB:
-        return content
+    is_rgb = content.startswith(_PNG) and content[24:26] == _EIGHT_BIT_RGB
+    if is_rgb and np.array_equal(np.asarray(Image.open(io.BytesIO(content))), image):
+        return content  # neither a profile nor an orientation would change it
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "png")
     return buffer.getvalue()

@@ -156,13 +156,15 @@ def _read_lines(path: Path) -> _Read:
 
 
 def read_image(path: Path) -> Image.Image:
-    """The image in a file, upright and in RGB.
+    """The image in a file, upright and in RGB; a colour profile counts for nothing, as in training.
 
     Raises:
-      ValueError: Pillow cannot read it.
+      ValueError: Pillow cannot read it, or cuts more than 8 bits a channel.
     """
     try:
         with Image.open(path) as image:
+            if image.mode in ("I", "F") or ";" in image.mode:
+                raise ValueError(f"8 bits a channel are read, its mode is {image.mode}")
             return ImageOps.exif_transpose(image).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"images must be whole, {path}: {error}") from None

@@ -9,7 +9,15 @@ import sklearn.metrics
 
 from experiments import summaries
 from experiments.hedged_evaluation import Outcome, Trial
-from experiments.summaries import find, number, over_seeds, table
+from experiments.summaries import (
+    CORRELATION,
+    DIFFERENCE,
+    SHARE,
+    find,
+    number,
+    over_seeds,
+    table,
+)
 from probemb import calibration
 
 NUM_BINS = 20
@@ -36,8 +44,10 @@ def performance(outcomes: dict[Cell, Outcomes], trials: dict[Cell, Trial]) -> li
             "embedding": embedding,
             "split": cell[0],
             "condition": cell[1],
-            "average_precision": over_seeds([average_precision(o, trials[cell]) for o in each]),
-            "accuracy": over_seeds([accuracy(o, trials[cell]) for o in each]),
+            "average_precision": over_seeds(
+                [average_precision(o, trials[cell]) for o in each], bounds=SHARE
+            ),
+            "accuracy": over_seeds([accuracy(o, trials[cell]) for o in each], bounds=SHARE),
             "calibration_error": over_seeds(
                 [
                     float(
@@ -46,7 +56,8 @@ def performance(outcomes: dict[Cell, Outcomes], trials: dict[Cell, Trial]) -> li
                         )
                     )
                     for o in each
-                ]
+                ],
+                bounds=SHARE,
             ),
         }
         for cell, embeddings in outcomes.items()
@@ -106,10 +117,12 @@ def uncertainty(
                             [
                                 binned_tau(u, lambda chosen, r=r: r[chosen].mean())
                                 for u, r in zip(values.T, right.T, strict=True)
-                            ]
+                            ],
+                            bounds=CORRELATION,
                         ),
                         "tau_verification": over_seeds(
-                            [_tau_of_verification(o.uncertainty[measure], o, trial) for o in each]
+                            [_tau_of_verification(o.uncertainty[measure], o, trial) for o in each],
+                            bounds=CORRELATION,
                         ),
                     }
                 )
@@ -140,7 +153,7 @@ def separation(outcomes: dict[Cell, Outcomes]) -> list[dict]:
                         "embedding": embedding,
                         "measure": measure,
                         "split": split,
-                        "auroc": over_seeds(values),
+                        "auroc": over_seeds(values, bounds=SHARE),
                     }
                 )
     return rows
@@ -168,7 +181,7 @@ def expectations(content: dict) -> list[dict]:
         ):
             if gaussian and point:
                 pairs = zip(gaussian[task]["seeds"], point[task]["seeds"], strict=True)
-                gain = over_seeds([one - other for one, other in pairs])
+                gain = over_seeds([one - other for one, other in pairs], bounds=DIFFERENCE)
                 expect(split, f"gaussian minus point, corrupt {name}", gain, 0.0)
         of_eta = {"embedding": "gaussian", "measure": "eta"}
         apart = find(content["separation"], split=split, **of_eta)

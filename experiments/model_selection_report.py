@@ -7,7 +7,16 @@ import scipy.stats
 
 from experiments.adapted_encoder import METRICS
 from experiments.adapter_evaluation import OWN
-from experiments.summaries import find, number, over_seeds, table
+from experiments.summaries import (
+    CORRELATION,
+    DIFFERENCE,
+    POSITIVE,
+    SHARE,
+    find,
+    number,
+    over_seeds,
+    table,
+)
 
 BOTH = "total, dropout, images and captions"
 RANDOM = "random"
@@ -21,6 +30,8 @@ _VARIANCES = {"aleatoric": 1, "epistemic, dropout": 1, OWN: 1, BOTH: 2}
 RIVALS = ("minus best cosine", "minus margin", "entropy over items")
 _MAIN = METRICS[0]
 _NAMES = ("hit", f"regret of {_MAIN}", f"regret of {METRICS[1]}", "kendall", "spearman")
+_BOUNDS = {"kendall": CORRELATION, "spearman": CORRELATION}
+"""Of these; the others are shares."""
 _TITLES = {
     "hit": "best one picked",
     "kendall": "Kendall's tau",
@@ -119,11 +130,11 @@ def selection(cells: list[dict]) -> list[dict]:
         for name, form, values in every:
             of = picks(values, recalls, candidates)
             row: dict[str, Any] = {"criterion": name, "form": form, "candidates": candidates}
-            row |= {each: over_seeds(of[each]) for each in _NAMES}
+            row |= {each: over_seeds(of[each], bounds=_BOUNDS.get(each, SHARE)) for each in _NAMES}
             if name != RANDOM:
                 regret = f"regret of {_MAIN}"
                 saved = np.subtract(of_random[regret], of[regret])
-                row["saved"] = over_seeds(saved.tolist())
+                row["saved"] = over_seeds(saved.tolist(), bounds=DIFFERENCE)
             else:
                 row |= {"kendall": None, "spearman": None}
             rows.append(row)
@@ -145,7 +156,12 @@ def levels(cells: list[dict]) -> list[dict]:
         {
             "source": source,
             "target": target,
-            **{name: over_seeds(values[:, i, k].tolist()) for name, values in found.items()},
+            **{
+                name: over_seeds(values[:, i, k].tolist(), bounds=SHARE)
+                if name in METRICS
+                else over_seeds(values[:, i, k].tolist())
+                for name, values in found.items()
+            },
         }
         for k, target in enumerate(domains)
         for i, source in enumerate(domains)
@@ -172,7 +188,7 @@ def scales(cells: list[dict]) -> list[dict]:
                     "criterion": name,
                     "form": form,
                     "between seeds": float(own.std(0, ddof=1).mean()) if several else None,
-                    "between sources": over_seeds(own.std(1, ddof=1).tolist()),
+                    "between sources": over_seeds(own.std(1, ddof=1).tolist(), bounds=POSITIVE),
                     "rise": over_seeds(relative(values)[:, others].mean(1).tolist()),
                 }
             )

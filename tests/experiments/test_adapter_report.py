@@ -157,8 +157,8 @@ STATISTICS |= {
 def no_bootstrap():
     """Means over seeds, by SciPy, with made-up ends: to compile resampling takes a minute."""
 
-    def over_items(key, statistic, *items, num_resamples):
-        assert num_resamples == 100
+    def over_items(key, statistic, *items, num_resamples, groups):
+        assert num_resamples == 100 and len(groups) == len(items[0])
         seeds = zip(*(np.moveaxis(item, 1, 0) for item in items), strict=True)
         mean = float(np.mean([STATISTICS[statistic](*seed) for seed in seeds]))
         return {"mean": mean, "low": mean - 0.05, "high": mean + 0.05}

@@ -158,6 +158,9 @@ def test_images_are_upright_and_in_rgb(photographs, tmp_path):
     (tmp_path / "cut.png").write_bytes((photographs / "0.png").read_bytes()[:500])
     with pytest.raises(ValueError, match=r"images must be whole, .*cut.png"):
         extract_embeddings.read_image(tmp_path / "cut.png")
+    Image.fromarray(np.full((10, 20), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(ValueError, match=r"deep.png: 8 bits a channel are read, its mode is I;16"):
+        extract_embeddings.read_image(tmp_path / "deep.png")
 
 
 # --- random changes -----------------------------------------------------------------------------
