@@ -1,6 +1,7 @@
 """From one value a seed, or a test item, to a mean with its interval; and tables of them."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,36 +12,61 @@ import scipy.stats
 
 from probemb import calibration
 
+# Where a value can lie: a share, a difference of two, a correlation, what has a sign.
+SHARE, DIFFERENCE, CORRELATION, POSITIVE = (0.0, 1.0), (-1.0, 1.0), (-1.0, 1.0), (0.0, math.inf)
+# Fewer seeds do not tell how far seeds lie apart.
+_FEWEST_SEEDS = 3
+# A share in float32 may miss its bound by so much.
+_ROUNDING = 1e-5
 
-def over_seeds(values: list[float]) -> dict[str, Any]:
-    """The mean over seeds with its 95 % t interval; without an interval for a single one."""
-    mean = float(np.mean(values))
-    half = 0.0
-    if len(values) > 1:
+
+def over_seeds(
+    values: list[float], *, bounds: tuple[float, float] = (-math.inf, math.inf)
+) -> dict[str, Any]:
+    """The mean over seeds with its 95 % t interval; without an interval below three of them.
+
+    What of the interval lies beyond the possible values is cut off, which the mean of all seeds is
+    in as often as in the whole. It is the interval of the mean itself, at the bounds too, which
+    those of transformed values (logits, Fisher's z) are not.
+
+    Args:
+      values: one of each seed.
+      bounds: the least and the greatest possible value, such as `SHARE`.
+    """
+    low, high = bounds
+    if not all(low - _ROUNDING <= value <= high + _ROUNDING for value in values):
+        raise ValueError(f"values must lie in {low:g}..{high:g}, got {values}")
+    values = [float(value) for value in np.clip(values, low, high)]
+    mean, ends = float(np.mean(values)), (None, None)
+    if len(values) >= _FEWEST_SEEDS:
         error = np.std(values, ddof=1) / np.sqrt(len(values))
         half = float(scipy.stats.t.ppf(0.975, len(values) - 1) * error)
-    several = len(values) > 1
+        ends = max(mean - half, low), min(mean + half, high)
     return {
         "mean": mean,
-        "low": mean - half if several else None,
-        "high": mean + half if several else None,
-        "seeds": [float(value) for value in values],
+        "low": ends[0],
+        "high": ends[1],
+        "seeds": values,
     }
 
 
-@functools.partial(jax.jit, static_argnums=(1, 3))
-def _bootstrap(key, statistic, items, num_resamples):
-    def mean_over_seeds(*items: jax.Array, weights: jax.Array) -> jax.Array:
-        of_seed = functools.partial(statistic, weights=weights)
-        return jnp.mean(jax.vmap(of_seed, in_axes=1)(*items))
+def _mean_over_seeds(statistic: Callable, *items: jax.Array, weights: jax.Array) -> jax.Array:
+    of_seed = functools.partial(statistic, weights=weights)
+    return jnp.mean(jax.vmap(of_seed, in_axes=1)(*items))
 
-    mean = mean_over_seeds(*items, weights=jnp.ones(len(items[0]), items[0].dtype))
-    ends = calibration.bootstrap_interval(key, mean_over_seeds, *items, num_resamples=num_resamples)
-    return mean, *ends
+
+@functools.partial(jax.jit, static_argnums=0)
+def _mean(statistic: Callable, items: tuple[jax.Array, ...]) -> jax.Array:
+    weights = jnp.ones(len(items[0]), items[0].dtype)
+    return _mean_over_seeds(statistic, *items, weights=weights)
 
 
 def over_items(
-    key: jax.Array, statistic: Callable, *items: np.ndarray, num_resamples: int
+    key: jax.Array,
+    statistic: Callable,
+    *items: np.ndarray,
+    num_resamples: int,
+    groups: Any = None,
 ) -> dict[str, float]:
     """The mean over seeds of a statistic, with its bootstrap interval over test items.
 
@@ -49,8 +75,16 @@ def over_items(
       statistic: of the values (item) of one seed and their weights, such as `calibration.aurc`.
       items: values (item, seed).
       num_resamples: of the items.
+      groups: (item), the names of what is drawn together, such as the image of a caption.
     """
-    values = _bootstrap(key, statistic, items, num_resamples)
+    ends = calibration.bootstrap_interval(
+        key,
+        functools.partial(_mean_over_seeds, statistic),
+        *items,
+        num_resamples=num_resamples,
+        groups=groups,
+    )
+    values = _mean(statistic, items), *ends
     return dict(zip(("mean", "low", "high"), map(float, values), strict=True))
 
 
@@ -67,7 +101,6 @@ def kept_by_rejection(
     """
     curves = []
     for uncertainty, error in zip(uncertainties, errors, strict=True):
-        uncertainty = uncertainty.astype(np.float32)
         risk = np.asarray(calibration.selective_risk(uncertainty, error))
         curves.append(1.0 - risk[np.argsort(uncertainty, kind="stable")])
     kept = np.arange(1, len(curves[0]) + 1) / len(curves[0])
@@ -76,13 +109,13 @@ def kept_by_rejection(
 
 
 def number(value: dict[str, Any] | None, digits: int = 3) -> str:
-    """A mean with its interval."""
+    """A mean with its interval; of one seed it is the value, of two it says that they are few."""
     if value is None:
         return "undefined"
     text = f"{value['mean']:.{digits}f}"
     if value["low"] is not None:
-        text += f" [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
-    return text
+        return f"{text} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
+    return f"{text} (too few seeds)" if len(value.get("seeds", ())) > 1 else text
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
