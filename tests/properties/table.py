@@ -29,6 +29,7 @@ PROPERTIES = {
     "finite": "what it returns for valid arguments is finite",
     "jit": "`jit`, `vmap` and `shard_map`, on meshes of either kind, change nothing",
     "explicit": "`vmap` over examples that an Explicit mesh shards is among them",
+    "mesh": "`shard_map` and meshes may surround it",
     "gradient": "its derivatives in all floating arguments exist and are finite",
     "forward": "derivatives in forward mode are those of reverse mode",
     "float32": "its float32 result is near its float64 one",
@@ -107,14 +108,13 @@ def _of(*names: str, **options: Any) -> Callable[[Draw], dict[str, Any]]:
 
 
 def _fixed(**fixed: Any) -> Callable:
-    """A call with arguments that no draw can give, made when they are first needed."""
+    """A call with arguments that no draw gives, made once and before anything is traced."""
 
-    @functools.cache
-    def made():
-        with jax.ensure_compile_time_eval():  # not a value of whatever is traced first
-            return {name: make() for name, make in fixed.items()}
+    def call(function, **arguments):
+        return function(**call.prepare(), **arguments)
 
-    return lambda function, **arguments: function(**made(), **arguments)
+    call.prepare = functools.cache(lambda: {name: make() for name, make in fixed.items()})
+    return call
 
 
 # --- lasi_jax -------------------------------------------------------------------------------
@@ -329,12 +329,32 @@ def _ranked(d: Draw) -> dict[str, Any]:
     return {"scores": d.floats(4, 6), "positives": d.binary(4, 6) > 0}
 
 
+def _in_precision_of(values: Any, parameters: Any) -> Any:
+    single = getattr(values, "dtype", None) == np.float32
+    return jax.tree.map(lambda x: x.astype(np.float32 if single else np.float64), parameters)
+
+
+def _head(make: Callable) -> Callable:
+    """A call of a Flax module whose parameters have the precision of what it is called with."""
+
+    def call(function, features, **arguments):
+        graph, state = call.prepare()
+        head = nnx.merge(graph, _in_precision_of(features, state))
+        with jax.numpy_dtype_promotion("standard"):  # of float64 Flax's own layers demand it
+            return function(head, features, **arguments)
+
+    call.prepare = functools.cache(lambda: nnx.split(make(rngs=nnx.Rngs(0))))
+    return call
+
+
+def _adapted(apply, embedding, **arguments):
+    parameters = _ADAPTER.initialize(jax.random.key(0))
+    return apply(_ADAPTER, _in_precision_of(embedding, parameters), embedding, **arguments)
+
+
 def _features(head: Callable) -> Row:
     """A head of pooled features, and of local ones."""
-    return Row(
-        lambda d: {"features": d.floats(4, 5, decades=0.5)},
-        call=_fixed(self=lambda: head(rngs=nnx.Rngs(0))),
-    )
+    return Row(lambda d: {"features": d.floats(4, 5, decades=0.5)}, call=_head(head))
 
 
 def _local_features(head: Callable) -> Row:
@@ -347,6 +367,9 @@ def _local_features(head: Callable) -> Row:
 
 
 _ADAPTER = adapters.Adapter(3, hidden=(4,))
+
+
+_OWN_MESH = {"mesh": "it has a mesh of its own"}
 
 
 def _mesh():
@@ -557,6 +580,7 @@ PROBEMB = {
     "probemb.sharded": Row(
         lambda d: {**dict(zip("pq", d.gaussians(4, 3), strict=True)), **_logit(d)},
         call=lambda sharded, p, q, **options: sharded(probemb.prolip, _mesh())(p, q, **options),
+        but=_OWN_MESH,
     ),
     **_rows("probemb.calibration", "aurc selective_risk", Row(lambda d: _items(d, "error"))),
     "probemb.calibration.r_auroc": Row(lambda d: _items(d, "correct")),
@@ -609,7 +633,7 @@ PROBEMB = {
     "probemb.search.query_vectors": Row(lambda d: {"p": _gaussian(d)}),
     "probemb.search.item_vectors": Row(lambda d: {"q": _gaussian(d)}),
     "probemb.search.top_k": Row(_vectors, {"k": 2}),
-    "probemb.search.sharded_top_k": Row(_vectors, {"k": 2}, call=_fixed(mesh=_mesh)),
+    "probemb.search.sharded_top_k": Row(_vectors, {"k": 2}, _fixed(mesh=_mesh), but=_OWN_MESH),
     "probemb.search.rerank": Row(
         lambda d: {
             **dict(zip("pq", d.gaussians(4, 3), strict=True)),
@@ -635,9 +659,7 @@ PROBEMB = {
     ),
     "probemb.adapters.Adapter.apply": Row(
         lambda d: {"embedding": d.floats(4, 3, decades=0.5), "key": d.seed()},
-        call=_fixed(
-            self=lambda: _ADAPTER, parameters=lambda: _ADAPTER.initialize(jax.random.key(0))
-        ),
+        call=_adapted,
     ),
     "probemb.adapters.uncertainty": Row(lambda d: {"p": d.gaussian(2, 4, 3)}),
     **_rows(
