@@ -47,7 +47,7 @@ class Draw:
     def shares(self, *shape: int):
         """From 0 to 1, both of them included."""
         values = self.random.random(shape)
-        return single(np.round(3.0 * values) / 3.0 if self.rarely() else values)
+        return single(np.round(4.0 * values) / 4.0 if self.rarely() else values)
 
     def binary(self, *shape: int):
         """0 and 1; both among the first two of the last axis."""
@@ -96,7 +96,7 @@ class Draw:
 
     def generalized(self, *shape: int):
         location = self.floats(*shape)
-        scale, beta = self.positive(1e-3, 1e3, shape), self.positive(0.25, 8.0, shape)
+        scale, beta = self.positive(0.1, 100.0, shape), self.positive(0.25, 4.0, shape)
         return GeneralizedGaussian(location, scale, beta)
 
     def von_mises_fisher(self, *shape: int, most: float = 1e6):

@@ -168,13 +168,20 @@ LASI_JAX = {
         "coefficients embedding prediction",
         Row(lambda d: {"image": d.image(5, 6)}, _LASI, but=_NO_FORWARD),
     ),
-    **_rows("lasi_jax", "distance distance_map", Row(_pair(5, 6), _LASI, but=_NO_FORWARD)),
+    **_rows(
+        "lasi_jax",
+        "distance distance_map",
+        # Where an area is of middle grey, its direction is that of noise.
+        Row(_pair(5, 6), _LASI, gradient32=0.05, but=_NO_FORWARD),
+    ),
     **_rows("lasi_jax.structural", "ssim ssim_map", Row(_pair(12, 13, 2))),
-    "lasi_jax.structural.ms_ssim": Row(_pair(21, 22), {"weights": structural.WEIGHTS[:2]}),
+    "lasi_jax.structural.ms_ssim": Row(
+        _pair(21, 22), {"weights": structural.WEIGHTS[:2]}, gradient32=0.01
+    ),
     **_rows(
         "lasi_jax.deep_features",
         "distance distance_map feature_reconstruction style_reconstruction deepsim",
-        Row(_pair(4, 6, 3), {"features": _maps}),
+        Row(_pair(4, 6, 3), {"features": _maps}, gradient32=0.01),
     ),
     "lasi_jax.competition.begin": Row(_noisy, _PLAYERS),
     "lasi_jax.competition.step": Row(
@@ -396,7 +403,9 @@ def _mixed(*shape: int) -> Row:
 
 
 def _vectors(d: Draw) -> dict[str, Any]:
-    return {"queries": d.floats(4, 3), "items": d.floats(6, 3)}
+    """Of few bits: inner products are exact, and tie in either precision."""
+    whole = {"queries": d.random.integers(-8, 9, (4, 3)), "items": d.random.integers(-8, 9, (6, 3))}
+    return {name: values / 4.0 for name, values in whole.items()}
 
 
 def _by_faiss(_, items):
@@ -411,7 +420,12 @@ def _by_qdrant(_, items):
 
 PROBEMB = {
     **_rows("probemb.DiagonalGaussian", "variance standard_deviation entropy", _self(_gaussian)),
-    **_rows("probemb.GaussianMixture", "weights mean variance", _self(_mixture)),
+    **_rows(
+        "probemb.GaussianMixture",
+        "weights mean variance",
+        # Of the weights: a small difference of squares.
+        _self(_mixture)._replace(gradient32=0.1),
+    ),
     **_rows(
         "probemb.GeneralizedGaussian", "mean log_variance variance entropy", _self(_generalized)
     ),
@@ -488,7 +502,7 @@ PROBEMB = {
     "probemb.pcme_quadrature": _batches("image", "text", parameters=_sigmoid),
     "probemb.pcmepp": _batches(
         "image", "text", parameters=lambda d: {**_sigmoid(d), "labels": d.shares(4, 4)}
-    ),
+    )._replace(float32=0.1, gradient32=0.5),  # a pair is a pseudo-positive, or just not
     **_rows(
         "probemb",
         "pcme_of_samples pcme_released",
@@ -527,7 +541,9 @@ PROBEMB = {
     "probemb.inclusion_test_released": Row(
         lambda d: {**_of("p", "q")(d), "mean_weight": d.positive(1e-3, 1.0)}
     ),
-    "probemb.inclusion_loss": Row(lambda d: {**_of("p", "q")(d), "scale": d.positive(0.1, 10.0)}),
+    "probemb.inclusion_loss": Row(
+        lambda d: {**_of("p", "q")(d), "scale": d.positive(0.1, 10.0)}, gradient32=1e-2
+    ),
     "probemb.inclusion_loss_released": Row(
         lambda d: {
             **_of("p", "q")(d),
@@ -540,7 +556,8 @@ PROBEMB = {
             **_of("image", "masked_image")(d),
             **_of("text", "masked_text")(d),
             "scale": d.positive(0.1, 10.0),
-        }
+        },
+        gradient32=1e-2,
     ),
     **_rows(
         "probemb",
@@ -571,7 +588,9 @@ PROBEMB = {
     "probemb.tempered": Row(
         lambda d: {"p": _von_mises_fisher(d), "temperature": d.positive(0.1, 10.0)}
     ),
-    "probemb.fit_temperature": Row(lambda d: {"p": _gaussian(d), "target": d.floats(2, 3)}),
+    "probemb.fit_temperature": Row(
+        lambda d: {"p": d.gaussian(2, 3, log_variance=5.0, decades=0.5), "target": d.floats(2, 3)}
+    ),
     "probemb.mixup": _mixed(3),
     "probemb.cutmix": _mixed(5, 6, 2),
     "probemb.soft_labels": Row(
@@ -614,7 +633,8 @@ PROBEMB = {
             "scores": d.floats(4, 6),
             "query_labels": d.binary(4, 3),
             "item_labels": d.binary(6, 3),
-        }
+        },
+        but={"finite": "NaN for a query that has no positive, as it says"},
     ),
     "probemb.retrieval.positives_of": Row(
         lambda d: {"indices": d.random.integers(-1, 5, (4, 2))}, {"num_items": 5}
@@ -629,6 +649,7 @@ PROBEMB = {
             "score": _negative_distance,
             "block_size": 2,
         },
+        but={"float32": "a rank among distances that float32 rounds to each other"},
     ),
     "probemb.search.query_vectors": Row(lambda d: {"p": _gaussian(d)}),
     "probemb.search.item_vectors": Row(lambda d: {"q": _gaussian(d)}),

@@ -127,7 +127,8 @@ def assert_near(found, expected, tolerance: float, what: str):
         assert x.shape == y.shape, what
         for one, other in zip(x, y, strict=True):
             scale = max(1.0, float(np.max(np.abs(other), initial=0.0)))
-            apart = np.abs(np.where(one == other, 0.0, one - other))  # infinities may be equal
+            same = (one == other) | (np.isnan(one) & np.isnan(other))
+            apart = np.abs(np.where(same, 0.0, one - other))
             worst = np.max(apart, initial=0.0) / scale
             assert worst <= tolerance, f"{what}: apart by {worst:.2g} of {scale:.2g}"
 
@@ -275,11 +276,10 @@ LOSSES = [
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in LOSSES]
 )
-@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
-def test_a_loss_of_all_pairs_is_the_same_sharded_eagerly_and_compiles_once(name, kind):
+def test_a_loss_of_all_pairs_is_the_same_sharded_eagerly_and_compiles_once(name):
     parameters = inspect.signature(FUNCTIONS[name]).parameters.values()
     batch = [one.name for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD]
-    mesh, whole, shared = mesh_of(kind), Case(name), Case(name)
+    mesh, whole, shared = mesh_of("Explicit"), Case(name), Case(name)
 
     def by_mesh(**arguments):
         of_batch = [arguments.pop(name) for name in batch]
