@@ -68,9 +68,10 @@ def wasserstein_2(p: Any, q: Any) -> jax.Array:
       3.0
     """
     p, q = gaussians(p, q)
-    apart = jnp.square(p.mean - q.mean)
-    wider = jnp.square(p.standard_deviation - q.standard_deviation)
-    return euclidean.square_root(jnp.sum(apart + wider, axis=-1))
+    of_p, of_q = 0.5 * p.log_variance, 0.5 * q.log_variance
+    log_unit = jax.lax.stop_gradient(jnp.maximum(of_p, of_q))  # a sigma, which may be no float
+    wider = euclidean.quotient(jnp.exp(of_p - log_unit) - jnp.exp(of_q - log_unit), -log_unit)
+    return euclidean.length(jnp.concatenate([p.mean - q.mean, wider], axis=-1))
 
 
 def kl_divergence(p: Any, q: Any) -> jax.Array:
@@ -180,7 +181,7 @@ def bhattacharyya_distance(p: Any, q: Any) -> jax.Array:
     """
     p, q = gaussians(p, q)
     log_sum = jnp.logaddexp(p.log_variance, q.log_variance)
-    deviation = 0.25 * jnp.square(p.mean - q.mean) * jnp.exp(-log_sum)
+    deviation = 0.25 * euclidean.squared_quotient(p.mean - q.mean, log_sum)
     # log((v_p + v_q) / (2 sigma_p sigma_q)) as a hyperbolic cosine: exactly 0 where they agree.
     half = 0.5 * (p.log_variance - q.log_variance)
     log_ratio = jnp.logaddexp(half, -half) - math.log(2.0)
@@ -214,7 +215,7 @@ def log_expected_likelihood_kernel(p: Any, q: Any) -> jax.Array:
     """
     p, q = gaussians(p, q)
     log_sum = jnp.logaddexp(p.log_variance, q.log_variance)
-    deviation = jnp.square(p.mean - q.mean) * jnp.exp(-log_sum)
+    deviation = euclidean.squared_quotient(p.mean - q.mean, log_sum)
     return -0.5 * jnp.sum(deviation + log_sum + math.log(2.0 * math.pi), axis=-1)
 
 

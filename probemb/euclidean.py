@@ -3,14 +3,72 @@
 Products of matrices run at full precision, which accelerators otherwise lower.
 """
 
+import math
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+
+
+def greatest(dtype: Any) -> float:
+    """What stands for values beyond the floats: sums of a thousand of them are still floats."""
+    return float(jnp.finfo(dtype).max) * 2.0**-10
+
+
+@jax.custom_jvp
+def quotient(x: jax.Array, log_scale: jax.Array) -> jax.Array:
+    """The quotient x / scale, of a scale that may be no float: 0 of 0, and at most `greatest`."""
+    most = greatest(x.dtype)
+    # In three factors: where one of them ends, so does the quotient of any x but 0.
+    root = jnp.exp(jnp.minimum(log_scale / -3.0, math.log(most)))
+    return jnp.clip(x * root * root * root, -most, most)
+
+
+@quotient.defjvp
+def _quotient_jvp(primals, tangents):
+    (x, log_scale), (of_x, of_log_scale) = primals, tangents
+    value = quotient(x, log_scale)
+    return value, quotient(jnp.ones_like(x), log_scale) * of_x - value * of_log_scale
+
+
+@jax.custom_jvp
+def squared_quotient(x: jax.Array, log_variance: jax.Array) -> jax.Array:
+    """x^2 / variance, as `quotient`: value and derivatives keep to the floats."""
+    return jnp.minimum(jnp.square(quotient(x, 0.5 * log_variance)), greatest(x.dtype))
+
+
+@squared_quotient.defjvp
+def _squared_quotient_jvp(primals, tangents):
+    (x, log_variance), (of_x, of_log_variance) = primals, tangents
+    value = squared_quotient(x, log_variance)
+    return value, 2.0 * quotient(x, log_variance) * of_x - value * of_log_variance
+
+
+def bounded_exp(x: jax.Array) -> jax.Array:
+    """e^x, at most `greatest`."""
+    return quotient(jnp.ones_like(x), -x)
+
+
+@jax.custom_jvp
+def expm1(x: jax.Array) -> jax.Array:
+    """e^x - 1, whose derivative is not taken from the value, which has lost a small e^x."""
+    return jnp.expm1(x)
+
+
+expm1.defjvps(lambda of_x, value, x: jnp.exp(x) * of_x)
 
 
 def square_root(squared: jax.Array) -> jax.Array:
     """sqrt(max(squared, 0)) whose derivative is 0, not infinite, where the distance is 0."""
     far = squared > 0.0
     return jnp.where(far, jnp.sqrt(jnp.where(far, squared, 1.0)), 0.0)
+
+
+def length(x: jax.Array) -> jax.Array:
+    """|x| over the last axis, whose derivative is 0 at 0 and whose squares stay finite."""
+    unit = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1))
+    unit = jnp.where(unit > 0.0, unit, 1.0)
+    return unit * square_root(jnp.sum(jnp.square(x / unit[..., None]), axis=-1))
 
 
 def normalized(x: jax.Array) -> jax.Array:

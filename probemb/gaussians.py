@@ -5,6 +5,9 @@ Distributions are named tuples of arrays: pytrees that pass through `jit`,
 it are batches. All share one vocabulary: `mean`, `variance`, `sample(key)`,
 `log_prob(x)` and, where they have a closed form, `entropy()` and
 `kl_divergence(other)`.
+
+Log-variances may lie far beyond those whose variance is a float: what is finite of such a Gaussian
+is so here. What is not ends at a thousandth of the greatest float, and so do its derivatives.
 """
 
 from typing import Any, NamedTuple
@@ -14,6 +17,7 @@ import jax.numpy as jnp
 from jax.scipy.special import erf
 
 from probemb import arguments
+from probemb.euclidean import bounded_exp, quotient, squared_quotient
 
 _LOG_TWO_PI = 1.8378770664093453
 
@@ -63,7 +67,7 @@ class DiagonalGaussian(NamedTuple):
         """Log p(x) (...) of points (..., dimension)."""
         self = gaussian("distribution", self)
         self, x = arguments.one_dtype(self, point(x, self.mean))
-        deviation = jnp.square(x - self.mean) * jnp.exp(-self.log_variance)
+        deviation = squared_quotient(x - self.mean, self.log_variance)
         return -0.5 * jnp.sum(deviation + self.log_variance + _LOG_TWO_PI, axis=-1)
 
     def central_probability(self, x: Any) -> jax.Array:
@@ -74,10 +78,7 @@ class DiagonalGaussian(NamedTuple):
         """
         self = gaussian("distribution", self)
         self, x = arguments.one_dtype(self, point(x, self.mean))
-        deviation = jnp.abs(x - self.mean)
-        apart = deviation > 0.0  # 0 times an infinite precision would be NaN
-        scaled = jnp.where(apart, deviation, 1.0) * jnp.exp(-0.5 * self.log_variance)
-        return jnp.where(apart, erf(scaled * 0.5**0.5), 0.0)
+        return erf(0.5**0.5 * quotient(jnp.abs(x - self.mean), 0.5 * self.log_variance))
 
     def entropy(self) -> jax.Array:
         """-E log p (...) in nats."""
@@ -92,8 +93,12 @@ class DiagonalGaussian(NamedTuple):
         """
         p, q = gaussians(self, other)
         log_ratio = p.log_variance - q.log_variance
-        deviation = jnp.square(p.mean - q.mean) * jnp.exp(-q.log_variance)
-        return 0.5 * jnp.sum(jnp.expm1(log_ratio) - log_ratio + deviation, axis=-1)
+        small = jnp.abs(log_ratio) < 1.0
+        excess = jnp.where(
+            small, jnp.expm1(jnp.where(small, log_ratio, 0.0)), bounded_exp(log_ratio) - 1.0
+        )
+        deviation = squared_quotient(p.mean - q.mean, q.log_variance)
+        return 0.5 * jnp.sum(excess - log_ratio + deviation, axis=-1)
 
 
 class GaussianMixture(NamedTuple):

@@ -17,20 +17,13 @@ import jax.numpy as jnp
 
 from probemb import arguments, softmax
 from probemb.batches import check_labels, check_shapes, labels_of, partners, with_labels
-from probemb.euclidean import normalized, product, square_root
+from probemb.euclidean import expm1, length, normalized, product, square_root
 from probemb.reduction import batch_size, batch_sum, reduce_pairs
 
 # The product of two points at this radius, in units of 1 / sqrt(c), is still a float32.
 _GREATEST_RADIUS = 40.0
 # Squared radii below this one have sinh by its series, whose derivatives hold at 0.
 _SMALL = 1e-2
-
-
-def _length(x: jax.Array) -> jax.Array:
-    """|x| over the last axis, whose derivative is 0 at 0 and whose squares stay finite."""
-    greatest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1))
-    greatest = jnp.where(greatest > 0.0, greatest, 1.0)
-    return greatest * square_root(jnp.sum(jnp.square(x / greatest[..., None]), axis=-1))
 
 
 def _vectors(name: str, values: Any) -> jax.Array:
@@ -74,7 +67,7 @@ def exponential_map(x: Any, *, curvature: Any) -> jax.Array:
     """
     x = _vectors("x", x)
     root = jnp.sqrt(arguments.positive("curvature", curvature, x))
-    radius = root * _length(x)[..., None]
+    radius = root * length(x)[..., None]
     near = jnp.square(radius) < _SMALL
     small = root * jnp.where(near, x, 0.0)
     squared = jnp.sum(jnp.square(small), axis=-1, keepdims=True)
@@ -87,7 +80,11 @@ def _lifted(x: jax.Array, root: jax.Array) -> dict:
     """Points in units of 1 / sqrt(c), and how far their time is above the origin's."""
     x = root * x
     squared = jnp.sum(jnp.square(x), axis=-1)
-    return {"point": x, "rise": squared / (1.0 + jnp.sqrt(1.0 + squared))}
+    # Each by itself has derivatives that do not leave the floats.
+    far = squared > 1.0
+    near, beyond = jnp.where(far, 0.0, squared), jnp.where(far, squared, 1.0)
+    rise = jnp.where(far, jnp.sqrt(1.0 + beyond) - 1.0, near / (1.0 + jnp.sqrt(1.0 + near)))
+    return {"point": x, "rise": rise}
 
 
 def _distances(rows: dict, columns: dict) -> jax.Array:
@@ -159,13 +156,18 @@ def half_aperture(x: Any, *, curvature: Any, min_radius: Any = 0.1) -> jax.Array
     """
     x = _vectors("x", x)
     root = jnp.sqrt(arguments.positive("curvature", curvature, x))
-    least = 2.0 * arguments.positive("min_radius", min_radius, x)
-    length = root * _length(x)
-    outside = length > least
-    sine = least / jnp.where(outside, length, 2.0 * least)
-    # Rounding can make the sine 1, where the derivative is infinite.
-    outside, sine = outside & (sine < 1.0), jnp.where(sine < 1.0, sine, 0.5)
-    return jnp.where(outside, jnp.arcsin(sine), 0.5 * math.pi)
+    return _half_aperture(
+        _polar(x, root)["radius"], arguments.positive("min_radius", min_radius, x)
+    )
+
+
+def _half_aperture(radius: jax.Array, min_radius: jax.Array) -> jax.Array:
+    outside = radius > jnp.arcsinh(2.0 * min_radius)
+    radius = jnp.where(outside, radius, 1.0)
+    # Of 2 K / sinh(radius); the square of sinh(radius) might be no float.
+    sine = -4.0 * min_radius * jnp.exp(-radius) / expm1(-2.0 * radius)
+    outside = outside & (sine < 1.0)  # at 1 the derivative is infinite
+    return jnp.where(outside, jnp.arcsin(jnp.where(outside, sine, 0.5)), 0.5 * math.pi)
 
 
 def exterior_angle(x: Any, y: Any, *, curvature: Any) -> jax.Array:
@@ -199,13 +201,26 @@ def exterior_angle(x: Any, y: Any, *, curvature: Any) -> jax.Array:
     if x.shape != y.shape:
         raise ValueError(f"x and y must have one shape, got {x.shape} and {y.shape}")
     root = jnp.sqrt(arguments.positive("curvature", curvature, x))
-    a, b = (jnp.arcsinh(root * _length(z)) for z in (x, y))
-    x, y = normalized(x), normalized(y)
-    chord = _length(y - x)  # 2 sin(theta / 2), for the angle theta at the origin
-    # By sines and cosines at x, times sinh d: the law of sines, and that of cosines with
-    # sinh(b - a) taken out, so that nothing cancels where theta is small.
-    across = jnp.sinh(b) * 0.5 * chord * _length(y + x)
-    along = jnp.sinh(b - a) - jnp.cosh(a) * jnp.sinh(b) * 0.5 * jnp.square(chord)
+    return _exterior_angle(_polar(x, root), _polar(y, root))
+
+
+def _polar(x: jax.Array, root: jax.Array) -> dict:
+    """The directions of points, and their distances from the origin in units of 1 / sqrt(c)."""
+    return {"direction": normalized(x), "radius": jnp.arcsinh(root * length(x))}
+
+
+def _exterior_angle(x: dict, y: dict) -> jax.Array:
+    a, b = x["radius"], y["radius"]
+    chord = length(y["direction"] - x["direction"])  # 2 sin(theta / 2), theta at the origin
+    # By sines and cosines at x, times sinh d / (cosh a cosh b): the law of sines, and that of
+    # cosines with tanh b - tanh a taken out, so that nothing cancels where theta is small and
+    # no derivative leaves the floats.
+    of_a, of_b = jnp.exp(-2.0 * a), jnp.exp(-2.0 * b)
+    tanh_b = -expm1(-2.0 * b) / (1.0 + of_b)
+    around = length(y["direction"] + x["direction"])
+    across = tanh_b * chord * around * jnp.exp(-a) / (1.0 + of_a)
+    longer = -2.0 * of_a * expm1(2.0 * (a - b)) / ((1.0 + of_a) * (1.0 + of_b))
+    along = longer - 0.5 * tanh_b * jnp.square(chord)
     # Only the quotient counts, and the derivative of arctan2 squares both.
     greatest = jax.lax.stop_gradient(jnp.maximum(jnp.abs(across), jnp.abs(along)))
     defined = (greatest > 0.0) & (a > 0.0)
@@ -214,11 +229,14 @@ def exterior_angle(x: Any, y: Any, *, curvature: Any) -> jax.Array:
     return jnp.arctan2(across / greatest, along / greatest)
 
 
-def _outside(points_of_image, points_of_text, curvature, min_radius) -> jax.Array:
+def _mapped_polar(x: jax.Array, root: jax.Array) -> dict:
+    """`_polar` of the exponential map of a tangent vector."""
+    return {"direction": normalized(x), "radius": jnp.minimum(root * length(x), _GREATEST_RADIUS)}
+
+
+def _outside(image: dict, text: dict, min_radius: jax.Array) -> jax.Array:
     """By which angle each image is outside of its text's cone (batch)."""
-    angle = exterior_angle(points_of_text, points_of_image, curvature=curvature)
-    aperture = half_aperture(points_of_text, curvature=curvature, min_radius=min_radius)
-    return jax.nn.relu(angle - aperture)
+    return jax.nn.relu(_exterior_angle(text, image) - _half_aperture(text["radius"], min_radius))
 
 
 def entailment(
@@ -257,8 +275,9 @@ def entailment(
       True
     """
     image, text = _pair(image, text)
-    image, text = (exponential_map(x, curvature=curvature) for x in (image, text))
-    outside = _outside(image, text, curvature, min_radius)
+    root = jnp.sqrt(arguments.positive("curvature", curvature, image))
+    min_radius = arguments.positive("min_radius", min_radius, image)
+    outside = _outside(_mapped_polar(image, root), _mapped_polar(text, root), min_radius)
     return batch_sum(outside, axis_name) / batch_size(len(image), axis_name)
 
 
@@ -317,12 +336,14 @@ def meru(
     scale = arguments.positive("logit_scale", logit_scale, image)
     weight = arguments.not_negative("entailment_weight", entailment_weight, image)
     curvature = arguments.positive("curvature", curvature, image)
+    min_radius = arguments.positive("min_radius", min_radius, image)
     labels = check_labels(labels, image, axis_name)
-    image, text = (exponential_map(x, curvature=curvature) for x in (image, text))
-    (text_of_image, label), _ = partners({"point": image}, {"point": text}, labels, axis_name)
-    outside = _outside(image, text_of_image["point"], curvature, min_radius)
-    outside = outside if label is None else jnp.where(label > 0.0, outside, 0.0)
     root = jnp.sqrt(curvature)
+    of_image, of_text = (_mapped_polar(x, root) for x in (image, text))
+    (text_of_image, label), _ = partners(of_image, of_text, labels, axis_name)
+    outside = _outside(of_image, text_of_image, min_radius)
+    outside = outside if label is None else jnp.where(label > 0.0, outside, 0.0)
+    image, text = (exponential_map(x, curvature=curvature) for x in (image, text))
     rows, columns = with_labels(_lifted(image, root), _lifted(text, root), labels, axis_name)
     both = reduce_pairs(
         _softmax_tile,

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from probemb import arguments
-from probemb.gaussians import gaussian, gaussians
+from probemb.euclidean import squared_quotient
+from probemb.gaussians import DiagonalGaussian, gaussian, gaussians
 
 
 def inclusion_test(p: Any, q: Any) -> jax.Array:
@@ -39,7 +40,7 @@ def inclusion_test(p: Any, q: Any) -> jax.Array:
     """
     p, q = gaussians(p, q)
     log_sum = jnp.logaddexp(p.log_variance, q.log_variance + math.log(2.0))
-    deviation = jnp.square(p.mean - q.mean) * jnp.exp(-log_sum)
+    deviation = squared_quotient(p.mean - q.mean, log_sum)
     return -0.5 * (p.log_variance + log_sum) - math.log(2.0 * math.pi) - deviation
 
 
@@ -74,9 +75,25 @@ def inclusion_test_released(p: Any, q: Any, *, mean_weight: Any = 1.0) -> jax.Ar
     p, q = gaussians(p, q)
     weight = arguments.not_negative("mean_weight", mean_weight, p.mean)
     log_sum = jnp.logaddexp(p.log_variance, q.log_variance + math.log(2.0))
-    deviation = weight * jnp.square(p.mean - q.mean) * jnp.exp(-log_sum)
+    deviation = weight * squared_quotient(p.mean - q.mean, log_sum)
     log_precision = log_sum - p.log_variance - q.log_variance - math.log(2.0)
     return -2.0 * p.log_variance - q.log_variance - 0.5 * log_precision - deviation
+
+
+def _differences(p: DiagonalGaussian, q: DiagonalGaussian) -> tuple[jax.Array, jax.Array]:
+    """Of both tests, what sets H(q in p) and H(p in q) apart, from narrow to wide variances.
+
+    log((v_p + 2 v_q) / (v_q + 2 v_p)) / 2 and d^2 / (v_p + 2 v_q) - d^2 / (v_q + 2 v_p) of the
+    difference d of the means. Each test by itself grows without bound as both variances fall.
+    """
+    half = 0.5 * (p.log_variance - q.log_variance)
+    log_2 = math.log(2.0)
+    log_ratio = jnp.logaddexp(half, log_2 - half) - jnp.logaddexp(-half, log_2 + half)
+    log_sum = jnp.logaddexp(p.log_variance, q.log_variance)
+    # 4 v_p v_q / (v_p + v_q)^2, the square of 1 / cosh(half).
+    product = jnp.exp(2.0 * (log_2 - jnp.logaddexp(half, -half)))
+    apart = squared_quotient(p.mean - q.mean, log_sum)
+    return 0.5 * log_ratio, apart * jnp.tanh(half) * 4.0 / (8.0 + product)
 
 
 def inclusion_loss(p: Any, q: Any, *, scale: Any = 1.0) -> jax.Array:
@@ -107,7 +124,9 @@ def inclusion_loss(p: Any, q: Any, *, scale: Any = 1.0) -> jax.Array:
     """
     p, q = gaussians(p, q)
     scale = arguments.positive("scale", scale, p.mean)
-    return jnp.mean(jax.nn.softplus(scale * (inclusion_test(q, p) - inclusion_test(p, q))))
+    log_ratio, deviation = _differences(p, q)
+    apart = 0.5 * (p.log_variance - q.log_variance) + log_ratio + deviation
+    return jnp.mean(jax.nn.softplus(scale * apart))
 
 
 def inclusion_loss_released(
@@ -138,8 +157,9 @@ def inclusion_loss_released(
     """
     p, q = gaussians(p, q)
     scale = arguments.positive("scale", scale, p.mean)
-    apart = inclusion_test_released(q, p, mean_weight=mean_weight)
-    apart -= inclusion_test_released(p, q, mean_weight=mean_weight)
+    weight = arguments.not_negative("mean_weight", mean_weight, p.mean)
+    log_ratio, deviation = _differences(p, q)
+    apart = p.log_variance - q.log_variance + log_ratio + weight * deviation
     return jnp.mean(jax.nn.softplus(scale * apart))
 
 

@@ -1,13 +1,14 @@
 """The distances and scores of `distances` between all pairs of two sets.
 
 Every function takes Gaussians p (rows, dimension) and q (columns, dimension) and
-gives (rows, columns). Where the formula allows, it is a matrix product: both
-sets are centred on their common mean first, since |m_p - m_q|^2 from |m_p|^2 +
-|m_q|^2 - 2 m_p . m_q loses what the means share; products accumulate in float32 or
-wider at full precision; and what cannot be negative is clamped at 0.
+gives (rows, columns). Squared distances are matrix products: both sets are centred on
+their common mean first, since |m_p - m_q|^2 from |m_p|^2 + |m_q|^2 - 2 m_p . m_q loses what
+the means share; products accumulate in float32 or wider at full precision; and what cannot
+be negative is clamped at 0.
 
-The others need a logarithm for every dimension of every pair; they run in
-blocks of rows, so that memory grows with the result alone.
+Where a variance divides, a matrix product would lose the small among the large: those
+functions take every dimension of every pair, in blocks of rows, so that memory grows with the
+result alone.
 """
 
 import functools
@@ -34,12 +35,6 @@ def _two_sets(p: Any, q: Any) -> tuple[DiagonalGaussian, DiagonalGaussian]:
     return p, q
 
 
-def _centered_sets(p: Any, q: Any) -> tuple[DiagonalGaussian, DiagonalGaussian]:
-    p, q = _two_sets(p, q)
-    of_p, of_q = euclidean.centered(p.mean, q.mean)
-    return p._replace(mean=of_p), q._replace(mean=of_q)
-
-
 def sampled_distance(p: Any, q: Any) -> jax.Array:
     """`distances.sampled_distance` of all pairs, by a matrix product.
 
@@ -62,9 +57,9 @@ def sampled_distance(p: Any, q: Any) -> jax.Array:
       >>> round(float(sampled_distance(p, p)[0, 1]), 4)
       6.0
     """
-    p, q = _centered_sets(p, q)
+    p, q = _two_sets(p, q)
     traces = jnp.sum(p.variance, axis=1)[:, None] + jnp.sum(q.variance, axis=1)[None]
-    return euclidean.squared_distance(p.mean, q.mean) + traces
+    return euclidean.squared_distance(*euclidean.centered(p.mean, q.mean)) + traces
 
 
 def wasserstein_2(p: Any, q: Any) -> jax.Array:
@@ -92,15 +87,22 @@ def wasserstein_2(p: Any, q: Any) -> jax.Array:
       0.0
     """
     p, q = _two_sets(p, q)
-    x, y = (jnp.concatenate([g.mean, g.standard_deviation], axis=1) for g in (p, q))
-    return euclidean.square_root(euclidean.squared_distance(*euclidean.centered(x, y)))
+    means = euclidean.centered(p.mean, q.mean)
+    log_sigmas = 0.5 * p.log_variance, 0.5 * q.log_variance
+    # In units of the greatest coordinate or sigma above 1, so that no square leaves the floats.
+    greatest = [jnp.log(jnp.max(jnp.abs(x), initial=1.0)) for x in means]
+    greatest += [jnp.max(x) for x in log_sigmas]
+    log_unit = jax.lax.stop_gradient(functools.reduce(jnp.maximum, greatest))
+    x, y = (
+        jnp.concatenate([euclidean.quotient(mean, log_unit), jnp.exp(sigma - log_unit)], axis=1)
+        for mean, sigma in zip(means, log_sigmas, strict=True)
+    )
+    distance = euclidean.square_root(euclidean.squared_distance(*euclidean.centered(x, y)))
+    return euclidean.quotient(distance, -log_unit)
 
 
 def kl_divergence(p: Any, q: Any) -> jax.Array:
-    """`distances.kl_divergence` of all pairs, by matrix products.
-
-    sum_d (v_p + m_p^2) / v_q - 2 m_p m_q / v_q is an inner product. Its terms grow with 1 / v_q:
-    for small variances float32 leaves an error of about 1e-7 |m|^2 / v_q.
+    """`distances.kl_divergence` of all pairs, in blocks of rows.
 
     Args:
       p: Gaussians (rows, dimension).
@@ -121,17 +123,11 @@ def kl_divergence(p: Any, q: Any) -> jax.Array:
       >>> round(float(kl_divergence(p, p)[0, 1]), 4)
       0.0
     """
-    p, q = _centered_sets(p, q)
-    precision = jnp.exp(-q.log_variance)
-    left = jnp.concatenate([p.variance + jnp.square(p.mean), -2.0 * p.mean], axis=1)
-    right = jnp.concatenate([precision, q.mean * precision], axis=1)
-    of_q = jnp.sum(q.log_variance + jnp.square(q.mean) * precision - 1.0, axis=1)
-    of_p = jnp.sum(p.log_variance, axis=1)
-    return jnp.maximum(0.5 * (euclidean.product(left, right) + of_q[None] - of_p[:, None]), 0.0)
+    return _in_blocks(distances.kl_divergence, *_two_sets(p, q))
 
 
 def jeffreys_divergence(p: Any, q: Any) -> jax.Array:
-    """`distances.jeffreys_divergence` of all pairs, by matrix products.
+    """`distances.jeffreys_divergence` of all pairs, in blocks of rows.
 
     Args:
       p: Gaussians (rows, dimension).
@@ -152,7 +148,7 @@ def jeffreys_divergence(p: Any, q: Any) -> jax.Array:
       >>> round(float(jeffreys_divergence(p, p)[0, 1]), 4)
       0.0
     """
-    return kl_divergence(p, q) + kl_divergence(q, p).T
+    return _in_blocks(distances.jeffreys_divergence, *_two_sets(p, q))
 
 
 def geometric_jensen_shannon_divergence(p: Any, q: Any) -> jax.Array:
