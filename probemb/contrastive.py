@@ -120,7 +120,7 @@ def soft_contrastive_of_samples(
 
     Args:
       x: samples (sample, dimension), or (samples, log-weights) as of
-        `GaussianMixture.stratified_sample`.
+        `GaussianMixture.stratified_sample`; weights are divided by their sum.
       y: samples of the other input; as many as there are.
       match: m, 1 for a match and 0 for none, or a probability between.
       negative_scale: a > 0.
@@ -435,13 +435,7 @@ def pcme_quadrature(
     a = arguments.positive("negative_scale", negative_scale, image.mean)
     b = arguments.scalar("shift", shift, image.mean)
     labels = check_labels(labels, image.mean, axis_name)
-    of_image, of_text = centered(image.mean, text.mean, axis_name)
-    rows, columns = with_labels(
-        {"gaussian": image._replace(mean=of_image)},
-        {"gaussian": text._replace(mean=of_text)},
-        labels,
-        axis_name,
-    )
+    rows, columns = with_labels({"gaussian": image}, {"gaussian": text}, labels, axis_name)
     losses, _ = reduce_pairs(
         _expected_tile,
         total,

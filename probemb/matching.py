@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from probemb import arguments, distances
-from probemb.euclidean import product, square_root, squared_distance
+from probemb.euclidean import square_root
 from probemb.gaussians import DiagonalGaussian, GaussianMixture, gaussian_or_mixture
 from probemb.separation import log_expected_sigmoids
 
@@ -59,7 +59,7 @@ def log_mean_sigmoid(logits: jax.Array, log_weights: jax.Array) -> tuple[jax.Arr
 
 
 def _weighted(name: str, samples: Any) -> Samples:
-    """Samples with their log-weights; plain samples weigh the same."""
+    """Samples with their log-weights, which add up to 1; plain samples weigh the same."""
     if isinstance(samples, tuple) and len(samples) == 2:
         points = arguments.batch(name, samples[0], "sample dimension")
         log_weights = arguments.batch(f"{name}'s log-weights", samples[1], "sample")
@@ -68,7 +68,7 @@ def _weighted(name: str, samples: Any) -> Samples:
                 f"{name} must have one log-weight per sample, "
                 f"got {len(log_weights)} for {len(points)}"
             )
-        return points, log_weights
+        return points, jax.nn.log_softmax(log_weights)
     points = arguments.batch(name, samples, "sample dimension")
     return points, jnp.full(len(points), -jnp.log(len(points)), points.dtype)
 
@@ -92,7 +92,7 @@ def monte_carlo_match_probability(x: Any, y: Any, *, negative_scale: Any, shift:
 
     Args:
       x: samples (sample, dimension), or (samples, log-weights) as of
-        `GaussianMixture.stratified_sample`.
+        `GaussianMixture.stratified_sample`; weights are divided by their sum.
       y: samples of the other input; as many as there are.
       negative_scale: a > 0.
       shift: b.
@@ -115,30 +115,25 @@ def monte_carlo_match_probability(x: Any, y: Any, *, negative_scale: Any, shift:
     return jnp.exp(jnp.minimum(log_match, 0.0))  # weights sum to 1 but for rounding
 
 
-def matched_moments(
-    squared_distance: jax.Array,
-    trace: jax.Array,
-    squared_variance: jax.Array,
-    variance_along: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
+def matched_moments(apart: jax.Array, spread: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The isotropic variance and the degrees of freedom that stand for a diagonal Gaussian.
 
     With s_d the variance and m_d the mean of dimension d of z_1 - z_2, |z_1 - z_2|^2 has
     the mean |m|^2 + sum s_d and the variance 2 sum s_d^2 + 4 sum m_d^2 s_d. The noncentral
     chi-squared of the same |m|^2, mean and variance has
 
-        s = (sum s_d^2 + 2 sum m_d^2 s_d) / (sum s_d + 2 |m|^2),    D = sum s_d / s:
+        s = sum w_d s_d / sum w_d,  w_d = s_d + 2 m_d^2,    D = sum s_d / s:
 
-    s is a weighted mean of the s_d, and if all are equal, the result is exact.
+    a weighted mean of the s_d, and if all are equal, the result is exact.
 
     Args:
-      squared_distance: |m|^2.
-      trace: sum s_d.
-      squared_variance: sum s_d^2.
-      variance_along: sum m_d^2 s_d.
+      apart: m_d^2 (..., dimension).
+      spread: s_d (..., dimension).
     """
-    variance = (squared_variance + 2.0 * variance_along) / (trace + 2.0 * squared_distance)
-    return variance, trace / variance
+    weights = spread + 2.0 * apart
+    shares = weights / jnp.sum(weights, axis=-1, keepdims=True)
+    variance = jnp.sum(shares * spread, axis=-1)
+    return variance, jnp.sum(spread, axis=-1) / variance
 
 
 def _in_range(p: DiagonalGaussian) -> DiagonalGaussian:
@@ -150,15 +145,9 @@ def _in_range(p: DiagonalGaussian) -> DiagonalGaussian:
 def _log_expected(p: DiagonalGaussian, q: DiagonalGaussian, a: jax.Array, b: jax.Array):
     p, q = _in_range(p), _in_range(q)
     apart, spread = jnp.square(p.mean - q.mean), p.variance + q.variance
-    distance, trace = jnp.sum(apart, axis=-1), jnp.sum(spread, axis=-1)
-    variance, degrees = matched_moments(
-        distance,
-        trace,
-        jnp.sum(jnp.square(spread), axis=-1),
-        jnp.sum(apart * spread, axis=-1),
-    )
-    a, b = (jnp.broadcast_to(value, trace.shape) for value in (a, b))
-    return log_expected_sigmoids(distance, variance, degrees, a, b)
+    variance, degrees = matched_moments(apart, spread)
+    a, b = (jnp.broadcast_to(value, variance.shape) for value in (a, b))
+    return log_expected_sigmoids(jnp.sum(apart, axis=-1), variance, degrees, a, b)
 
 
 def log_expected_match_probability(
@@ -335,25 +324,13 @@ def weighted_samples(key: jax.Array, name: str, p: Any, num_samples: int) -> Sam
 def pairwise_log_expected(
     p: DiagonalGaussian, q: DiagonalGaussian, a: jax.Array, b: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """`log_expected_match_probability` of all pairs of two sets of centred Gaussians.
+    """`log_expected_match_probability` of all pairs of two sets of Gaussians.
 
-    The four sums over dimensions that it needs are matrix products. Memory is
-    `separation.NODES` times rows x columns.
+    Means are subtracted pair by pair: in |m_p|^2 + |m_q|^2 - 2 m_p . m_q, nearly equal means
+    leave only rounding, beside which a small variance is nothing. The quadrature costs more.
+    Memory is `separation.NODES` times rows x columns.
     """
-    p, q = _in_range(p), _in_range(q)
-    v, u = p.variance, q.variance
-    apart = squared_distance(p.mean, q.mean)
-    trace = jnp.sum(v, axis=1)[:, None] + jnp.sum(u, axis=1)[None]
-    squared_variance = (
-        jnp.sum(v * v, axis=1)[:, None] + jnp.sum(u * u, axis=1)[None] + 2.0 * product(v, u)
+    rows, columns = (
+        jax.tree.map(lambda x, k=k: jnp.expand_dims(x, k), g) for k, g in ((1, p), (0, q))
     )
-    of_p, of_q = jnp.square(p.mean), jnp.square(q.mean)
-    left = jnp.concatenate([v, of_p, -2.0 * p.mean * v, -2.0 * p.mean], axis=1)
-    right = jnp.concatenate([of_q, u, q.mean, q.mean * u], axis=1)
-    along = (
-        jnp.sum(of_p * v, axis=1)[:, None] + jnp.sum(of_q * u, axis=1)[None] + product(left, right)
-    )
-    along = jnp.maximum(along, 0.0)
-    variance, degrees = matched_moments(apart, trace, squared_variance, along)
-    a, b = (jnp.broadcast_to(value, trace.shape) for value in (a, b))
-    return log_expected_sigmoids(apart, variance, degrees, a, b)
+    return _log_expected(rows, columns, a, b)
