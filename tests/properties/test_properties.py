@@ -185,6 +185,13 @@ def test_it_ends_whatever_the_floats(case):
                 jax.block_until_ready(case.program(changed))
 
 
+@needs("jit")
+def test_arguments_may_be_traced_one_at_a_time_beside_concrete_ones(case):
+    values = jax.tree.map(jnp.asarray, case.example(0, 0.3))
+    for name in values:
+        jax.eval_shape(lambda one: case({**values, name: one}), values[name])  # noqa: B023
+
+
 @needs()
 def test_eagerly_it_gives_the_same_and_compiles_nothing_again(case):
     in_jax = "jit" not in case.row.but
