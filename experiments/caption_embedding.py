@@ -62,7 +62,7 @@ SETTINGS: dict[Method, Settings] = {
     "triplet": Settings(1e-3, 0.2),
     "meru": Settings(1e-3, 0.2),
 }
-"""Of each method by default, chosen on held-out digits by `experiments.caption_settings`."""
+"""Of each method by default; `experiments.caption_settings` tries others on held-out digits."""
 
 # Narrow; the bottleneck widens what can be wide.
 _INITIAL_LOG_VARIANCE = -6.0

@@ -11,9 +11,10 @@ Spearman's correlation of the method's own uncertainty with the true ambiguity, 
 unseen numbers. The digits and numbers are those for training, split again
 (`captioned_digits.load`): the test of `digit_captions` has no part in it.
 
-What is chosen are the defaults of `digit_captions` and `photograph_captions`:
-`caption_embedding.SETTINGS`. `caption_settings.md` has all that was tried. The same command again
-goes on where the last one was stopped. On two CPU cores: about forty minutes by default.
+What is chosen belongs into `caption_embedding.SETTINGS`, the defaults of `digit_captions` and
+`photograph_captions`. A shorter training than theirs tells little: at 1,500 steps retrieval has
+hardly begun. The same command again goes on where the last one was stopped. On two CPU cores:
+about an hour and a half by default.
 """
 
 import dataclasses
@@ -58,14 +59,14 @@ class Config:
 
     methods: tuple[Method, ...] = caption_embedding.METHODS
     """Whose settings to choose."""
-    num_steps: int = 1500
+    num_steps: int = 4000
     """Steps of a training."""
     seed: int = 100
     """Of all trainings; those of digit captions have other ones."""
     datasets: Path = Path("results/datasets")
     """Where the data set is prepared, once."""
     toy: bool = False
-    """To see all of it in two minutes, too short to choose by: pcmepp alone, 20 steps."""
+    """To see all of it quickly, too short to choose by: pcmepp alone, 20 steps."""
     output: Path | None = None
     """The folder of the run. Default: in results, named after all options."""
 

@@ -45,8 +45,8 @@ class Training:
     batch_size: int = 64
     """Images of a batch, each with one caption."""
     learning_rate: float | None = None
-    """The rate of Adam at the start; it falls to 0 along a cosine. Default: each method's own,
-    chosen on held-out digits (caption_settings.md)."""
+    """The rate of Adam at the start; it falls to 0 along a cosine. Default: each method's own
+    (`caption_embedding.SETTINGS`)."""
     num_samples: int = 4
     """Samples of an embedding in PCME's loss."""
     bottleneck_weight: float | None = None
