@@ -351,8 +351,8 @@ def reliability(
     # NumPy keeps the precision that is given.
     xp, exact = (np, np.asarray(given)) if arguments.concrete(given) else (jnp, probability)
     exact = exact.astype(np.result_type(exact, np.float32))
-    edges = xp.asarray(np.linspace(0.0, 1.0, num_bins + 1).astype(exact.dtype))
-    place = xp.maximum(xp.searchsorted(edges, exact, side="left") - 1, 0)
+    edges = np.linspace(0.0, 1.0, num_bins + 1).astype(exact.dtype)
+    place = xp.sum(exact[:, None] > xp.asarray(edges[1:-1])[None], axis=1)
 
     def sums(values: jax.Array) -> jax.Array:
         return jnp.zeros(num_bins, values.dtype).at[place].add(values)

@@ -128,7 +128,7 @@ def _inversions(by_value: jax.Array, weights: jax.Array) -> jax.Array:
         return (by_value, descending), None
 
     halves = [half for half in 2 ** np.arange(31)[::-1] if _PAIRS <= half < size]
-    state = by_value, jnp.zeros((), weights.dtype)
+    state = by_value, jnp.sum(weights[:0])  # a 0 that varies over devices as the weights do
     descending = jax.lax.scan(parted, state, jnp.asarray(halves, jnp.int32))[0][1]
 
     value = jnp.zeros_like(place).at[by_value].set(place, unique_indices=True)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import sklearn.metrics
+from jax.sharding import Mesh, PartitionSpec
 
 from probemb import DiagonalGaussian, GeneralizedGaussian, calibration
 
@@ -344,6 +345,18 @@ def test_kendall_of_any_number_of_items(number):
     for one, other in ((x, y), (y, x), (jnp.asarray(x), jnp.asarray(y))):
         np.testing.assert_allclose(calibration.kendall_tau(one, other), expected, rtol=1e-12)
     np.testing.assert_allclose(jax.jit(calibration.kendall_tau)(x, y), expected, rtol=1e-12)
+
+
+def test_kendall_within_shard_map():
+    mesh = Mesh(np.array(jax.devices()[:1]), ("batch",))
+    spec = PartitionSpec("batch")
+    x, y = two_orders(38, 150)
+
+    def of_share(x, y):
+        return calibration.kendall_tau(x[0], y[0])[None]
+
+    shared = jax.jit(jax.shard_map(of_share, mesh=mesh, in_specs=spec, out_specs=spec))
+    np.testing.assert_allclose(shared(x[None], y[None])[0], calibration.kendall_tau(x, y))
 
 
 def test_kendall_of_weights_is_the_sum_over_pairs():
