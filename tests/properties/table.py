@@ -48,6 +48,7 @@ class Row(NamedTuple):
       float32: how near float32 comes to float64, in units of the results' greatest magnitude
         or of 1.
       gradient32: the same of the derivatives.
+      batches: how many are drawn; few where a call takes long.
       but: the properties that it does not have, each with the reason.
     """
 
@@ -56,6 +57,7 @@ class Row(NamedTuple):
     call: Callable[..., Any] = lambda function, **arguments: function(**arguments)
     float32: float = 1e-4
     gradient32: float = 1e-3
+    batches: int = 12
     but: Mapping[str, str] = {}
 
 
@@ -105,6 +107,22 @@ def _rows(module: str, names: str, row: Row) -> dict[str, Row]:
 def _of(*names: str, **options: Any) -> Callable[[Draw], dict[str, Any]]:
     """Two Gaussians of these names."""
     return lambda d: dict(zip(names, d.gaussians(3, **options), strict=True))
+
+
+def _in_precision_of(values: Any, parameters: Any) -> Any:
+    single = getattr(values, "dtype", None) == np.float32
+    return jax.tree.map(lambda x: x.astype(np.float32 if single else np.float64), parameters)
+
+
+def _network(make: Callable) -> Callable:
+    """A call with the parameters of a network, in the precision of the image."""
+
+    def call(function, image, **arguments):
+        parameters = _in_precision_of(image, call.prepare())
+        return function(image, parameters=parameters, **arguments)
+
+    call.prepare = functools.cache(make)
+    return call
 
 
 def _fixed(**fixed: Any) -> Callable:
@@ -222,20 +240,26 @@ LASI_JAX = {
         ),
         but=_HOST,
     ),
-    "lasi_jax.squeezenet.initialize": Row(lambda d: {"key": d.seed()}, {"version": "1.1"}),
+    "lasi_jax.squeezenet.initialize": Row(
+        lambda d: {"key": d.seed()}, {"version": "1.1"}, batches=1
+    ),
     **_rows(
         "lasi_jax.squeezenet",
         "features logits",
         Row(
             lambda d: {"image": d.image(17, 17, 3)},
-            call=_fixed(parameters=lambda: squeezenet.initialize(jax.random.key(0), version="1.1")),
+            batches=1,
+            call=_network(lambda: squeezenet.initialize(jax.random.key(0), version="1.1")),
         ),
     ),
-    "lasi_jax.trunks.initialize": Row(lambda d: {"key": d.seed()}, {"network": "alexnet"}),
+    "lasi_jax.trunks.initialize": Row(
+        lambda d: {"key": d.seed()}, {"network": "alexnet"}, batches=1
+    ),
     "lasi_jax.trunks.features": Row(
         lambda d: {"image": d.image(64, 64, 3)},
-        {"layers": ("conv1", "conv2")},
-        call=_fixed(parameters=lambda: trunks.initialize(jax.random.key(0), network="alexnet")),
+        batches=1,
+        options={"layers": ("conv1", "conv2")},
+        call=_network(lambda: trunks.initialize(jax.random.key(0), network="alexnet")),
     ),
     **_rows("lasi_jax", "squeezenet.load trunks.load lpips_heads.load", _FILE),
     **_rows("lasi_jax.weight_files", "names read load", _FILE),
@@ -334,11 +358,6 @@ def _predicted(d: Draw) -> dict[str, Any]:
 
 def _ranked(d: Draw) -> dict[str, Any]:
     return {"scores": d.floats(4, 6), "positives": d.binary(4, 6) > 0}
-
-
-def _in_precision_of(values: Any, parameters: Any) -> Any:
-    single = getattr(values, "dtype", None) == np.float32
-    return jax.tree.map(lambda x: x.astype(np.float32 if single else np.float64), parameters)
 
 
 def _head(make: Callable) -> Callable:

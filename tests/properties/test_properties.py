@@ -22,7 +22,7 @@ from tests.properties.draws import Draw
 from tests.properties.table import PROPERTIES, TABLE, public_functions
 
 # A loop that does not end holds no Python lock: only a watching thread can end its process.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120, method="thread")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300, method="thread")]
 
 FUNCTIONS = public_functions()
 # How near float64 comes to itself by another program.
@@ -32,7 +32,7 @@ HOSTILE = (np.nan, np.inf, -np.inf, 1e30, 1e-40, 0.0)
 
 # Compiled once, run a few times: not worth optimizing.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-drawn = settings(max_examples=12, derandomize=True, deadline=None, database=None)
+drawn = functools.partial(settings, derandomize=True, deadline=None, database=None)
 
 
 def test_every_public_function_has_a_row_and_no_row_is_left_over():
@@ -140,7 +140,7 @@ def assert_finite(arrays, what: str):
 
 @needs("jit")
 def test_results_and_derivatives_are_finite_and_both_modes_agree(case):
-    @drawn
+    @drawn(max_examples=case.row.batches)
     @given(seed=st.integers(0, 2**20), extent=st.sampled_from([0.0, 0.3, 1.0]))
     def holds(seed, extent):
         for dtype in (np.float64, np.float32):
@@ -149,8 +149,8 @@ def test_results_and_derivatives_are_finite_and_both_modes_agree(case):
                 assert_finite((found, others), f"the result in {dtype.__name__}")
                 assert_finite(gradients, f"the gradient in {dtype.__name__}")
             if len(along) == 2 and dtype == np.float64:
-                summed = sum(np.abs(g).reshape(EXAMPLES, -1).sum(1) for g in gradients)
-                gap = np.abs(along[0] - along[1])
+                summed = sum(np.abs(np.asarray(g)).reshape(EXAMPLES, -1).sum(1) for g in gradients)
+                gap = np.abs(np.asarray(along[0]) - np.asarray(along[1]))
                 assert (gap <= 1e-6 * (1.0 + summed)).all(), f"modes: apart by {gap} of {summed}"
 
     holds()
@@ -161,7 +161,7 @@ def test_float32_is_near_float64(case):
     if "key" in case.example(0, 0.0):
         pytest.skip("random numbers of another precision are other numbers")
 
-    @drawn
+    @drawn(max_examples=case.row.batches)
     @given(seed=st.integers(0, 2**20), extent=st.sampled_from([0.0, 0.3, 1.0]))
     def holds(seed, extent):
         found, others, gradients, _ = case.program(case.batch(seed, extent, np.float32))
