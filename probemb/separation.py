@@ -3,7 +3,7 @@
 For isotropic Gaussians in D dimensions, |z_1 - z_2| / sqrt(s) has the noncentral chi
 distribution with D degrees of freedom and noncentrality |m_1 - m_2| / sqrt(s), where s
 is the sum of the two variances. The mean of sigmoid(b - a |z_1 - z_2|) is therefore a
-one-dimensional integral, here by Gauss-Legendre quadrature: in our tests to 1e-10, with
+one-dimensional integral, here by Gauss-Legendre quadrature: in our tests to 1e-9, with
 first derivatives to 1e-8 and second ones to 1e-6, for whole D and for the fractions between
 1 and 2 that stand for very unequal variances. It is less exact for the logarithms of the
 rarest matches. Float32 resolves the sigmoid up to a sqrt(s) of about 1e5.
@@ -74,12 +74,12 @@ def _log_density(
     shrunk_w = -squared_noncentrality * grown / (jnp.square(order) * (w + w_0) * (1.0 + w))
     nearly_1 = 1.0 - float(jnp.finfo(w.dtype).eps)
     log_w = -jnp.log1p(jnp.maximum(shrunk_w, -nearly_1))  # log((1 + w) / (1 + w_0))
-    # Each step is divided by 1 + w, which leaves the products of the order of 1.
+    # Each step is divided by order (1 + w), which leaves the products within the floats.
     factor, factor_0 = (
         math.prod([step * share for step in steps], start=value)
         for share, value, steps in (
-            (1.0 / (1.0 + w), value / jnp.sqrt(w), steps),
-            (1.0 / (1.0 + w_0), value_0 / jnp.sqrt(w_0), steps_0),
+            (1.0 / (order * (1.0 + w)), value / jnp.sqrt(w), steps),
+            (1.0 / (order * (1.0 + w_0)), value_0 / jnp.sqrt(w_0), steps_0),
         )
     )
     return (

@@ -78,6 +78,35 @@ def test_derivative_is_the_ratio_times_x_minus_one(order):
     np.testing.assert_allclose(slopes(order, x), x * both(order, x)[1] - 1.0, atol=TRUNCATION)
 
 
+@pytest.mark.parametrize("order", [-0.5, 0.0, 0.25, 0.5, 7.0, 31.0])
+def test_derivatives_are_those_of_the_function_itself(order):
+    """A - 1 and A' = 1 - A^2 - (2v + 1) A / x for A = I_{v+1}(x) / I_v(x) by SciPy."""
+    x = np.array([0.1, 1.0, 4.0, 30.0, 300.0])
+    ratio = ive(order + 1.0, x) / ive(order, x)
+    slope = np.vectorize(lambda x: float(slope_and_bend(order, x)[0]))(x)
+    bend = np.vectorize(lambda x: float(slope_and_bend(order, x)[1]))(x)
+    np.testing.assert_allclose(slope, ratio - 1.0, atol=TRUNCATION)
+    expected = 1.0 - ratio**2 - (2.0 * order + 1.0) * ratio / x
+    np.testing.assert_allclose(bend, expected, rtol=1e-7, atol=1e-8)
+
+
+@jax.jit
+def slope_and_bend(order, x):
+    def slope(x):
+        return jax.grad(lambda x: log_bessel_and_ratio(order, x)[0])(x)
+
+    return jax.value_and_grad(slope)(x)
+
+
+def test_derivative_in_the_order_is_that_of_the_function_itself():
+    x, step = 3.0, 1e-3
+    for order in (-0.5, 0.0, 1.0, 6.0):
+        slope = jax.jvp(lambda v: log_bessel_and_ratio(v, jnp.asarray(x))[0], (order,), (1.0,))[1]
+        values = [np.log(ive(order + k * step, x)) for k in (-2, -1, 1, 2)]
+        expected = np.dot(values, [1.0, -8.0, 8.0, -1.0]) / (12.0 * step) - np.log(x)
+        np.testing.assert_allclose(slope, expected, atol=1e-8)
+
+
 def test_gradient_equals_finite_differences_to_second_order(check_to_second_order):
     order, x = jnp.array([-0.5, 0.0, 2.5, 100.0]), jnp.array([0.2, 3.0, 40.0, 7.0])
     check_to_second_order(lambda x: both(order, x), (x,))

@@ -200,6 +200,38 @@ def test_the_quadrature_is_finite_at_the_edges(dtype, log_variance):
     chex.assert_tree_all_finite(quadrature_with_gradient(p, p, dtype(15.0), dtype(5.0)))
 
 
+def nearly_equal(length, log_variance, moved):
+    """Three images and three texts in 16 dimensions, in float32."""
+    mean = np.random.default_rng(0).normal(size=(3, 16))
+    mean *= length / np.linalg.norm(mean, axis=1, keepdims=True)
+    return np.float32(mean), np.float32(mean * (1.0 + moved)), np.full((3, 16), log_variance)
+
+
+def test_the_quadrature_of_nearly_equal_pairs_keeps_float32s_digits():
+    mean, log_variance = np.zeros((3, 16), np.float32), np.full((3, 16), -35.0)
+    mean[:, :2], log_variance[:, :2] = [[0.6, 0.8], [0.8, -0.6], [1.0, 0.0]], -20.0
+    cases = [(mean, mean, log_variance)]
+    cases += [nearly_equal(1.0, -25.0, 0.0), nearly_equal(80.0, -15.0, 1e-5)]
+    for image, text, log_variance in cases:
+        near, exact = (
+            quadrature_with_gradient(
+                *(
+                    DiagonalGaussian(jnp.asarray(x, dtype), jnp.asarray(log_variance, dtype))
+                    for x in (image, text)
+                ),
+                dtype(15.0),
+                dtype(15.0),
+            )
+            for dtype in (np.float32, np.float64)
+        )
+        if image is mean:
+            np.testing.assert_allclose(exact[0], 14.579, atol=5e-4)
+        np.testing.assert_allclose(near[0], exact[0], rtol=1e-5, atol=1e-5)
+        for mine, theirs in zip(*map(jax.tree.leaves, (near[1], exact[1])), strict=True):
+            # Beside 15, the slope of a logit.
+            np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-3)
+
+
 def test_soft_contrastive_is_its_definition():
     p, q = (jax.tree.map(lambda x: x[0], g) for g in gaussians())
     key = jax.random.key(3)

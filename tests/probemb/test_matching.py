@@ -167,6 +167,66 @@ def test_identical_gaussians_of_any_width_have_finite_gradients(dtype, log_varia
     chex.assert_tree_all_finite(found)
 
 
+def test_a_hundred_standard_deviations_apart_with_sharp_logits():
+    p, q = (
+        DiagonalGaussian(jnp.full(1, m, jnp.float32), jnp.full(1, np.float32(4.0)))
+        for m in (0, 3500)
+    )
+    value, gradient = log_probabilities_with_gradients(p, q, np.float32(50.0), np.float32(0.0))
+    assert float(value) == pytest.approx(-(3500.0**2) / (4.0 * np.exp(4.0)), rel=1e-3)
+    chex.assert_tree_all_finite(gradient)
+    assert expected_match_probability(p, q, np.float32(50.0), np.float32(0.0)) == 0.0
+
+
+def test_float32_is_finite_and_near_float64_over_wide_ranges():
+    generator, shape = np.random.default_rng(3), (2, 1500, 3)
+    number = shape[1]
+    means = 10.0 ** generator.uniform(-6.0, 6.0, (2, number, 1)) * generator.normal(size=shape)
+    log_variances = generator.uniform(-35.0, 35.0, shape)
+    means[:, :500, 1:], log_variances[:, :500, 1:] = 0.0, -35.0  # nearly one dimension
+    equal = generator.random(number) < 0.2
+    means[1, equal] = means[0, equal] * (1.0 + 1e-6)
+    a = 10.0 ** generator.uniform(-3.0, 3.0, number)
+    distance = np.sqrt(np.sum((means[0] - means[1]) ** 2 + np.exp(log_variances).sum(0), axis=-1))
+    b = np.where(generator.random(number) < 0.5, a * distance, generator.uniform(-1e3, 1e3, number))
+    p, q = (DiagonalGaussian(*one) for one in zip(means, log_variances, strict=True))
+    narrow = jax.tree.map(np.float32, (p, q, a, np.clip(b, -1e3, 1e3)))
+    near, exact = (
+        wide_with_gradients(*jax.tree.map(lambda x, dtype=dtype: jnp.asarray(x, dtype), narrow))
+        for dtype in (np.float32, np.float64)
+    )
+    chex.assert_tree_all_finite(near)
+    # A shift of 1000 has no more digits than 6e-5.
+    for mine, theirs in zip(near[0], exact[0], strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=2e-5, atol=1e-4)
+    for mine, theirs in zip(near[1][:2], exact[1][:2], strict=True):
+        np.testing.assert_allclose(mine.log_variance, theirs.log_variance, atol=5e-5)
+    np.testing.assert_allclose(near[1][3], exact[1][3], atol=2e-5)
+
+
+@jit
+@jax.vmap
+def wide_with_gradients(p, q, a, b):
+    """The two logarithms, and the gradient of the probability."""
+
+    def probability(p, q, a, b):
+        logs = probemb.log_expected_match_probability(p, q, negative_scale=a, shift=b)
+        return jnp.exp(logs[0]), logs
+
+    gradient, logs = jax.grad(probability, (0, 1, 2, 3), has_aux=True)(p, q, a, b)
+    return logs, gradient
+
+
+@pytest.mark.parametrize("common", [0.0, np.log(2.0), -5.0])
+def test_log_weights_count_by_their_shares(common):
+    x, y = jnp.asarray([[0.0], [2.0]]), jnp.zeros((1, 1))
+    log_weights = jnp.log(jnp.asarray([0.25, 0.75])) + common
+    value = probemb.monte_carlo_match_probability(
+        (x, log_weights), y, negative_scale=1.0, shift=0.0
+    )
+    np.testing.assert_allclose(value, 0.25 * 0.5 + 0.75 * expit(-2.0), rtol=1e-12)
+
+
 def test_monte_carlo_is_the_mean_over_all_pairs(golden):
     samples = [np.asarray(golden(f"{name}_samples")) for name in ("image", "text")]
     a, b = 2.0 * golden("pcme/negative_scale"), 2.0 * golden("pcme/shift")
