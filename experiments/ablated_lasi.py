@@ -1,4 +1,4 @@
-"""LASI with its parts exchangeable: which neighbours, how many, which examples.
+"""LASI with its parts exchangeable: which neighbours, how many, which examples, which remedy.
 
 LASI predicts an element from the N nearest *earlier* elements and learns how
 from all *earlier* ones. Nothing about comparing two images asks for an order,
@@ -9,6 +9,17 @@ so here both may also come from all sides:
     two-sided      the N nearest of all j != t     all j != t
 
 The element itself is in neither, so what it is worth can be measured on it.
+
+Where all values are near 0, at middle grey, the regression has nothing to learn from but noise,
+and noise decides the direction of its coefficients. Remedies:
+
+    prior          the ridge pulls to the mean of the N neighbours, |theta - 1 / N|^2, not to 0;
+                   `lasi_jax` has it as the option `prior`
+    intercept      a neighbour more whose value is always 1, with a coefficient of its own
+    shift by 1     values in [0, 2]: the middle of the range is no longer 0, but black is
+    shift by 2     values in [1, 3]: no value is near 0
+    local means    of the examples, subtracted from their values: covariances instead of moments
+    offset 0.03    in place of the 1e-6 that is added to the coefficients of an embedding
 
 All examples are summed by matrix products over rows and over columns, simple
 rather than fast: the time grows with the third power of an image's side.
@@ -27,6 +38,11 @@ from lasi_jax.embedding import DECAY, OFFSET, RIDGE
 from lasi_jax.neighborhood import neighbor_index
 
 NEIGHBORHOODS = ("causal", "two-sided")
+REMEDIES = (
+    *("none", "prior", "intercept", "shift by 1", "shift by 2", "local means", "offset 0.03"),
+)
+_SHIFTS = {"shift by 1": 1.0, "shift by 2": 2.0}
+_WIDER_OFFSET = 0.03
 
 
 class Variant(NamedTuple):
@@ -37,12 +53,14 @@ class Variant(NamedTuple):
       neighborhood: "causal", which is LASI, or "two-sided".
       decay: weight of an example per unit of L1 distance.
       ridge: added to the diagonal; on the scale of values in [-1, 1].
+      remedy: against noise at middle grey, see the head of this module; LASI has none.
     """
 
     neighborhood_size: int = 10
     neighborhood: str = "causal"
     decay: float = DECAY
     ridge: float = RIDGE
+    remedy: str = "none"
 
 
 class Measures(NamedTuple):
@@ -125,11 +143,12 @@ def _tables(shape: tuple[int, ...], variant: Variant) -> tuple[np.ndarray, _Sums
     return index.T.astype(np.int32), sums
 
 
-def _features(pair: jax.Array, index: jax.Array) -> jax.Array:
-    """Neighbours' values, 0 where missing, then own values: (n + 1, 2, height, row)."""
+def _features(pair: jax.Array, index: jax.Array, ones: bool) -> jax.Array:
+    """Neighbours' values, 0 where missing, `ones`, own values: (n + 1 or 2, 2, height, row)."""
     values = pair.reshape(2, -1)
     padded = jnp.pad(values, ((0, 0), (0, 1)))  # index -1 reads the zero at the end
-    features = jnp.concatenate([padded[:, index], values[:, None]], 1)
+    constant = [jnp.ones_like(values)[:, None]] * ones
+    features = jnp.concatenate([padded[:, index], *constant, values[:, None]], 1)
     return features.swapaxes(0, 1).reshape(-1, 2, len(pair[0]), pair[0, 0].size)
 
 
@@ -153,28 +172,46 @@ def _matrices(planes: jax.Array, size: int) -> jax.Array:
     return jnp.moveaxis(planes[plane], (0, 1), (-2, -1))
 
 
-def _directions(theta: jax.Array) -> jax.Array:
+def _directions(theta: jax.Array, offset: float) -> jax.Array:
     """The embeddings (..., n) of coefficients (..., n)."""
-    return (theta + OFFSET) / jnp.linalg.norm(theta + OFFSET, axis=-1, keepdims=True)
+    return (theta + offset) / jnp.linalg.norm(theta + offset, axis=-1, keepdims=True)
 
 
-@jax.jit
-def _measure(pair: jax.Array, index: jax.Array, sums: _Sums, ridge: jax.Array) -> Measures:
-    """The measures of images (2, *shape); variants of one N share its compilation."""
-    features, n = _features(pair, index), len(index)
+def _centered(moment: jax.Array, own: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
+    """Moments and own features less the means of the examples; feature n, the ones, is left out."""
+    weight = moment[..., n, n]
+    rest = np.delete(np.arange(n + 2), n)
+    mean = moment[..., n, rest] / jnp.where(weight > 0.0, weight, 1.0)[..., None]
+    products = weight[..., None, None] * mean[..., :, None] * mean[..., None, :]
+    return moment[..., rest, :][..., rest] - products, own[..., rest] - mean
+
+
+@functools.partial(jax.jit, static_argnames="remedy")
+def _measure(
+    pair: jax.Array, index: jax.Array, sums: _Sums, ridge: jax.Array, *, remedy: str
+) -> Measures:
+    """The measures of images (2, *shape); variants of one N and remedy share a compilation."""
+    centers = remedy == "local means"
+    pair = pair + _SHIFTS.get(remedy, 0.0)
+    features, n = _features(pair, index, centers or remedy == "intercept"), len(index)
     moments = _moments(features, sums)
+    size = len(features) - 1 - centers
+    prior = ridge / size if remedy == "prior" else jnp.zeros_like(ridge)
+    offset = _WIDER_OFFSET if remedy.startswith("offset") else OFFSET
 
     def measure_row(h: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        moment = _matrices(moments[:, :, h], n + 1)  # (2, row, n + 1, n + 1)
+        moment = _matrices(moments[:, :, h], len(features))  # (2, row, features, features)
+        own = jnp.moveaxis(features[:, :, h], 0, -1)
+        if centers:
+            moment, own = _centered(moment, own, n)
         # Both images in one call: two calls in one computation can hang jax 0.10.
-        system = moment[..., :n, :n] + ridge * jnp.eye(n, dtype=pair.dtype)
-        theta = jnp.linalg.solve(system, moment[..., :n, n:])[..., 0]
-        of_x, of_y = _directions(theta)
+        system = moment[..., :size, :size] + ridge * jnp.eye(size, dtype=pair.dtype)
+        theta = jnp.linalg.solve(system, moment[..., :size, size:] + prior)[..., 0]
+        of_x, of_y = _directions(theta, offset)
         # The residual is -(theta, -1) . (phi, x), of an example and of the element itself.
         signed = jnp.concatenate([theta, -jnp.ones_like(theta[..., :1])], -1)
         squares = jnp.einsum("...i,...ij,...j", signed, moment, signed, precision="highest")
-        own = jnp.sum(signed * jnp.moveaxis(features[:, :, h], 0, -1), -1)
-        return jnp.linalg.norm(of_x - of_y, axis=-1), squares, own
+        return jnp.linalg.norm(of_x - of_y, axis=-1), squares, jnp.sum(signed * own, -1)
 
     distance, squares, own = lax.map(measure_row, jnp.arange(features.shape[2]))
     weight = sums.within.sum(1) + sums.above.sum(1)[:, None] * sums.row.sum(1)
@@ -203,7 +240,8 @@ def measure(x: Any, y: Any, *, variant: Variant) -> Measures:
 
     Raises:
       TypeError: dtypes other than floats and uint8, or a size that is no integer.
-      ValueError: another neighbourhood, shapes that differ, options or values out of range.
+      ValueError: another neighbourhood or remedy, shapes that differ, options or values out of
+        range.
 
     Source: Severo, Theis and Ballé, ICLR 2024, for the causal variant, whose
     distance is `lasi_jax.distance`.
@@ -216,12 +254,16 @@ def measure(x: Any, y: Any, *, variant: Variant) -> Measures:
     """
     unit = (0.0, 1.0)
     x, y = images.check_pair(x, y, unit)
-    images.check_options(x.shape, variant.neighborhood_size, variant.decay, variant.ridge)
+    options = variant.neighborhood_size, variant.decay, variant.ridge
+    images.check_options(x.shape, *options, prior=0.0)
     if variant.neighborhood not in NEIGHBORHOODS:
         raise ValueError(
             f"neighborhood must be one of {', '.join(NEIGHBORHOODS)}, got {variant.neighborhood!r}"
         )
-    pair = jnp.stack([images.rescale(x, unit), images.rescale(y, unit)])
+    if variant.remedy not in REMEDIES:
+        raise ValueError(f"remedy must be one of {', '.join(REMEDIES)}, got {variant.remedy!r}")
+    pair = jnp.stack(images.rescale_pair(x, y, unit))
     index, sums = _tables(x.shape, variant)
     sums = _Sums(*(matrix.astype(pair.dtype) for matrix in sums))
-    return _measure(pair, index, sums, np.asarray(variant.ridge, pair.dtype))
+    ridge = np.asarray(variant.ridge, pair.dtype)
+    return _measure(pair, index, sums, ridge, remedy=variant.remedy)

@@ -5,21 +5,31 @@ weighted least squares solved at that element; the coefficients are its
 embedding, and the distance of two images is the mean distance of their
 embeddings. Exact, in linear time, with a gradient that is always finite.
 
+An image is (height, width) or (height, width, channel), channels last, floats
+in 0..1 or uint8. Three things to know first:
+
+- LASI does not tell an image from its negative: their distance is next to 0.
+- In even areas of middle grey only noise has a direction: noise that nobody sees
+  counts as a large difference there, unless `prior=1.0`.
+- Under `jit` no values are looked at: floats of 0..255 at the default range give
+  a plausible wrong number, unless `jax.experimental.checkify` checks them.
+
 Pure functions, ready for `jit`, `grad` and `vmap`; they need jax alone, and
 `agreement` SciPy, which comes with it. Data flows down this list:
 
     neighborhood    which earlier elements predict each element (static)
     tiling          how an image is cut into blocks and chunks (static)
     causal_sums     sums over all earlier elements, in linear time
+    batching        how vmap and a mesh run over images
     least_squares   the ridge system of every element
     regression      image -> solved blocks, and back for the gradient
     images          what users pass -> checked values in [-1, 1]
-    batching        how vmap runs over images
     embedding       coefficients, embedding, prediction
     distance        distance, distance_map
 
 Beside it stand the metrics that it is compared with, and how metrics are judged:
 
+    means           the mean of a map, within its range
     structural      SSIM and MS-SSIM
     deep_features   LPIPS, feature, style and DeePSiM losses over any feature function
     agreement       2AFC, JND and correlations with people's judgements, with intervals

@@ -1,10 +1,12 @@
 """Maximum differentiation: the images on which two metrics differ most.
 
 A metric is a function (x, y) -> distance of an image y to its reference x,
-differentiable in y. From a start y the `held` metric keeps its value, the
-level, while the `moved` metric goes to its least or its greatest value. What
-people see in the two extremes tells how good the held metric is: if the
-extremes look equally far from x, it is the moved metric that was wrong.
+differentiable in y; images are (height, width) or (height, width, channel),
+channels last, for the metrics of this package, and a batch goes through
+`jax.vmap`. From a start y the `held` metric keeps its value, the level, while the
+`moved` metric goes to its least or its greatest value. What people see in the two
+extremes tells how good the held metric is: if the extremes look equally far from
+x, it is the moved metric that was wrong.
 
 One step from y, where h and m are the gradients of the held and of the moved
 metric, and clip cuts to the range of the values:
@@ -18,13 +20,16 @@ only if the moved metric went the wanted way; otherwise y stays and the next
 step is half as long. Hence every image on the way lies on the level set and in
 the range, and the moved metric is monotone.
 
-A metric is not compiled here, and a scan over steps compiles at every call:
-wrap a call in `jit`, with the metrics and the options bound by
-`functools.partial`.
+The loops are compiled once for each pair of metrics that are the same functions at
+every call; in `jit`, with the metrics and the options bound by `functools.partial`,
+everything is. There the values of x and y are not looked at: floats of 0..255 at the
+default range are wrong in silence, unless the caller checks by
+`jax.experimental.checkify`.
 """
 
+import functools
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import jax
@@ -33,6 +38,7 @@ from jax import lax
 from jax.core import Tracer
 
 from lasi_jax import images
+from lasi_jax.batching import zero
 
 Metric = Callable[[Any, Any], jax.Array]
 
@@ -113,7 +119,7 @@ def _check_images(x: Any, y: Any, value_range: tuple[float, float]) -> tuple[jax
     x, y = images.check_pair(x, y, value_range)
     _check_dtype("x", x)
     _check_dtype("y", y)
-    return x, jnp.clip(y, *value_range)
+    return x, jnp.clip(y, *value_range) + zero(x).astype(y.dtype)
 
 
 def _check_dtype(name: str, image: jax.Array) -> None:
@@ -137,6 +143,12 @@ def _check_num_steps(num_steps: Any) -> int:
 
 def _check_start(state: State) -> None:
     if isinstance(state.level, Tracer):
+        largest = float(jnp.finfo(state.level.dtype).max)
+        rule = "y, the start, must differ from the reference x under the held metric"
+        images.check_traced(rule, state.level, 0.0, largest, positive=True)
+        for name in ("held", "moved", "held_gradient", "moved_gradient"):
+            rule = f"{name.replace('_', ', its ')} must be finite at the start y"
+            images.check_traced(rule, getattr(state, name), -largest, largest)
         return
     if not 0.0 < state.level < jnp.inf:  # also false for NaN
         raise ValueError(
@@ -154,19 +166,26 @@ def _check_start(state: State) -> None:
             )
 
 
-def _named(name: str, metric: Any) -> Metric:
-    """The metric in y's precision, or one error that names it."""
-    if not callable(metric):
-        raise TypeError(f"{name} must be a function (x, y) -> distance, got {metric!r}")
+class _Named(NamedTuple):
+    """A metric in y's precision, or one error that names it; equal, for `jit`, to its like."""
 
-    def evaluate(x, y):
-        value = metric(x, y)
+    name: str
+    metric: Callable
+
+    def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
+        value = self.metric(x, y)
         shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", type(value))
         if shape != () or not jnp.issubdtype(dtype, jnp.floating):
-            raise TypeError(f"{name} must return a floating scalar, got {dtype} of shape {shape}")
+            raise TypeError(
+                f"{self.name} must return a floating scalar, got {dtype} of shape {shape}"
+            )
         return jnp.asarray(value, y.dtype)
 
-    return evaluate
+
+def _named(name: str, metric: Any) -> _Named:
+    if not callable(metric):
+        raise TypeError(f"{name} must be a function (x, y) -> distance, got {metric!r}")
+    return _Named(name, metric if isinstance(metric, Hashable) else functools.partial(metric))
 
 
 def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -207,8 +226,8 @@ def _project(
         circles = ((excess > 0.0) & (newton >= above)) | ((excess < 0.0) & (newton <= below))
         return jnp.where(circles, 0.5 * (below + above), newton), below, above
 
-    first = jnp.mean(v * normal)
-    far = jnp.full_like(first, jnp.finfo(first.dtype).max)
+    first = jnp.mean(v * normal) + zero(image)
+    far = float(jnp.finfo(first.dtype).max) + zero(first)
     return inside(lax.fori_loop(0, _PROJECTIONS, refine, (first, -far, far))[0])
 
 
@@ -250,8 +269,10 @@ def _find_root(error_at: Callable, slope: jax.Array, accuracy: jax.Array) -> _Se
     def unfinished(search):  # also false for NaN
         return (jnp.abs(search.error) > accuracy) & (search.evaluations < _MOST_EVALUATIONS)
 
-    zero, far = jnp.zeros_like(slope), jnp.full_like(slope, jnp.inf)
-    return lax.while_loop(unfinished, refine, _Search(zero, far, zero, zero, zero, jnp.int32(0)))
+    start = zero(slope, accuracy)
+    far = start + jnp.inf
+    search = _Search(start, far, start, start, start, jnp.int32(0))
+    return lax.while_loop(unfinished, refine, search)
 
 
 def _evaluate(x: jax.Array, image: jax.Array, held: Metric, moved: Metric) -> dict[str, jax.Array]:
@@ -275,6 +296,7 @@ def _direction(
     return _unit(jnp.where(_dot(carried, steepest) > 0.0, carried, steepest))
 
 
+@functools.partial(jax.jit, static_argnums=(2, 3, 5))
 def _step(
     x: jax.Array,
     state: State,
@@ -284,6 +306,7 @@ def _step(
     value_range: tuple[float, float],
 ) -> State:
     low, high = value_range
+    x = x + zero(state.image).astype(x.dtype)
     normal = _unit(state.held_gradient)
     direction = _direction(state, normal, sign, value_range)
     moved_off = jnp.clip(state.image + state.step_length * (high - low) * direction, low, high)
@@ -313,6 +336,7 @@ def _step(
     return jax.tree.map(lambda new, old: jnp.where(better, new, old), reached, stayed)
 
 
+@functools.partial(jax.jit, static_argnums=(2, 3, 5, 6))
 def _run(
     x: jax.Array,
     start: State,
@@ -334,13 +358,28 @@ def _run(
     return Trajectory(last.image, held_values, moved_values)
 
 
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
+def _run_both(
+    x: jax.Array,
+    start: State,
+    held: Metric,
+    moved: Metric,
+    num_steps: int,
+    value_range: tuple[float, float],
+) -> Trajectory:
+    """To the least and to the greatest, in one loop: a metric is compiled once per role."""
+    signs = jnp.asarray([*_SIGNS.values()], start.level.dtype)
+    return lax.map(lambda sign: _run(x, start, held, moved, sign, num_steps, value_range), signs)
+
+
 def begin(
     x: Any, y: Any, *, held: Metric, moved: Metric, value_range: tuple[float, float] = (0.0, 1.0)
 ) -> State:
     """The state before the first step: both metrics and their gradients at the start.
 
     Args:
-      x: the reference, an image of two axes or more, float32 or float64.
+      x: the reference, an image (H W or H W C, channels last, for the metrics of this
+        package), float32 or float64. Under `jit` its values are not checked.
       y: the start, float32 or float64, of the same shape; for example x with noise.
       held: the metric that keeps its value, a function (x, y) -> distance.
       moved: the metric that will be made least or greatest.
@@ -369,7 +408,9 @@ def begin(
     value_range = images.check_value_range(value_range)
     x, y = _check_images(x, y, value_range)
     fields = _evaluate(x, y, _named("held", held), _named("moved", moved))
-    length, velocity = jnp.asarray(_FIRST_LENGTH, y.dtype), jnp.zeros_like(y)
+    nothing = zero(*fields.values())  # what one field varies over, a step lets all vary over
+    fields = {name: value + nothing for name, value in fields.items()}
+    length, velocity = _FIRST_LENGTH + nothing, jnp.full(y.shape, nothing)
     state = State(step_length=length, level=fields["held"], velocity=velocity, **fields)
     _check_start(state)
     return state
@@ -419,7 +460,7 @@ def step(
       (True, True)
     """
     sign, value_range = _check_direction(direction), images.check_value_range(value_range)
-    x = jnp.asarray(x)
+    x = jnp.asarray(images.as_array("x", x))
     if x.shape != state.image.shape:
         raise ValueError(f"x must have the image's shape {state.image.shape}, got {x.shape}")
     _check_dtype("x", x)
@@ -470,7 +511,8 @@ def differentiate(
     start = begin(x, y, held=held, moved=moved, value_range=value_range)
     held, moved = _named("held", held), _named("moved", moved)
     value_range = images.check_value_range(value_range)
-    return _run(jnp.asarray(x), start, held, moved, sign, num_steps, value_range)
+    x = jnp.asarray(images.as_array("x", x))
+    return _run(x, start, held, moved, sign, num_steps, value_range)
 
 
 def compete(
@@ -510,16 +552,12 @@ def compete(
       True
     """
     num_steps, value_range = _check_num_steps(num_steps), images.check_value_range(value_range)
+    reference = jnp.asarray(images.as_array("x", x))
 
     def extremes(held, moved):
         start = begin(x, y, held=held, moved=moved, value_range=value_range)
         held, moved = _named("held", held), _named("moved", moved)
-
-        def run(sign):
-            return _run(jnp.asarray(x), start, held, moved, sign, num_steps, value_range)
-
-        # One loop for both directions: a metric is compiled once per role.
-        both = lax.map(run, jnp.asarray([*_SIGNS.values()], start.level.dtype))
+        both = _run_both(reference, start, held, moved, num_steps, value_range)
         return (Trajectory(*leaves) for leaves in zip(*both, strict=True))
 
     return Competition(*extremes(second, first), *extremes(first, second))

@@ -4,11 +4,16 @@ The network is any function `features`: image -> list or tuple of feature maps
 (height, width, channel), layer by layer; a trained one is
 `functools.partial(squeezenet.features, parameters=parameters)`. x and y are
 handed to it as they are: value range and layout are its business, and every
-function here is differentiable in x and y as far as it is.
+function here is differentiable in x and y as far as it is. Those that come with this
+package take one image, (height, width, 3), channels last; a batch goes through
+`jax.vmap`, and under `jit` they do not look at the values: floats of 0..255 at the
+default range give wrong numbers in silence, unless the caller checks by
+`jax.experimental.checkify`.
 
 Maps of half precision are compared in float32.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.core import Tracer
+
+from lasi_jax import images
+from lasi_jax.means import mean
 
 Features = Callable[[Any], Sequence[jax.Array]]
 
@@ -29,14 +37,18 @@ def _is_array(values: Any) -> bool:
 
 
 def _check_image(name: str, image: Any) -> Any:
-    values = np.asarray(image) if isinstance(image, list | tuple) else image
-    if not _is_array(values):
-        raise TypeError(f"{name} must be an array, got {type(image).__name__}")
+    values = images.as_array(name, image)
     if len(values.shape) < 2 or 0 in values.shape:
         raise ValueError(
             f"{name} must have at least two axes, none of them empty, got shape {values.shape}"
         )
-    if jnp.issubdtype(values.dtype, jnp.inexact) and not isinstance(values, Tracer):
+    real = jnp.issubdtype(values.dtype, jnp.floating)
+    if real and not images.is_floating(values.dtype):
+        raise TypeError(f"{name} must have at most 64 bits, got dtype {values.dtype}")
+    if isinstance(values, Tracer):
+        if real:
+            images.check_traced(f"{name} must hold no NaN", values, -math.inf, math.inf)
+    elif jnp.issubdtype(values.dtype, jnp.inexact):
         if bad := int(np.isnan(np.asarray(values)).sum()):
             raise ValueError(f"{name} must hold no NaN, got {bad} of them")
     return values
@@ -85,6 +97,7 @@ def _layers(x: Any, y: Any, features: Features) -> list[tuple[jax.Array, jax.Arr
 
 
 def _check_head(layer: int, head: Any, channels: int) -> Any:
+    head = images.as_array(f"the head of layer {layer}", head) if _is_array(head) else head
     if not _is_array(head) or not jnp.issubdtype(head.dtype, jnp.floating):
         got = f"dtype {head.dtype}" if _is_array(head) else type(head).__name__
         raise TypeError(f"the head of layer {layer} must be a floating array, got {got}")
@@ -93,13 +106,15 @@ def _check_head(layer: int, head: Any, channels: int) -> Any:
             f"the head of layer {layer} must have the shape ({channels},) of the layer's "
             f"channels, got {head.shape}"
         )
-    if not isinstance(head, Tracer):
+    rule = f"the head of layer {layer} must be finite and non-negative"
+    if isinstance(head, Tracer):
+        largest = float(jnp.finfo(head.dtype).max)
+        images.check_traced(rule, head, 0.0, largest)
+    else:
         values = np.asarray(head)
         wrong = values[~(np.isfinite(values) & (values >= 0))]
         if wrong.size:
-            raise ValueError(
-                f"the head of layer {layer} must be finite and non-negative, got {wrong[0]:g}"
-            )
+            raise ValueError(f"{rule}, got {wrong[0]:g}")
     return head
 
 
@@ -151,14 +166,15 @@ def _total(terms: list[jax.Array]) -> jax.Array:
 def distance(
     x: Any, y: Any, *, features: Features, heads: Sequence[Any] | None = None
 ) -> jax.Array:
-    """LPIPS: how far apart two images are in the directions of their feature vectors.
+    """LPIPS of two images (H W C, channels last): how far apart their features' directions are.
 
     With f^ = f / (|f|_2 + 1e-10) over the channels of layer l at element (h, w),
 
         d(x, y) = sum_l 1 / (H_l W_l) sum_hw sum_c w_lc (f^_lhwc(x) - f^_lhwc(y))^2
 
     Args:
-      x: an image as `features` wants it, of at least two axes.
+      x: an image as `features` wants it, of at least two axes; of the package's networks,
+        (height, width, 3), whose values are not checked under `jit`.
       y: an image of the same shape.
       features: image -> list or tuple of feature maps (height, width, channel).
       heads: one non-negative array (channel,) per layer, w; by default ones.
@@ -197,13 +213,13 @@ def distance(
       >>> heads = lpips_heads.load("alex.safetensors", network="alexnet")  # doctest: +SKIP
       >>> distance(x, y, features=features, heads=heads)  # doctest: +SKIP
     """
-    return _total([jnp.mean(layer) for layer in _differences(x, y, features, heads)])
+    return _total([mean(layer, (0, 1)) for layer in _differences(x, y, features, heads)])
 
 
 def distance_map(
     x: Any, y: Any, *, features: Features, heads: Sequence[Any] | None = None
 ) -> jax.Array:
-    """LPIPS element by element: where in the image its distance comes from.
+    """LPIPS of two images (H W C, channels last), element by element: where it comes from.
 
     Each layer's weighted difference (H_l, W_l) is brought to the image's size by
     bilinear interpolation between the centres of its elements, and the layers are
@@ -211,7 +227,8 @@ def distance_map(
     layers' sides.
 
     Args:
-      x: an image (height, width, ...), as `features` wants it.
+      x: an image (height, width, ...), as `features` wants it; of the package's networks,
+        (height, width, 3), whose values are not checked under `jit`.
       y: an image of the same shape.
       features: as in `distance`.
       heads: as in `distance`.
@@ -236,12 +253,13 @@ def distance_map(
 
 
 def feature_reconstruction(x: Any, y: Any, *, features: Features) -> jax.Array:
-    """The feature loss of Johnson et al.: the mean squared difference of feature maps.
+    """The feature loss (Johnson et al.) of two images (H W C): mean squares of feature differences.
 
         sum_l |f_l(x) - f_l(y)|_2^2 / (C_l H_l W_l)
 
     Args:
-      x: an image as `features` wants it, of at least two axes.
+      x: an image as `features` wants it, of at least two axes; of the package's networks,
+        (height, width, 3), whose values are not checked under `jit`.
       y: an image of the same shape.
       features: image -> list or tuple of feature maps (height, width, channel).
 
@@ -261,11 +279,11 @@ def feature_reconstruction(x: Any, y: Any, *, features: Features) -> jax.Array:
       4.0
     """
     layers = _layers(x, y, features)
-    return _total([jnp.mean(jnp.square(of_x - of_y)) for of_x, of_y in layers])
+    return _total([mean(jnp.square(of_x - of_y), (0, 1, 2)) for of_x, of_y in layers])
 
 
 def style_reconstruction(x: Any, y: Any, *, features: Features) -> jax.Array:
-    """The style loss of Johnson et al.: how differently features occur together.
+    """The style loss (Johnson et al.) of two images (H W C): how else features occur together.
 
     It compares the Gram matrices of the maps, which do not tell where a feature is:
 
@@ -273,7 +291,8 @@ def style_reconstruction(x: Any, y: Any, *, features: Features) -> jax.Array:
         sum_l |G_l(x) - G_l(y)|_F^2
 
     Args:
-      x: an image as `features` wants it, of at least two axes.
+      x: an image as `features` wants it, of at least two axes; of the package's networks,
+        (height, width, 3), whose values are not checked under `jit`.
       y: an image of the same shape.
       features: image -> list or tuple of feature maps (height, width, channel).
 
@@ -297,7 +316,7 @@ def style_reconstruction(x: Any, y: Any, *, features: Features) -> jax.Array:
 
 
 def deepsim(x: Any, y: Any, *, features: Features) -> jax.Array:
-    """The feature loss of DeePSiM: the squared Euclidean distance of feature maps.
+    """The feature loss of DeePSiM of two images (H W C): squared distances of feature maps.
 
         sum_l |f_l(x) - f_l(y)|_2^2
 
@@ -306,7 +325,8 @@ def deepsim(x: Any, y: Any, *, features: Features) -> jax.Array:
     discriminator in training, nor the squared distance of the images themselves.
 
     Args:
-      x: an image as `features` wants it, of at least two axes.
+      x: an image as `features` wants it, of at least two axes; of the package's networks,
+        (height, width, 3), whose values are not checked under `jit`.
       y: an image of the same shape.
       features: image -> list or tuple of feature maps (height, width, channel).
 

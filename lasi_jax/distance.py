@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lasi_jax import images, least_squares
-from lasi_jax.batching import one_at_a_time
+from lasi_jax.batching import one_at_a_time, zero
 from lasi_jax.embedding import DECAY, RIDGE, normalize
 from lasi_jax.regression import Regression, pull_back, regress
 from lasi_jax.tiling import from_tiles, tiling, to_tiles
@@ -83,22 +83,30 @@ def _map_backward(options, residuals, cotangent):
 
 
 _map.defvjp(_map_forward, _map_backward)
+
+
 # Compiled once per shape and options; called outside `jit`, a scan compiles at every call.
-_compiled_map = jax.jit(_map, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
+def _compiled_map(
+    options: Regression, x: jax.Array, y: jax.Array, weights: jax.Array | None
+) -> jax.Array:
+    nothing = zero(x, y) if weights is None else zero(x, y, weights)
+    pair = jnp.stack([x + nothing, y + nothing])
+    return _map(options, pair, None if weights is None else weights + nothing)
 
 
-def _masked_map(x, y, neighborhood_size, value_range, mask, decay, ridge):
+def _masked_map(x, y, *, neighborhood_size, value_range, mask, decay, ridge, prior, volume):
     """The unmasked map and the weights."""
     value_range = images.check_value_range(value_range)
     x, y = images.check_pair(x, y, value_range)
-    options = images.check_options(x.shape, neighborhood_size, decay, ridge)
+    images.check_layout("x and y", x.shape, volume)
+    options = images.check_options(x.shape, neighborhood_size, decay, ridge, prior)
     x, y = images.rescale_pair(x, y, value_range)
     weights = images.check_mask(mask, x.shape, x.dtype)
     shape = images.compact_shape(x.shape)
-    pair = jnp.stack([x.reshape(shape), y.reshape(shape)])
     compact = None if weights is None else weights.reshape(shape)
-    separation = _compiled_map(options, pair, compact).reshape(x.shape)
-    return jnp.where(_learnt_the_same(x, y), 0.0, separation), weights
+    separation = _compiled_map(options, x.reshape(shape), y.reshape(shape), compact)
+    return jnp.where(_learnt_the_same(x, y), 0.0, separation.reshape(x.shape)), weights
 
 
 def distance_map(
@@ -110,11 +118,19 @@ def distance_map(
     mask: Any = None,
     decay: float = DECAY,
     ridge: float = RIDGE,
+    prior: float = 0.0,
+    volume: bool = False,
 ) -> jax.Array:
-    """The LASI distance of every element of two images: |e_x - e_y|_2.
+    """The LASI distance of two images (H W or H W C, channels last) at every element.
+
+    It is |e_x - e_y|_2, of the embeddings. In even areas of middle grey noise gives these
+    their direction: noise that nobody sees reads as a large distance there, and gradients are
+    hundreds of times as large as elsewhere, unless `prior=1.0`.
 
     Args:
-      x: an image as in `coefficients`.
+      x: an image as in `coefficients`. A batch goes through `jax.vmap`. Under `jit` no values
+        are looked at: floats of 0..255 at the default range give wrong numbers in silence,
+        unless the caller checks by `jax.experimental.checkify`.
       y: an image of the same shape; its dtype may differ.
       neighborhood_size: N, the number of elements that predict one.
       value_range: the least and the greatest value of a float image.
@@ -124,16 +140,19 @@ def distance_map(
         seen by the elements it is a neighbour of.
       decay: weight of an example per unit of distance.
       ridge: added to the diagonal; on the scale of values in [-1, 1].
+      prior: the sum of the coefficients to which the ridge pulls, as in `coefficients`: 0.0 as
+        released, 1.0 against noise at middle grey.
+      volume: whether images of four axes or more (D H W C, ...) are one image each.
 
     Returns:
       x.shape, values from 0 to 2. The gradient is finite everywhere, and 0 at
       elements where the two embeddings coincide.
 
     Raises:
-      TypeError: dtypes other than floats and uint8, or no array at all.
-      ValueError: shapes that differ, fewer than two axes, an empty axis, N not
-        in 1..size-1, options out of range, or concrete values outside the
-        range or NaN.
+      TypeError: dtypes other than floats of at most 64 bits and uint8, or no array at all.
+      ValueError: shapes that differ, fewer than two axes, more than three without `volume`,
+        an empty axis, N not in 1..size-1, options out of range, or concrete values outside
+        the range or NaN.
 
     Source: Severo, Theis and Ballé, ICLR 2024; see `coefficients`.
 
@@ -143,7 +162,17 @@ def distance_map(
       >>> distance_map(x, x.T).shape
       (8, 8)
     """
-    separation, weights = _masked_map(x, y, neighborhood_size, value_range, mask, decay, ridge)
+    separation, weights = _masked_map(
+        x,
+        y,
+        neighborhood_size=neighborhood_size,
+        value_range=value_range,
+        mask=mask,
+        decay=decay,
+        ridge=ridge,
+        prior=prior,
+        volume=volume,
+    )
     return separation if weights is None else jnp.where(weights > 0.0, separation, 0.0)
 
 
@@ -156,26 +185,37 @@ def distance(
     mask: Any = None,
     decay: float = DECAY,
     ridge: float = RIDGE,
+    prior: float = 0.0,
+    volume: bool = False,
 ) -> jax.Array:
-    """The LASI distance of two images: the mean of `distance_map`.
+    """The LASI distance of two images (H W or H W C, channels last): the mean of `distance_map`.
 
     With a mask m it is sum_t m_t d_t / sum_t m_t, and m also weights the sums
     of the regression, as in `distance_map`.
 
+    It does not tell an image from its negative: turning the sign of all values in [-1, 1]
+    leaves the embedding as it was, so that the negative of a photograph is nearer to it than
+    any visible distortion. And it is singular at middle grey: even areas near the middle of
+    the range, 127.5 of 255, have only noise to learn from. One level of noise on an even patch
+    scores some .003 at grey 64 or 140, and .2 at 127; with `prior=1.0` it scores .003 everywhere.
+
     Args:
-      x: an image as in `coefficients`.
+      x: an image as in `coefficients`. A batch goes through `jax.vmap`. Under `jit` no values
+        are looked at: floats of 0..255 at the default range give wrong numbers in silence,
+        unless the caller checks by `jax.experimental.checkify`.
       y: an image of the same shape; its dtype may differ.
       neighborhood_size: N, the number of elements that predict one.
       value_range: the least and the greatest value of a float image.
       mask: as in `distance_map`.
       decay: weight of an example per unit of distance.
       ridge: added to the diagonal; on the scale of values in [-1, 1].
+      prior: as in `distance_map`: 0.0 as released, 1.0 against noise at middle grey.
+      volume: whether images of four axes or more (D H W C, ...) are one image each.
 
     Returns:
-      A scalar from 0 to 2; 0 if x and y are identical, and, since the sign of
-      values in [-1, 1] does not matter, next to 0 for an image and its negative.
-      It is symmetric in x and y,
-      differentiable in both and in the mask, with finite gradients everywhere.
+      A scalar from 0 to 2; 0 if x and y are identical, and next to 0 for an image and its
+      negative. It is symmetric in x and y, differentiable in both and in the mask, with finite
+      gradients everywhere.
 
     Raises:
       As `distance_map`.
@@ -185,12 +225,22 @@ def distance(
     Example:
       >>> import jax, jax.numpy as jnp
       >>> x = jnp.linspace(0, 1, 64).reshape(8, 8)
-      >>> float(distance(x, x)), bool(distance(x, x.T) > 0)
-      (0.0, True)
+      >>> float(distance(x, x)), bool(distance(x, x.T) > 0), bool(distance(x, 1 - x) < 1e-5)
+      (0.0, True, True)
       >>> bool(jnp.isfinite(jax.grad(distance)(x, x)).all())
       True
     """
-    separation, weights = _masked_map(x, y, neighborhood_size, value_range, mask, decay, ridge)
+    separation, weights = _masked_map(
+        x,
+        y,
+        neighborhood_size=neighborhood_size,
+        value_range=value_range,
+        mask=mask,
+        decay=decay,
+        ridge=ridge,
+        prior=prior,
+        volume=volume,
+    )
     if weights is None:
         return jnp.mean(separation)
     total = jnp.sum(weights)

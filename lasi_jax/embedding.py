@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lasi_jax import images, least_squares
-from lasi_jax.batching import one_at_a_time
+from lasi_jax.batching import one_at_a_time, zero
 from lasi_jax.regression import Regression, neighbor_values, pull_back, regress
 from lasi_jax.tiling import from_tiles, tiling, to_tiles
 
@@ -54,8 +54,17 @@ def _solve_backward(options, residuals, cotangent):
 
 
 _solve.defvjp(_solve_forward, _solve_backward)
+
+
 # Compiled once per shape and options; called outside `jit`, a scan compiles at every call.
-_compiled_solve = jax.jit(_solve, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
+def _compiled_solve(options: Regression, image: jax.Array, weights: jax.Array | None) -> jax.Array:
+    if weights is None:
+        return _solve(options, image, None)
+    nothing = zero(image, weights)
+    return _solve(options, image + nothing, weights + nothing)
+
+
 _compiled_neighbor_values = jax.jit(neighbor_values, static_argnums=1)
 
 
@@ -74,42 +83,56 @@ def coefficients(
     mask: Any = None,
     decay: float = DECAY,
     ridge: float = RIDGE,
+    prior: float = 0.0,
+    volume: bool = False,
 ) -> jax.Array:
-    """The weighted least squares solution at every element of an image.
+    """An image's (H W or H W C, channels last) weighted least squares solution at every element.
 
     Element t is predicted from its N nearest earlier elements; with phi_j the
-    neighbourhood values of element j and x_j its value, both in [-1, 1],
+    neighbourhood values of element j and x_j its value, both in [-1, 1], and with
+    p = prior / N for each of the N,
 
-        theta_t = (sum_{j<t} w_jt phi_j phi_j^T + ridge I)^{-1} sum_{j<t} w_jt x_j phi_j
+        theta_t = (sum_{j<t} w_jt phi_j phi_j^T + ridge I)^{-1} (sum_{j<t} w_jt x_j phi_j + ridge p)
         w_jt = mask_j decay^|j - t|_1
 
+    Where the values are near the middle of their range they are near 0 in [-1, 1], and so
+    are both sums. By default nothing else is there: in even areas of middle grey noise alone
+    gives theta its direction. With `prior=1.0` it is the mean of the neighbours there.
+
     Args:
-      image: any rank from two (H W, H W C, D H W C, ...); floats in
-        `value_range`, or uint8. Every axis counts alike in the L1 distance, the
-        channel too. A leading batch axis is not special: `jax.vmap` over it.
+      image: (height, width) or (height, width, channel), and any more axes with `volume`;
+        floats in `value_range`, or uint8. Every axis counts alike in the L1 distance, the
+        channel too, so that (channel, height, width) gives other numbers. A batch goes
+        through `jax.vmap`.
       neighborhood_size: N, the number of elements that predict one. The solve is
         unrolled: it compiles in seconds for N = 10, in about ten for 24, and
         beyond some fifty it is not practical.
       value_range: the least and the greatest value of a float image. uint8 is
-        always read as 0..255.
+        always read as 0..255. Under `jit` no values are looked at: floats of 0..255
+        at the default range give wrong numbers in silence, unless the caller checks
+        by `jax.experimental.checkify`.
       mask: weights from 0 to 1 of the image's shape (or 1 along repeated axes). An
         element of weight 0 teaches nothing: its term is absent from the sums.
         It is still seen: its value remains in its neighbours' phi.
       decay: weight of an example per unit of distance.
       ridge: added to the diagonal; on the scale of values in [-1, 1].
+      prior: the sum of the coefficients to which the ridge pulls: the weighted sum of
+        squares plus ridge |theta - p|^2 is least. 0.0, the default, is the released
+        definition; 1.0 is the mean of the N neighbours.
+      volume: whether an image of four axes or more (D H W C, ...) is one image.
 
     Returns:
       image.shape + (N,), in the image's precision (float32 for uint8 and half
       precision, float64 where it is enabled for them).
 
     Raises:
-      TypeError: dtypes other than floats and uint8, or no array at all.
-      ValueError: fewer than two axes, an empty axis, N not in 1..size-1,
-        options out of range, or concrete values outside the range or NaN.
+      TypeError: dtypes other than floats of at most 64 bits and uint8, or no array at all.
+      ValueError: fewer than two axes, more than three without `volume`, an empty axis, N
+        not in 1..size-1, options out of range, or concrete values outside the range or NaN.
 
     Source: Severo, Theis and Ballé, ICLR 2024, section 3, as in the released
     code (commit bcac40c), except that the ridge system is solved exactly
-    instead of by a float32 pseudo-inverse with a cut-off.
+    instead of by a float32 pseudo-inverse with a cut-off. The prior is ours.
 
     Example:
       >>> import jax.numpy as jnp
@@ -118,7 +141,8 @@ def coefficients(
     """
     value_range = images.check_value_range(value_range)
     image = images.check_image("image", image, value_range)
-    options = images.check_options(image.shape, neighborhood_size, decay, ridge)
+    images.check_layout("image", image.shape, volume)
+    options = images.check_options(image.shape, neighborhood_size, decay, ridge, prior)
     scaled = images.rescale(image, value_range)
     weights = images.check_mask(mask, image.shape, scaled.dtype)
     shape = images.compact_shape(image.shape)
@@ -128,10 +152,13 @@ def coefficients(
 
 
 def embedding(image: Any, **options: Any) -> jax.Array:
-    """The coefficients plus 1e-6, divided by their L2 norm at every element.
+    """An image (H W or H W C, channels last) as a unit vector at every element.
+
+    The coefficients plus 1e-6, divided by their L2 norm. In even areas of middle grey noise
+    gives them their direction, unless `prior` does.
 
     Args:
-      image: as in `coefficients`.
+      image: as in `coefficients`: under `jit` its values are not checked.
       **options: the options of `coefficients`.
 
     Returns:
@@ -160,10 +187,14 @@ def prediction(
     value_range: tuple[float, float] = (0.0, 1.0),
     **options: Any,
 ) -> jax.Array:
-    """The linear prediction of every element from its neighbours: theta_t . phi_t.
+    """The linear prediction of every element of an image (H W or H W C, channels last).
+
+    It is theta_t . phi_t, of `coefficients` and the values of the neighbours. In even areas
+    of middle grey theta is near 0, or with `prior=1.0` near the mean of the neighbours: the
+    prediction is right both times.
 
     Args:
-      image: as in `coefficients`.
+      image: as in `coefficients`: under `jit` its values are not checked.
       neighborhood_size: as in `coefficients`.
       value_range: as in `coefficients`.
       **options: the other options of `coefficients`.
@@ -182,10 +213,11 @@ def prediction(
       >>> bool(abs(prediction(stripes)[-1, -1] - 0.8) < 0.02)
       True
     """
+    value_range = images.check_value_range(value_range)
+    image = images.check_image("image", image, value_range)
     theta = coefficients(
         image, neighborhood_size=neighborhood_size, value_range=value_range, **options
     )
-    image = jnp.asarray(image)
     low, high = images.range_of(image, value_range)
     scaled = images.rescale(image, value_range)
     compact = scaled.reshape(1, *images.compact_shape(image.shape))

@@ -5,10 +5,15 @@ of its input, and the same pair scores differently on 0..255, 0..1 and -1..1.
 The public functions therefore take the range of the values and rescale.
 
 Rules on shapes, types and options are checked always. Rules on values (range,
-NaN) are checked where the values are concrete: under `jit`, `grad` or `vmap`
-there is nothing to look at.
+NaN) are checked where the values are concrete. Under `jit`, `grad` or `vmap`
+there is nothing to look at: 0..255 floats at the default range then give a
+plausible wrong number, unless the caller checks by `jax.experimental.checkify`:
+
+    error, value = jax.jit(checkify.checkify(distance))(x, y)
+    error.throw()
 """
 
+import functools
 import math
 import numbers
 from typing import Any
@@ -16,7 +21,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.core import Tracer
+from jax.experimental import checkify
 
 from lasi_jax.regression import Regression
 
@@ -24,14 +31,85 @@ from lasi_jax.regression import Regression
 _SLACK = 1e-6
 
 
-def _is_concrete(values: Any) -> bool:
-    return not isinstance(values, Tracer)
+def as_array(name: str, values: Any) -> Any:
+    """Lists as an array, and every array in the machine's byte order, which JAX needs."""
+    if isinstance(values, list | tuple):
+        try:
+            values = np.asarray(values)
+        except ValueError as error:
+            raise ValueError(f"{name} must be an array, got a list that is none: {error}") from None
+    if not hasattr(values, "dtype") or not hasattr(values, "shape"):
+        raise TypeError(f"{name} must be an array, got {type(values).__name__}")
+    if isinstance(values, np.ndarray | np.generic) and not values.dtype.isnative:
+        return values.astype(values.dtype.newbyteorder("="))
+    return values
 
 
-def _extremes(values: Any) -> tuple[float, float]:
-    """The least and the greatest value; NumPy, because `jit` would stage a JAX reduction."""
-    concrete = np.asarray(values)
-    return float(concrete.min()), float(concrete.max())
+def is_floating(dtype: Any) -> bool:
+    """Whether JAX has this floating point type, which ends at 64 bits."""
+    return jnp.issubdtype(dtype, jnp.floating) and np.dtype(dtype).itemsize <= 8
+
+
+def told(value: Any) -> str:
+    """A number with as many digits as tell it from every other one of its precision."""
+    value = np.asarray(value)
+    value = value if value.dtype in (np.float32, np.float64) else value.astype(np.float64)
+    short = f"{float(value):g}"
+    return short if value == value.dtype.type(short) else str(value)
+
+
+@jax.custom_batching.custom_vmap
+def _extremes(values: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return jnp.min(values), jnp.max(values)
+
+
+@_extremes.def_vmap
+def _extremes_of_batch(axis_size, in_batched, values):
+    """Of all images: a check by image would be sorted, which a batch over a mesh does not allow."""
+    return _extremes(values), (False, False)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
+def _check_traced(
+    values: jax.Array, rule: str, lowest: float, highest: float, positive: bool
+) -> None:
+    least, most = _extremes(values)
+    holds = (lowest <= least) & (most <= highest) & ((most > 0.0) | (not positive))
+    message = f"{rule}, got values from {{least}} to {{most}}"
+    checkify.debug_check(holds, message, least=least, most=most)
+
+
+def check_traced(
+    rule: str, values: Any, lowest: float, highest: float, *, positive: bool = False
+) -> None:
+    """`check_values` of what is traced: an error where the caller uses `checkify`, else nothing."""
+    values = lax.stop_gradient(values)
+    if isinstance(values, Tracer):
+        wide = values.dtype in (jnp.float32, jnp.float64)
+        values = values if wide else values.astype(jnp.float32)
+        _check_traced(values, rule, lowest, highest, positive)
+
+
+def check_values(
+    rule: str, values: Any, lowest: float, highest: float, *, positive: bool = False
+) -> None:
+    """One error that tells the least and the greatest value, if these break a rule.
+
+    Args:
+      rule: what the values must do, in words.
+      values: floats, none of the axes empty.
+      lowest: what none of them may be below; no value may be NaN.
+      highest: what none of them may be above.
+      positive: whether one of them must be above 0.
+    """
+    if isinstance(values, Tracer):
+        check_traced(rule, values, lowest, highest, positive=positive)
+        return
+    concrete = np.asarray(values)  # NumPy, because `jit` would stage a JAX reduction
+    least, most = concrete.min(), concrete.max()
+    holds = lowest <= float(least) and float(most) <= highest and (most > 0.0 or not positive)
+    if not holds:  # as where one is NaN
+        raise ValueError(f"{rule}, got values from {told(least)} to {told(most)}")
 
 
 def check_value_range(value_range: Any) -> tuple[float, float]:
@@ -55,26 +133,37 @@ def range_of(image: jax.Array, value_range: tuple[float, float]) -> tuple[float,
 
 def check_image(name: str, image: Any, value_range: tuple[float, float]) -> jax.Array:
     """The image as an array, or one error that names it."""
-    values = np.asarray(image) if isinstance(image, list | tuple) else image
-    if not hasattr(values, "dtype") or not hasattr(values, "shape"):
-        raise TypeError(f"{name} must be an array, got {type(image).__name__}")
-    if values.dtype != np.uint8 and not jnp.issubdtype(values.dtype, jnp.floating):
-        raise TypeError(f"{name} must be floating point or uint8, got dtype {values.dtype}")
+    values = as_array(name, image)
+    if values.dtype != np.uint8 and not is_floating(values.dtype):
+        raise TypeError(
+            f"{name} must be floating point or uint8, of at most 64 bits, got dtype {values.dtype}"
+        )
     if values.ndim < 2 or 0 in values.shape:
         raise ValueError(
             f"{name} must have at least two axes (H W, H W C, D H W C, ...), none of them empty, "
             f"got shape {values.shape}"
         )
-    if _is_concrete(values) and values.dtype != np.uint8:
+    if values.dtype != np.uint8:
         low, high = value_range
         slack = _SLACK * (high - low)
-        least, most = _extremes(values)
-        if not (low - slack <= least and most <= high + slack):  # also false for NaN
-            raise ValueError(
-                f"{name} must lie in value_range ({low:g}, {high:g}) and hold no NaN, "
-                f"got values from {least:g} to {most:g}"
-            )
+        check_values(
+            f"{name} must lie in value_range ({told(low)}, {told(high)}) and hold no NaN",
+            values,
+            low - slack,
+            high + slack,
+        )
     return jnp.asarray(values)
+
+
+def check_layout(name: str, shape: tuple[int, ...], volume: Any) -> None:
+    """More than three axes are asked for: a batch would be taken for a volume."""
+    if not isinstance(volume, bool):
+        raise TypeError(f"volume must be True or False, got {volume!r}")
+    if len(shape) > 3 and not volume:
+        raise ValueError(
+            f"{name} must have shape (height, width) or (height, width, channel): a batch goes "
+            f"through jax.vmap, a volume (D H W C) needs volume=True, got shape {shape}"
+        )
 
 
 def check_pair(x: Any, y: Any, value_range: tuple[float, float]) -> tuple[jax.Array, jax.Array]:
@@ -93,12 +182,12 @@ def check_mask(mask: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array | Non
     """
     if mask is None:
         return None
-    mask = np.asarray(mask) if isinstance(mask, list | tuple) else mask
-    if not hasattr(mask, "dtype") or not hasattr(mask, "shape"):
-        raise TypeError(f"mask must be an array, got {type(mask).__name__}")
-    real = (np.bool_, np.integer, np.floating)
-    if not any(jnp.issubdtype(mask.dtype, kind) for kind in real):
-        raise TypeError(f"mask must be boolean, integer or floating, got dtype {mask.dtype}")
+    mask = as_array("mask", mask)
+    real = (np.bool_, np.integer)
+    if not (is_floating(mask.dtype) or any(jnp.issubdtype(mask.dtype, kind) for kind in real)):
+        raise TypeError(
+            f"mask must be boolean, integer or floating, of at most 64 bits, got dtype {mask.dtype}"
+        )
     stretches = mask.ndim == len(shape) and all(
         have in (1, want) for have, want in zip(mask.shape, shape, strict=True)
     )
@@ -107,18 +196,18 @@ def check_mask(mask: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array | Non
             f"mask must have the image's shape {shape}, or length 1 along axes where it is to be "
             f"repeated (mask[..., None] over channels), got shape {mask.shape}"
         )
-    if _is_concrete(mask):
-        least, most = _extremes(np.asarray(mask).astype(dtype))
-        if not (least >= 0.0 and 0.0 < most <= 1.0):  # also false for NaN
-            raise ValueError(
-                "mask must hold weights from 0 to 1, at least one of them positive, "
-                f"got values from {least:g} to {most:g}"
-            )
+    check_values(
+        "mask must hold weights from 0 to 1, at least one of them positive",
+        mask.astype(dtype) if isinstance(mask, Tracer) else np.asarray(mask).astype(dtype),
+        0.0,
+        1.0,
+        positive=True,
+    )
     return jnp.broadcast_to(jnp.asarray(mask).astype(dtype), shape)
 
 
 def check_options(
-    shape: tuple[int, ...], neighborhood_size: Any, decay: Any, ridge: Any
+    shape: tuple[int, ...], neighborhood_size: Any, decay: Any, ridge: Any, prior: Any
 ) -> Regression:
     """The static options for an image of this shape."""
     size = neighborhood_size
@@ -135,7 +224,9 @@ def check_options(
         raise ValueError(f"decay must be a number with 0 < decay <= 1, got {decay!r}")
     if not isinstance(ridge, numbers.Real) or not 0.0 < float(ridge) < math.inf:
         raise ValueError(f"ridge must be a finite positive number, got {ridge!r}")
-    return Regression(int(size), float(decay), float(ridge))
+    if not isinstance(prior, numbers.Real) or not math.isfinite(float(prior)):
+        raise ValueError(f"prior must be a finite number, got {prior!r}")
+    return Regression(int(size), float(decay), float(ridge), float(prior))
 
 
 def compact_shape(shape: tuple[int, ...]) -> tuple[int, ...]:

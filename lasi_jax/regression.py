@@ -3,10 +3,10 @@
 Element t is regressed on its neighbourhood over all earlier elements j:
 
     A_t = sum_j m_j decay^|j-t| phi_j phi_j^T + ridge I
-    b_t = sum_j m_j decay^|j-t| x_j phi_j
+    b_t = sum_j m_j decay^|j-t| x_j phi_j + ridge prior / N
     theta_t = A_t^{-1} b_t
 
-with phi_j the neighbourhood values of j and m_j its weight. `regress` walks the
+with phi_j the N neighbourhood values of j and m_j its weight. `regress` walks the
 blocks top to bottom and hands each solved block to a function of the caller;
 `pull_back` walks them bottom to top with the adjoint of the same sums. With
 theta's cotangent g and lambda = A^{-1} g, the moments' cotangents are
@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lasi_jax import least_squares
+from lasi_jax.batching import zero
 from lasi_jax.causal_sums import causal_sums
 from lasi_jax.neighborhood import neighbor_pattern
 from lasi_jax.tiling import Tiling, from_tiles, tiling, to_tiles, window_index
@@ -33,6 +34,7 @@ class Regression(NamedTuple):
     neighborhood_size: int
     decay: float
     ridge: float
+    prior: float = 0.0
 
 
 def _sum(terms: Iterable[jax.Array]) -> jax.Array:
@@ -169,10 +171,14 @@ def regress(
         factor = least_squares.cholesky(
             lambda i, k: moment[k, i] + options.ridge if i == k else moment[k, i], n
         )
-        coefficients = least_squares.solve(factor, [moment[i, n] for i in range(n)])
+        right = [moment[i, n] for i in range(n)]
+        if options.prior:
+            right = [plane + options.ridge * options.prior / n for plane in right]
+        coefficients = least_squares.solve(factor, right)
         return carry, consume(factor, coefficients, given)
 
-    carry = jnp.zeros((*cut.chunks, n * (n + 3) // 2, len(images), *cut.counts), images.dtype)
+    planes = (*cut.chunks, n * (n + 3) // 2, len(images), *cut.counts)
+    carry = jnp.full(planes, zero(images))
     inputs = (jnp.arange(cut.blocks), _weight_tiles(weights, cut), extra)
     return lax.scan(solve_block, carry, inputs)[1]
 
@@ -205,7 +211,7 @@ def pull_back(
         sums, cotangent = causal_sums(cotangent, sums, cut, decay=options.decay, reverse=True)
         # Always true, but XLA cannot know and fuses nothing through a conditional: otherwise
         # it would compute every plane of the cotangent again in each of its many uses.
-        cotangent = lax.cond(block >= 0, lambda planes: planes, jnp.zeros_like, cotangent)
+        cotangent = lax.cond(block >= 0, lambda planes: planes, jnp.negative, cotangent)
         features = windows.features(block)
         features, weight = _pull_products(features, weight, cotangent, cut.axes)
         features = jnp.moveaxis(features, cut.axes + 1, 0)
@@ -215,10 +221,9 @@ def pull_back(
         window = jnp.pad(window[:, :above], ((0, 0), (inside, 1)))
         return (sums, window), (done, weight)
 
-    carry = (
-        jnp.zeros((*cut.chunks, n * (n + 3) // 2, len(images), *cut.counts), images.dtype),
-        jnp.zeros((len(images), above + inside + 1), images.dtype),
-    )
+    planes = (*cut.chunks, n * (n + 3) // 2, len(images), *cut.counts)
+    nothing = zero(images, adjoint)
+    carry = jnp.full(planes, nothing), jnp.full((len(images), above + inside + 1), nothing)
     inputs = (jnp.arange(cut.blocks), _weight_tiles(weights, cut), coefficients, adjoint)
     _, (rows, weight) = lax.scan(pull_block, carry, inputs, reverse=True)
     rows = rows.swapaxes(0, 1).reshape(len(images), cut.blocks * cut.rows, *cut.shape[1:])

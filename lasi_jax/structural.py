@@ -1,8 +1,10 @@
 """SSIM and MS-SSIM: how alike the windows of two images are in light, contrast and structure.
 
-Images are (height, width) or (height, width, channel) with any number of
-channels, each compared by itself: no luminance is extracted. Batches go
-through `jax.vmap`.
+Images are (height, width) or (height, width, channel), channels last, with any
+number of channels, each compared by itself: no luminance is extracted. Batches go
+through `jax.vmap`. Under `jit` no values are looked at: floats of 0..255 at the
+default range give wrong numbers in silence, unless the caller checks by
+`jax.experimental.checkify`.
 
 With s = x + y and d = x - y, both formulas need the local means and variances
 of s and d alone:
@@ -12,7 +14,8 @@ of s and d alone:
 
 so that luminance and contrast-structure are 1 less a loss that has d as a
 factor: four filters instead of five, and exactly 1 where d is 0. Means are taken
-of the losses, which float32 resolves better than numbers next to 1.
+of the losses, which float32 resolves better than numbers next to 1, and so that a
+loss next to 1, of which little is left, keeps its digits too.
 """
 
 import math
@@ -25,6 +28,7 @@ import numpy as np
 from jax import lax
 
 from lasi_jax import images
+from lasi_jax.means import mean
 
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """The exponents of the five scales, finest first: Wang, Simoncelli and Bovik 2003."""
@@ -77,8 +81,8 @@ def _moments(planes: jax.Array) -> tuple[jax.Array, jax.Array]:
     the least is lost to cancellation.
     """
     shift = lax.stop_gradient(planes.mean((0, 1), keepdims=True))
-    mean = _filter(planes - shift)
-    return mean + shift, _filter(jnp.square(planes - shift)) - jnp.square(mean)
+    off = _filter(planes - shift)
+    return off + shift, _filter(jnp.square(planes - shift)) - jnp.square(off)
 
 
 # One compilation for each size of image: outside `jit` the dozens of small ones take seconds.
@@ -158,7 +162,7 @@ def _enter(x: Any, y: Any, value_range: Any, scales: int = 1) -> tuple[jax.Array
 
 
 def ssim_map(x: Any, y: Any, *, value_range: tuple[float, float] = (0.0, 1.0)) -> jax.Array:
-    """The structural similarity of two images in every window.
+    """The structural similarity of two images (H W or H W C, channels last) in every window.
 
     With means, variances and covariance over a Gaussian window of 11 x 11 and
     deviation 1.5, c1 = (0.01 L)^2 and c2 = (0.03 L)^2,
@@ -168,7 +172,9 @@ def ssim_map(x: Any, y: Any, *, value_range: tuple[float, float] = (0.0, 1.0)) -
 
     Args:
       x: (height, width) or (height, width, channel); floats in `value_range`, or
-        uint8. At least 11 pixels a side.
+        uint8. At least 11 pixels a side. A batch goes through `jax.vmap`. Under `jit` no
+        values are looked at: floats of 0..255 at the default range give wrong numbers in
+        silence, unless the caller checks by `jax.experimental.checkify`.
       y: an image of the same shape; its dtype may differ.
       value_range: the least and the greatest value of a float image, low and high;
         L = high - low, and `low` is black. uint8 is always read as 0..255.
@@ -178,7 +184,7 @@ def ssim_map(x: Any, y: Any, *, value_range: tuple[float, float] = (0.0, 1.0)) -
       gradient is finite everywhere.
 
     Raises:
-      TypeError: dtypes other than floats and uint8, or no array at all.
+      TypeError: dtypes other than floats of at most 64 bits and uint8, or no array at all.
       ValueError: shapes that differ, other than two or three axes, too small an
         image, or concrete values outside the range or NaN.
 
@@ -197,10 +203,10 @@ def ssim_map(x: Any, y: Any, *, value_range: tuple[float, float] = (0.0, 1.0)) -
 
 
 def ssim(x: Any, y: Any, *, value_range: tuple[float, float] = (0.0, 1.0)) -> jax.Array:
-    """The structural similarity (SSIM) of two images: the mean of `ssim_map`.
+    """The SSIM of two images (H W or H W C, channels last): the mean of `ssim_map`.
 
     Args:
-      x: an image as in `ssim_map`.
+      x: an image as in `ssim_map`: under `jit` its values are not checked.
       y: an image of the same shape; its dtype may differ.
       value_range: the least and the greatest value of a float image.
 
@@ -220,7 +226,8 @@ def ssim(x: Any, y: Any, *, value_range: tuple[float, float] = (0.0, 1.0)) -> ja
       >>> float(ssim(x, x)), bool(ssim(x, x.T) < 1)
       (1.0, True)
     """
-    return 1.0 - _both(_losses(*_enter(x, y, value_range))).mean()
+    loss = _both(_losses(*_enter(x, y, value_range)))
+    return 1.0 - mean(loss, tuple(range(loss.ndim)))
 
 
 def ms_ssim(
@@ -230,7 +237,7 @@ def ms_ssim(
     value_range: tuple[float, float] = (0.0, 1.0),
     weights: Sequence[float] = WEIGHTS,
 ) -> jax.Array:
-    """The structural similarity of two images over several scales (MS-SSIM).
+    """The MS-SSIM of two images (H W or H W C, channels last): similarity over several scales.
 
     Per channel, with the means over the map of each scale j of S,
 
@@ -241,7 +248,8 @@ def ms_ssim(
 
     Args:
       x: an image as in `ssim_map`, of at least 10 * 2^(S - 1) + 1 pixels a side: 161
-        for five scales. At 64 x 64 three fit: `weights=WEIGHTS[:3]`.
+        for five scales. At 64 x 64 three fit: `weights=WEIGHTS[:3]`. Under `jit` its
+        values are not checked.
       y: an image of the same shape; its dtype may differ.
       value_range: the least and the greatest value of a float image.
       weights: the exponents w, finest scale first, one for each scale. They are
@@ -274,8 +282,8 @@ def ms_ssim(
     product = jnp.ones(total.shape[-1], total.dtype)
     for weight in weights[:-1]:
         _, loss = _losses(total, difference)
-        product = product * _power(1.0 - loss.mean((0, 1)), weight)
+        product = product * _power(1.0 - mean(loss, (0, 1)), weight)
         total, difference = _halve(total), _halve(difference)
     loss = _both(_losses(total, difference))
-    product = product * _power(1.0 - loss.mean((0, 1)), weights[-1])
+    product = product * _power(1.0 - mean(loss, (0, 1)), weights[-1])
     return 1.0 - (1.0 - product).mean()

@@ -50,8 +50,11 @@ def neighbors(shape, n):
     return index
 
 
-def coefficients(image, n, mask=None, decay=0.8, ridge=80 / 127.5):
-    """A weighted least squares at every element, over all earlier elements, in [-1, 1]."""
+def coefficients(image, n, mask=None, decay=0.8, ridge=80 / 127.5, prior=0.0):
+    """A weighted least squares at every element, over all earlier elements, in [-1, 1].
+
+    The ridge is n more examples: of each neighbour alone, of the value prior / n.
+    """
     values = np.asarray(image, np.float64).reshape(-1)
     weights = np.ones_like(values) if mask is None else np.asarray(mask, np.float64).reshape(-1)
     index = neighbors(image.shape, n)
@@ -60,15 +63,16 @@ def coefficients(image, n, mask=None, decay=0.8, ridge=80 / 127.5):
     theta = np.zeros((len(values), n))
     for t in range(len(values)):
         w = weights[:t] * decay ** np.abs(positions[:t] - positions[t]).sum(1)
-        system = (phi[:t] * w[:, None]).T @ phi[:t] + ridge * np.eye(n)
-        theta[t] = np.linalg.solve(system, (phi[:t] * w[:, None]).T @ values[:t])
+        examples = np.concatenate([phi[:t] * np.sqrt(w)[:, None], np.sqrt(ridge) * np.eye(n)])
+        wanted = np.concatenate([values[:t] * np.sqrt(w), np.full(n, np.sqrt(ridge) * prior / n)])
+        theta[t] = np.linalg.lstsq(examples, wanted)[0]
     return theta.reshape(*image.shape, n)
 
 
-def distance_map(x, y, n, mask=None):
+def distance_map(x, y, n, mask=None, prior=0.0):
     directions = []
     for image in (x, y):
-        shifted = coefficients(image, n, mask) + 1e-6
+        shifted = coefficients(image, n, mask, prior=prior) + 1e-6
         directions.append(shifted / np.linalg.norm(shifted, axis=-1, keepdims=True))
     return np.linalg.norm(directions[0] - directions[1], axis=-1)
 

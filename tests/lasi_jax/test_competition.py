@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import checkify
 
 import lasi_jax
 from lasi_jax import competition
@@ -223,6 +224,42 @@ def test_under_jit_a_start_at_the_reference_stays():
     trajectory = differentiate(X, X, held=squares, moved=fourth, direction="greatest", num_steps=3)
     np.testing.assert_array_equal(trajectory.image, X)
     np.testing.assert_array_equal((trajectory.held, trajectory.moved), 0.0)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_under_jit_every_loop_ends_and_checkify_tells(value):
+    run = functools.partial(
+        competition.differentiate, held=squares, moved=fourth, direction="greatest", num_steps=3
+    )
+    start = START.copy()
+    start[0, 1] = value
+    trajectory = jax.block_until_ready(jax.jit(run)(X, start))
+    assert not np.isfinite(trajectory.held).all() or np.isfinite(trajectory.image).all()
+    error, _ = checkify.checkify(jax.jit(run))(X, start)
+    assert "y must lie in value_range (0, 1) and hold no NaN" in error.get()
+
+
+def test_under_jit_checkify_tells_of_a_start_at_the_reference():
+    begin = checkify.checkify(functools.partial(competition.begin, held=squares, moved=fourth))
+    assert "y, the start, must differ from the reference x" in begin(X, X)[0].get()
+    assert begin(X, START)[0].get() is None
+
+
+def test_images_in_another_byte_order():
+    swapped = competition.differentiate(X.astype(">f8"), START.astype(">f8"), **OPTIONS)
+    expected = competition.differentiate(X, START, **OPTIONS)
+    chex.assert_trees_all_equal(swapped, expected)
+
+
+def test_a_metric_that_cannot_be_hashed():
+    class Squares:
+        __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+        def __call__(self, x, y):
+            return squares(x, y)
+
+    found = competition.differentiate(X, START, **(OPTIONS | {"held": Squares()}))
+    chex.assert_trees_all_equal(found, competition.differentiate(X, START, **OPTIONS))
 
 
 def test_a_moved_metric_that_does_not_change_moves_nothing():

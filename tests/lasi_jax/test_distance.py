@@ -20,7 +20,7 @@ def pair_of(shape, dtype=np.float64):
 
 def small(x, y, **options):
     """A distance that compiles quickly."""
-    return lasi_jax.distance(x, y, neighborhood_size=3, **options)
+    return lasi_jax.distance(x, y, neighborhood_size=3, volume=x.ndim > 3, **options)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-9), (np.float32, 2e-5)])
@@ -40,7 +40,7 @@ def test_equals_brute_force(brute_force, shape, masked):
     mask = np.random.default_rng(1).choice([0.0, 0.5, 1.0], shape) if masked else np.ones(shape)
     expected = brute_force.distance_map(2 * np.asarray(x) - 1, 2 * np.asarray(y) - 1, 3, mask)
     options = {"mask": jnp.asarray(mask) if masked else None}
-    separation = lasi_jax.distance_map(x, y, neighborhood_size=3, **options)
+    separation = lasi_jax.distance_map(x, y, neighborhood_size=3, volume=len(shape) > 3, **options)
     np.testing.assert_allclose(separation, np.where(mask > 0, expected, 0.0), atol=1e-10)
     np.testing.assert_allclose(
         small(x, y, **options), (mask * expected).sum() / mask.sum(), atol=1e-10
@@ -110,7 +110,56 @@ def test_gradient_equals_finite_differences(shape, check_gradients):
     mask = jnp.asarray(np.random.default_rng(4).uniform(0.1, 1.0, shape))
     check_gradients(small, (x, y))
     check_gradients(lambda x, y, m: small(x, y, mask=m), (x, y, mask))
-    check_gradients(lambda x, y: lasi_jax.distance_map(x, y, neighborhood_size=3), (x, y))
+    options = {"neighborhood_size": 3, "volume": len(shape) > 3}
+    check_gradients(lambda x, y: lasi_jax.distance_map(x, y, **options), (x, y))
+
+
+def test_a_prior_equals_brute_force(brute_force, check_gradients):
+    x, y = pair_of((5, 4, 3))
+    mask = np.random.default_rng(4).uniform(0.1, 1.0, x.shape)
+    of_both = (2 * np.asarray(image) - 1 for image in (x, y))
+    expected = brute_force.distance_map(*of_both, 3, mask, prior=0.7)
+    options = {"neighborhood_size": 3, "prior": 0.7}
+    separation = lasi_jax.distance_map(x, y, mask=jnp.asarray(mask), **options)
+    np.testing.assert_allclose(separation, expected, atol=1e-10)
+    check_gradients(
+        lambda x, y, m: lasi_jax.distance(x, y, mask=m, **options), (x, y, jnp.asarray(mask))
+    )
+
+
+def test_noise_at_middle_grey_has_a_direction_unless_the_ridge_has():
+    """One level of noise on a flat patch; what the docstrings say of it."""
+    noise = np.random.default_rng(0).integers(-1, 2, (24, 24, 3))
+    released, remedied = (jax.jit(functools.partial(small, prior=prior)) for prior in (0.0, 1.0))
+    found = {}
+    for grey in (64, 127, 128, 140):
+        flat = np.full(noise.shape, grey, np.uint8)
+        noisy = (flat + noise).astype(np.uint8)
+        found[grey] = float(released(flat, noisy)), float(remedied(flat, noisy))
+    assert max(found[grey][0] for grey in (64, 140)) < 0.01
+    assert min(found[grey][0] for grey in (127, 128)) > 0.1
+    assert max(remedied for _, remedied in found.values()) < 0.006
+
+
+def test_gradients_at_middle_grey_are_as_elsewhere_with_a_prior():
+    noise, other = 1e-3 * np.random.default_rng(0).normal(size=(2, 24, 24, 3)).astype(np.float32)
+    slopes = {
+        prior: jax.jit(jax.grad(functools.partial(small, prior=prior), 1)) for prior in (0.0, 1.0)
+    }
+    norms = {
+        (prior, level): np.linalg.norm(slope(level + noise, level + other))
+        for prior, slope in slopes.items()
+        for level in (0.5, 0.55)
+    }
+    assert norms[0.0, 0.5] > 100.0 * norms[0.0, 0.55]
+    assert norms[1.0, 0.5] < 2.0 * norms[1.0, 0.55]
+
+
+def test_without_a_prior_nothing_changes():
+    x, y = pair_of((9, 8, 3), np.float32)
+    np.testing.assert_array_equal(small(x, y, prior=0.0), small(x, y))
+    assert small(x, x, prior=1.0) == 0.0
+    assert abs(small(x, 1 - x, prior=1.0)) < 1e-5
 
 
 def test_hessian_vector_product_equals_finite_differences(jit):
@@ -137,12 +186,15 @@ def test_identical_images_are_exactly_zero_apart_in_float32(size):
 
 
 @pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_gradient_is_finite_where_it_degenerates(level, dtype):
+@pytest.mark.parametrize(
+    ("dtype", "prior"), [(np.float32, 0.0), (np.float64, 0.0), (np.float32, 1.0)]
+)
+def test_gradient_is_finite_where_it_degenerates(level, dtype, prior):
     flat = jnp.full((8, 9, 3), level, dtype)
     noise, _ = pair_of(flat.shape, dtype)
     for x, y in ((flat, flat), (flat, noise), (noise, flat), (noise, noise)):
-        value, gradients = jax.value_and_grad(small, argnums=(0, 1))(x, y)
+        metric = functools.partial(small, prior=prior)
+        value, gradients = jax.value_and_grad(metric, argnums=(0, 1))(x, y)
         chex.assert_tree_all_finite((value, gradients))
         if x is y:
             assert value == 0.0

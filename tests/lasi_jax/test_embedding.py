@@ -35,13 +35,15 @@ def test_released_coefficients_and_predictions(golden, dtype, tolerance):
     n=st.integers(1, 8),
     seed=st.integers(0, 99),
     masked=st.booleans(),
+    prior=st.sampled_from([0.0, 1.0, -0.3]),
 )
-def test_equals_brute_force(brute_force, shape, n, seed, masked):
+def test_equals_brute_force(brute_force, shape, n, seed, masked, prior):
     image = image_of(shape, seed)
     mask = np.random.default_rng(seed).choice([0.0, 0.3, 1.0], shape) if masked else None
     mask = None if mask is None or mask.max() == 0 else jnp.asarray(mask)
-    expected = brute_force.coefficients(2 * np.asarray(image) - 1, n, mask)
-    theta = lasi_jax.coefficients(image, neighborhood_size=n, mask=mask)
+    expected = brute_force.coefficients(2 * np.asarray(image) - 1, n, mask, prior=prior)
+    options = {"mask": mask, "prior": prior, "volume": len(shape) > 3}
+    theta = lasi_jax.coefficients(image, neighborhood_size=n, **options)
     np.testing.assert_allclose(theta, expected, atol=1e-10)
 
 
@@ -70,6 +72,15 @@ def test_embedding_is_the_normalised_coefficients():
 def test_the_first_element_has_learnt_nothing():
     first = lasi_jax.embedding(image_of((5, 5)), neighborhood_size=4)[0, 0]
     np.testing.assert_allclose(first, 0.5, atol=1e-12)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.3, 0.5, 1.0])
+def test_with_a_prior_flat_areas_are_the_mean_of_the_neighbours_at_every_grey(level):
+    flat = jnp.full((6, 6), level)
+    mask = jnp.ones(flat.shape).at[0].set(0.0)  # where neighbours are missing, nothing is flat
+    options = {"neighborhood_size": 4, "prior": 1.0, "mask": mask}
+    np.testing.assert_allclose(lasi_jax.coefficients(flat, **options), 0.25, atol=1e-12)
+    np.testing.assert_allclose(lasi_jax.prediction(flat, **options)[1:], level, atol=1e-12)
 
 
 def test_a_negative_has_the_same_coefficients():
@@ -121,7 +132,8 @@ def test_gradient_equals_finite_differences(shape, check_gradients):
     image, mask = image_of(shape), image_of(shape, 1)
 
     def theta(image, mask):
-        return lasi_jax.coefficients(image, neighborhood_size=3, mask=mask)
+        options = {"mask": mask, "volume": len(shape) > 3}
+        return lasi_jax.coefficients(image, neighborhood_size=3, **options)
 
     check_gradients(theta, (image, mask))
 

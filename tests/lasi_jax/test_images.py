@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import checkify
 
 import lasi_jax
 
@@ -53,6 +54,43 @@ def two(y, **options):
         (lambda: two(X * 3), ValueError, "y must lie in value_range"),
         (lambda: two(X.astype(jnp.int32)), TypeError, "y must be floating point or uint8"),
         (lambda: two(X, neighborhood=3), TypeError, "neighborhood"),
+        (
+            lambda: one(X[None]),
+            ValueError,
+            r"image must have.*jax.vmap.*volume=True.*\(1, 4, 4, 3\)",
+        ),
+        (lambda: lasi_jax.distance(X[None], X[None]), ValueError, "x and y must have.*jax.vmap"),
+        (lambda: lasi_jax.embedding(X[None]), ValueError, "image must have.*jax.vmap"),
+        (lambda: lasi_jax.prediction(X[None]), ValueError, "image must have.*jax.vmap"),
+        (lambda: one(volume="yes"), TypeError, "volume must be True or False, got 'yes'"),
+        (lambda: one(prior=np.nan), ValueError, "prior must be a finite number, got nan"),
+        (lambda: one(prior="mean"), ValueError, "prior must be a finite number, got 'mean'"),
+        (lambda: one([[0.1, 0.2], [0.3]]), ValueError, "image must be an array, got a list that"),
+        (
+            lambda: one(np.full((4, 4), 0.5, np.longdouble)),
+            TypeError,
+            "image must be floating point or uint8, of at most 64 bits, got dtype (float|long)",
+        ),
+        (
+            lambda: one(mask=np.ones(X.shape, np.longdouble)),
+            TypeError,
+            "mask must be boolean, integer or floating, of at most 64 bits",
+        ),
+        (
+            lambda: one(np.full((4, 4), 1.0000021, np.float32)),
+            ValueError,
+            r"image must lie in value_range \(0, 1\).*got values from 1.0000021 to 1.0000021",
+        ),
+        (
+            lambda: one(np.full((4, 4), 1.0 + 1.1e-6)),
+            ValueError,
+            "got values from 1.0000011 to 1.0000011",
+        ),
+        (
+            lambda: one(mask=np.full(X.shape, np.nextafter(1.0, 2.0))),
+            ValueError,
+            "mask must hold weights from 0 to 1.*got values from 1.0000000000000002 to",
+        ),
     ],
 )
 def test_bad_input(call, error, message):
@@ -75,6 +113,76 @@ def test_a_constant_image_inside_jit_is_checked_too():
     bad = np.full((4, 4, 3), 9.0)
     with pytest.raises(ValueError, match="y must lie in"):
         jax.jit(lambda x: lasi_jax.distance(x, bad, neighborhood_size=2))(X)
+
+
+def test_every_layout_of_memory_is_an_image():
+    image = np.random.default_rng(0).uniform(size=(4, 6, 3))
+    mask = np.random.default_rng(1).uniform(size=image.shape)
+    expected = one(image, mask=mask)
+    frozen = image.copy()
+    frozen.flags.writeable = False
+    for same in (
+        image.astype(">f8"),
+        np.asfortranarray(image),
+        np.repeat(image, 2, 1)[:, ::2],
+        frozen,
+        image.tolist(),
+    ):
+        np.testing.assert_array_equal(one(same, mask=mask), expected)
+    for swapped in (">f8", "<f8"):
+        np.testing.assert_array_equal(one(image, mask=mask.astype(swapped)), expected)
+    single = image.astype(np.float32)
+    np.testing.assert_array_equal(one(single.astype(">f4")), one(single))
+    np.testing.assert_array_equal(
+        one(mask=np.ones(X.shape, ">i4")), one(mask=np.ones(X.shape, bool))
+    )
+    found = lasi_jax.prediction(image.astype(">f8"), neighborhood_size=2)
+    np.testing.assert_array_equal(found, lasi_jax.prediction(image, neighborhood_size=2))
+
+
+def test_a_volume_is_one_image_where_it_is_asked_for():
+    volumes = np.random.default_rng(0).uniform(size=(2, 3, 4, 4, 2))
+    found = lasi_jax.distance(*volumes, neighborhood_size=2, volume=True)
+    batch = jax.vmap(lambda x, y: lasi_jax.distance(x, y, neighborhood_size=2))(*volumes)
+    assert batch.shape == (3,) and abs(found - batch.mean()) > 1e-3
+
+
+CHECKED = {
+    "range": (255.0 * X, X, "x must lie in value_range (0, 1) and hold no NaN, got values from"),
+    "NaN": (X, X * jnp.nan, "y must lie in value_range (0, 1) and hold no NaN, got values from"),
+    "mask": (X, X, "mask must hold weights from 0 to 1"),
+}
+
+
+@pytest.fixture(scope="module")
+def checked():
+    def masked(x, y, mask):
+        return lasi_jax.distance(x, y, mask=mask, neighborhood_size=2)
+
+    return jax.jit(checkify.checkify(masked))
+
+
+@pytest.mark.parametrize("case", CHECKED)
+def test_under_jit_checkify_catches_what_is_wrong(case, checked):
+    x, y, message = CHECKED[case]
+    error, _ = checked(x, y, jnp.full(X.shape, 2.0 if case == "mask" else 1.0))
+    with pytest.raises(checkify.JaxRuntimeError) as caught:
+        error.throw()
+    assert message in str(caught.value)
+    assert checked(X, X, jnp.ones(X.shape))[0].get() is None
+
+
+def test_checkify_looks_into_gradients_and_batches():
+    bad = jnp.stack([X, 2.0 * X.at[1, 1, 1].set(1.0)])
+    for function in (two, lambda y: jax.grad(two)(y).sum()):
+        error, _ = jax.jit(checkify.checkify(jax.vmap(function)))(bad)
+        assert "y must lie in value_range (0, 1)" in error.get()
+        assert jax.jit(jax.vmap(function))(bad).shape == (2,)  # as ever, where nobody asks
+
+
+def test_checkify_looks_at_half_precision():
+    bad = jnp.full(X.shape, 1.25, jnp.bfloat16)
+    assert "got values from 1.25 to 1.25" in checkify.checkify(jax.jit(two))(bad)[0].get()
 
 
 def test_nested_lists_are_images():

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import checkify
 from scipy import ndimage
 
 from lasi_jax import structural
@@ -184,6 +185,18 @@ def test_gradients_of_flat_and_opposite_images_are_finite(metric, dtype):
         chex.assert_tree_all_finite(slopes(metric)(x, y))
 
 
+def test_a_similarity_next_to_0_lies_in_the_range_of_its_map():
+    """Black against white: 54 x 54 windows, each c1 / (1 + c1) alike."""
+    x, y = jnp.zeros((64, 64), jnp.float32), jnp.ones((64, 64), jnp.float32)
+    planes = np.asarray(compiled(structural.ssim_map)(x, y))
+    found = float(compiled(structural.ssim)(x, y))
+    assert planes.min() <= found <= planes.max()
+    np.testing.assert_allclose(found, 1e-4 / (1.0 + 1e-4), rtol=0, atol=1e-7)
+    # As at 1024 x 1024 with five scales, the last of which has 54 x 54 windows.
+    last = compiled(structural.ms_ssim, weights=(0.1333,))(x, y)
+    np.testing.assert_allclose(last, (1e-4 / (1.0 + 1e-4)) ** 0.1333, rtol=1e-4)
+
+
 def test_float32_resolves_small_differences():
     x, noise = pair_of(SHAPE)
     y = x + 1e-3 * noise
@@ -292,6 +305,15 @@ def test_bad_weights(weights):
 
 
 @pytest.mark.parametrize("metric", [*METRICS.values(), structural.ssim_map])
+def test_checkify_catches_what_jit_does_not_see(metric):
+    x = jnp.full((24, 24), 0.5)
+    checked = jax.jit(checkify.checkify(metric))
+    for bad in (255.0 * x, x.at[2, 3].set(jnp.nan)):
+        assert "y must lie in value_range (0, 1)" in checked(x, bad)[0].get()
+    assert checked(x, x)[0].get() is None
+
+
+@pytest.mark.parametrize("metric", [*METRICS.values(), structural.ssim_map])
 def test_bad_images(metric):
     x = jnp.full((24, 24), 0.5)
     for bad, error, message in (
@@ -303,7 +325,7 @@ def test_bad_images(metric):
     ):
         with pytest.raises(error, match=message):
             metric(x, bad)
-    for shape in ((24,), (2, 24, 24, 3)):
+    for shape in ((24,), (2, 24, 24, 3), (1, 1, 2, 24, 24)):
         with pytest.raises(ValueError, match=r"must have .*axes|shape \(height, width\).*vmap"):
             metric(jnp.zeros(shape), jnp.zeros(shape))
     with pytest.raises(ValueError, match=r"at least .* pixels a side"):

@@ -1,0 +1,107 @@
+"""LASI over the devices of a mesh: as on one device, of every kind of axis."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lasi_jax import batching
+
+# Value, gradients and coefficients of a batch, and an extreme of two metrics, whose loops carry
+# images and metrics: on one device first, then over two.
+TWO_DEVICES = """
+import functools, json, sys
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+import lasi_jax
+from lasi_jax import competition
+
+options = {"neighborhood_size": 2}
+distance = functools.partial(lasi_jax.distance, **options)
+
+def of_pair(x, y):
+    mask = jnp.ones_like(x[..., :1]).at[0, 0].set(0.5)
+    masked = functools.partial(distance, mask=mask)
+    value, gradients = jax.value_and_grad(masked, (0, 1))(x, y)
+    return value, gradients, lasi_jax.coefficients(y, **options)
+
+def squares(x, y):
+    return jnp.sum(jnp.square(x - y))
+
+def extreme(x, y):
+    search = {"direction": "greatest", "num_steps": 2}
+    return competition.differentiate(x, y, held=squares, moved=distance, **search)
+
+def with_one(function):
+    return lambda x, y: jax.vmap(function, (None, 0))(x[0], y)
+
+calls = {"pairs": jax.vmap(of_pair), "one and many": with_one(distance)}
+inside = calls  # where, whatever the mesh was, its axis is manual
+if sys.argv[1] == "Auto":
+    inside = calls | {"extreme, one and many": with_one(extreme)}
+x, y = jax.random.uniform(jax.random.key(0), (2, 4, 5, 6, 2))
+expected = {name: jax.jit(call)(x, y) for name, call in inside.items()}
+expected["predictions"] = jax.vmap(functools.partial(lasi_jax.prediction, **options))(x)
+
+def farthest(found, name):
+    pairs = zip(*map(jax.tree.leaves, (found, expected[name])), strict=True)
+    return float(max(np.abs(np.asarray(a) - np.asarray(b)).max() for a, b in pairs))
+
+kind = getattr(AxisType, sys.argv[1])
+mesh = jax.make_mesh((2,), ("batch",), axis_types=(kind,))
+x_over, y_over = (jax.device_put(a, NamedSharding(mesh, P("batch"))) for a in (x, y))
+error = {}
+for name, call in inside.items():
+    one = name.endswith("one and many")
+    specs = P() if one else P("batch"), P("batch")
+    mapped = jax.shard_map(call, mesh=mesh, in_specs=specs, out_specs=P("batch"))
+    error["shard_map, " + name] = farthest(jax.jit(mapped)(x[:1] if one else x_over, y_over), name)
+with jax.set_mesh(mesh):
+    for name, call in calls.items():
+        of_x = x[:1] if name.startswith("one") else x_over
+        error["jit, " + name] = farthest(jax.jit(call)(of_x, y_over), name)
+        if sys.argv[1] == "Explicit":
+            error["eager, " + name] = farthest(call(of_x, y_over), name)
+    predict = jax.vmap(functools.partial(lasi_jax.prediction, **options))
+    error["predictions"] = farthest(predict(x_over), "predictions")
+print(json.dumps(error))
+"""
+
+
+FLAGS = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_two_devices_compute_what_one_does(kind):
+    environment = os.environ | {"XLA_FLAGS": FLAGS}
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_DEVICES, kind],
+        capture_output=True,
+        text=True,
+        timeout=380,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    error = json.loads(done.stdout)
+    assert len(error) == {"Auto": 6, "Explicit": 7}[kind]
+    assert max(error.values()) < 1e-9, error
+
+
+def test_the_zero_lets_no_nan_in():
+    assert batching.zero(jnp.full((2, 3), jnp.nan), jnp.float64(jnp.inf)) == 0.0
+
+
+@pytest.mark.parametrize("in_turn", [True, False])
+def test_a_batch_of_batches_with_what_is_no_batch(in_turn, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu" if in_turn else "gpu")
+    scaled = batching.one_at_a_time(lambda a, b, none: {"sum": a + b, "a": a})
+    a, b = np.arange(24.0).reshape(2, 3, 4), np.arange(4.0)
+    found = jax.vmap(jax.vmap(lambda a: scaled(a, b, None)))(a)
+    np.testing.assert_array_equal(found["sum"], a + b)
+    np.testing.assert_array_equal(found["a"], a)
