@@ -59,10 +59,10 @@ def uncertain(values, sign, noise, seed):
 
 def fit(seed, has_intervals):
     random = np.random.default_rng(seed)
-    central = random.uniform(size=(2, 50, DIMENSION)).astype(np.float32)
-    loss = random.normal(size=(2, 50))
+    central = random.uniform(size=(3, NUMBER, DIMENSION)).astype(np.float32)
+    loss = random.normal(size=(3, NUMBER))
     intervals = (central**0.5, central) if has_intervals else (None, None)
-    return Fit(np.array([1.5, 2.5]), loss, loss - 1.0, *intervals)
+    return Fit(np.array([1.5, 2.0, 2.5]), loss, loss - 1.0, *intervals)
 
 
 def made_up(has_truth, error=0.5):
@@ -92,14 +92,14 @@ def made_up(has_truth, error=0.5):
         rankings = {
             name: [
                 caption_evaluation.metrics(scores_of(trial, seed, 0.3 + 0.2 * way), trial)
-                for seed in (7, 8)
+                for seed in (7, 8, 9)
             ]
             for way, name in enumerate(RANKINGS)
         }
         evaluations[method] = Evaluation(
             [
                 outcome(**{OWN: (1.0, 0.1, 10 * place + seed), "aleatoric": (0.0, 1.0, seed)})
-                for seed in (5, 6)
+                for seed in (5, 6, 9)
             ],
             rankings,
             {side: fit(place, method != "von_mises_fisher") for side in SIDES},
@@ -117,7 +117,7 @@ def content_of(frozen, before, evaluations):
         key=jax.random.key(0),
         num_resamples=100,
         command="python -m experiments.probvlm_adapters",
-        config={"methods": list(evaluations), "seeds": [0, 1], "cross_modal_weight": 100.0},
+        config={"methods": list(evaluations), "seeds": [0, 1, 2], "cross_modal_weight": 100.0},
         data="made up",
         versions={"jax": "0"},
         backend="cpu",
@@ -196,7 +196,7 @@ def test_retrieval_before_and_after(unknown):
         assert row["ranking"] == "cosine" and row["R@1"]["seeds"] == pytest.approx([base[side]])
         assert row["R@1"]["low"] is None and "change of R@1" not in row
         assert 0.2 < base[side] < 0.95
-    scores = [scores_of(frozen.trial, seed, 0.5) for seed in (7, 8)]  # of the second ranking
+    scores = [scores_of(frozen.trial, seed, 0.5) for seed in (7, 8, 9)]  # of the second ranking
     hits = [match[s.argmax(0), np.arange(NUMBER)].mean() for s in scores]
     row = find(content["retrieval"], method="released", ranking="query's location", side="caption")
     assert row["R@1"]["seeds"] == pytest.approx(hits)
@@ -210,7 +210,9 @@ def test_widths_and_coverage(unknown):
         for side in SIDES:
             row = find(content["fits"], method=method, side=side)
             of = evaluations[method].fits[side]
-            assert row["temperature"]["seeds"] == [1.5, 2.5] and row["temperature"]["mean"] == 2.0
+            assert (
+                row["temperature"]["seeds"] == [1.5, 2.0, 2.5] and row["temperature"]["mean"] == 2.0
+            )
             assert row["loss"]["seeds"] == pytest.approx(of.loss.mean(1).tolist())
             assert row["loss_tempered"]["mean"] == pytest.approx(of.loss.mean() - 1.0)
             for name, central in (("", of.central), ("_tempered", of.central_tempered)):
@@ -353,7 +355,7 @@ def test_the_page_is_made_of_the_numbers(known, unknown):
         text = adapter_report.markdown(content, TITLE)
         assert text == adapter_report.markdown(again, TITLE)
         assert text.startswith(f"# {TITLE}: results\n") and content["answer"] in text
-        assert content["command"] in text and "Seeds 0, 1; jax 0 on cpu" in text
+        assert content["command"] in text and "Seeds 0, 1, 2; jax 0 on cpu" in text
         for lines in text.split("\n\n"):
             table = [line for line in lines.splitlines() if line.startswith("|")]
             assert len({line.count("|") for line in table}) <= 1
