@@ -1,14 +1,19 @@
 """The generalized Gaussian: Laplace at shape 1, Gaussian at shape 2, a box at infinity."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import gammainc, gammaln
+from jax.scipy.special import gammaln
 
 from probemb import arguments
 from probemb.gaussians import point
+
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
+# e^-40 of what is integrated is left out.
+_NATS = 40.0
 
 
 class GeneralizedGaussian(NamedTuple):
@@ -90,13 +95,15 @@ class GeneralizedGaussian(NamedTuple):
         """Of every dimension, the probability of the interval around the mean that ends at x.
 
         P(1 / beta, (|x - m| / alpha)^beta) (..., dimension), P the regularised incomplete gamma
-        function: uniform from 0 to 1 where x is drawn from this distribution.
+        function: uniform from 0 to 1 where x is drawn from this distribution. By quadrature, to
+        1e-12, with derivatives of any order in all fields.
         """
         self = generalized_gaussian("distribution", self)
         self, x = arguments.one_dtype(self, point(x, self.location))
-        powered = self._powered_residual(x)
-        some = powered > 0.0
-        return jnp.where(some, gammainc(1.0 / self.shape, jnp.where(some, powered, 1.0)), 0.0)
+        residual = jnp.abs(x - self.location)
+        zero = residual == 0.0
+        log_residual = jnp.log(jnp.where(zero, 1.0, residual)) - jnp.log(self.scale)
+        return jnp.where(zero, 0.0, _central_probability(log_residual, self.shape))
 
     def entropy(self) -> jax.Array:
         """-E log p (...) in nats: sum_d 1 / beta - log normalizer."""
@@ -123,6 +130,61 @@ class GeneralizedGaussian(NamedTuple):
         )
         constant = p._log_normalizer() - q._log_normalizer() - 1.0 / p.shape
         return jnp.sum(constant + jnp.exp(log_moment), axis=-1)
+
+
+@jax.jit  # dozens of small operations, slow one by one
+def _integral(log_residual: jax.Array, beta: jax.Array) -> jax.Array:
+    """P(a, r^beta) for a = 1 / beta, given log r.
+
+    With t = r^beta e^-s, Gamma(a) P = int_0^inf t^a e^-t ds: from s = 0 outwards the integrand
+    falls, without a scale of its own where a is small, but there its tail is exponential. Beyond
+    the mode, the same with s < 0 is what is missing to 1.
+    """
+    a, powered = 1.0 / beta, _powered(log_residual, beta)
+    left = powered <= jnp.maximum(a, 1.0)
+    # How far the integrand counts, which the result does not depend on.
+    few = _NATS / a
+    low = jnp.minimum(few + jnp.sqrt(2.0 * few), _NATS)
+    few = _NATS / jnp.where(left, 1.0, powered)
+    high = jnp.log1p(few + jnp.sqrt(2.0 * few))
+    width = jax.lax.stop_gradient(jnp.where(left, low, high))
+    nodes, weights = (
+        jnp.asarray(values, beta.dtype).reshape((1,) * beta.ndim + (-1,))
+        for values in (0.5 * (1.0 + _NODES), 0.5 * _WEIGHTS)
+    )
+    s = jnp.where(left, width, -width)[..., None] * nodes
+    exponent = -a[..., None] * s - powered[..., None] * jnp.expm1(-s)
+    area = a * width * jnp.sum(weights * jnp.exp(exponent), axis=-1)
+    tail = jnp.where(left, jnp.exp(jnp.where(left, powered - a * width, 0.0)), 0.0)
+    share = _slope(log_residual, beta) * (area + tail)
+    return jnp.where(left, share, 1.0 - share)
+
+
+def _powered(log_residual: jax.Array, beta: jax.Array) -> jax.Array:
+    """r^beta, up to where nothing is left beyond it."""
+    most = 0.45 * float(np.log(np.finfo(beta.dtype).max))
+    logarithm = beta * log_residual
+    within = logarithm < most
+    return jnp.exp(jnp.where(within, logarithm, most))
+
+
+def _slope(log_residual: jax.Array, beta: jax.Array) -> jax.Array:
+    """The derivative of the central probability in log r: r exp(-r^beta) / Gamma(1 + 1 / beta)."""
+    return jnp.exp(log_residual - _powered(log_residual, beta) - gammaln(1.0 + 1.0 / beta))
+
+
+@jax.custom_jvp
+def _central_probability(log_residual: jax.Array, beta: jax.Array) -> jax.Array:
+    return _integral(log_residual, beta)
+
+
+@_central_probability.defjvp
+def _central_probability_jvp(primals, tangents):
+    (log_residual, beta), (of_residual, of_beta) = primals, tangents
+    # The integral's derivative in r would be a small difference of terms as large as beta.
+    of_shape_alone = functools.partial(_integral, log_residual)
+    value, of_shape = jax.jvp(of_shape_alone, (beta,), (of_beta,))
+    return value, of_shape + _slope(log_residual, beta) * of_residual
 
 
 def generalized_gaussian(name: str, value: Any) -> GeneralizedGaussian:

@@ -9,10 +9,12 @@ import numpy as np
 
 from probemb import arguments
 from probemb.bessel import log_bessel_and_ratio
-from probemb.euclidean import normalized
+from probemb.euclidean import greatest, normalized
 from probemb.gaussians import point
 
 _LOG_TWO_PI = 1.8378770664093453
+# The least accepted share of proposals is 0.65 (in two dimensions, far from uniform).
+_PROPOSALS = 100
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(48)
 
 
@@ -49,7 +51,11 @@ class VonMisesFisher(NamedTuple):
     @property
     def mean_resultant_length(self) -> jax.Array:
         """A_D(kappa) = I_{v+1}(kappa) / I_v(kappa) = |E x| (...)."""
-        return self.concentration * self._peak()[1]
+        _, ratio, rest = self._peak()
+        # Of a large concentration, the first has derivatives that cancel; of a small one, the other
+        # has a value that does.
+        near = self.concentration < self.mean_direction.shape[-1]
+        return jnp.where(near, self.concentration * ratio, 1.0 - rest)
 
     @property
     def mean(self) -> jax.Array:
@@ -113,15 +119,14 @@ class VonMisesFisher(NamedTuple):
                 "p and q must have one shape (..., dimension), "
                 f"got {p.mean_direction.shape} and {q.mean_direction.shape}"
             )
-        peak_p, ratio, rest = p._peak()
+        peak_p, _, rest = p._peak()
         peak_q, *_ = q._peak()
-        length = p.concentration * ratio
         apart = 0.5 * jnp.sum(jnp.square(p.mean_direction - q.mean_direction), axis=-1)
         return (
             peak_p
             - peak_q
             + (q.concentration - p.concentration) * rest
-            + q.concentration * length * apart
+            + q.concentration * p.mean_resultant_length * apart
         )
 
 
@@ -132,33 +137,59 @@ def _orthogonal(x: jax.Array, direction: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+@functools.partial(jax.jit, static_argnums=2)  # a loop outside of jit compiles at every call
 def _angle(key: jax.Array, concentration: jax.Array, dimension: int) -> jax.Array:
     """Angles to the mean direction, of density proportional to exp(kappa cos t) sin^(D-2) t.
 
     Everything is in terms of 1 - cos t, which keeps its precision where the
-    concentration is large.
+    concentration is large, and of its quotient by the center, which keeps to the floats.
     """
     m = dimension - 1.0
-    slope = m / (2.0 * concentration + jnp.sqrt(4.0 * jnp.square(concentration) + m * m))
+    concentration = jnp.minimum(concentration, jnp.finfo(concentration.dtype).max)
+    wide = concentration < m
+    in_m = jnp.where(wide, concentration, m) / m  # of 0..1: no square leaves the floats
+    of_m = m / jnp.where(wide, m, concentration)
+    slope = jnp.where(
+        wide,
+        1.0 / (2.0 * in_m + jnp.sqrt(1.0 + 4.0 * in_m**2)),
+        of_m / (2.0 + jnp.sqrt(4.0 + of_m**2)),
+    )
     center = 2.0 * slope / (1.0 + slope)
+    # kappa center / m, at most 1 / 2.
+    pull = jnp.where(wide, in_m * slope, 1.0 / (2.0 + jnp.sqrt(4.0 + of_m**2)))
+    pull = 2.0 * pull / (1.0 + slope)
 
-    def propose(state):
-        key, accepted, kept = state
-        key, of_beta, of_uniform = jax.random.split(key, 3)
-        z = jax.random.beta(
-            of_beta, 0.5 * m, 0.5 * m, concentration.shape, dtype=concentration.dtype
+    def propose(number):
+        of_radius, of_turn, of_odds = (
+            jax.random.uniform(one, concentration.shape, concentration.dtype)
+            for one in jax.random.split(jax.random.fold_in(key, number), 3)
         )
-        u = jax.random.uniform(of_uniform, concentration.shape, dtype=concentration.dtype)
-        missing = 2.0 * slope * z / (1.0 - (1.0 - slope) * z)
-        log_odds = concentration * (center - missing) + m * jnp.log(
-            (missing + center - missing * center) / (center * (2.0 - center))
+        # z of Beta(m / 2, m / 2), and 1 - z, by Ulrich's way from two uniform numbers.
+        short = of_radius ** (2.0 / (m - 1.0)) if m > 1.0 else 0.0 * of_radius
+        radius = jnp.sqrt(1.0 - short)
+        least = 0.5 * short / (1.0 + radius)
+        z, rest = (
+            least + radius * jnp.square(turn(jnp.pi * of_turn)) for turn in (jnp.cos, jnp.sin)
         )
-        passes = jnp.log1p(-u) <= log_odds
-        kept = jnp.where(accepted, kept, missing)
-        return key, accepted | passes, kept
+        in_centers = (1.0 + slope) * z / (rest + slope * z)
+        missing = center * in_centers
+        log_odds = m * pull * (1.0 - in_centers)
+        log_odds += m * jnp.log((1.0 + in_centers - missing) / (2.0 - center))
+        return jnp.log1p(-of_odds) <= log_odds, missing
 
-    state = (key, jnp.zeros(concentration.shape, bool), jnp.zeros_like(concentration))
-    *_, kept = jax.lax.while_loop(lambda state: ~jnp.all(state[1]), propose, state)
+    def again(state):
+        number, accepted, kept = state
+        passes, missing = propose(number)
+        return number + 1, accepted | passes, jnp.where(accepted, kept, missing)
+
+    # What is no concentration is NaN, and nothing waits for it. The others are all accepted long
+    # before the last proposal.
+    accepted, kept = propose(0)
+    valid = concentration >= 0.0
+    state = 1, accepted | ~valid, jnp.where(valid, kept, jnp.nan)
+    _, _, kept = jax.lax.while_loop(
+        lambda state: (state[0] < _PROPOSALS) & ~jnp.all(state[1]), again, state
+    )
     return 2.0 * jnp.arcsin(jnp.sqrt(jnp.clip(0.5 * kept, 0.0, 1.0)))
 
 
@@ -170,6 +201,7 @@ def _angle_jvp(dimension, primals, tangents):
     """
     (key, concentration), (_, tangent) = primals, tangents
     angle = _angle(key, concentration, dimension)
+    concentration = jnp.minimum(concentration, greatest(concentration.dtype))
     *_, missing = log_bessel_and_ratio(dimension / 2.0 - 1.0, concentration)
     inner = 2.0 * jnp.square(jnp.sin(0.5 * angle)) < missing
     reach = 12.0 / jnp.sqrt(concentration + (dimension - 1.0))
@@ -180,9 +212,9 @@ def _angle_jvp(dimension, primals, tangents):
     )
     step = 0.5 * width[..., None] * (1.0 + nodes)
     s = angle[..., None] + sign[..., None] * step
-    log_density = -2.0 * concentration[..., None] * jnp.square(jnp.sin(0.5 * s))
+    log_density = -concentration[..., None] * (2.0 * jnp.square(jnp.sin(0.5 * s)))
     log_density += (dimension - 2.0) * jnp.log(jnp.maximum(jnp.sin(s), jnp.finfo(s.dtype).tiny))
-    here = -2.0 * concentration * jnp.square(jnp.sin(0.5 * angle))
+    here = -concentration * (2.0 * jnp.square(jnp.sin(0.5 * angle)))
     here += (dimension - 2.0) * jnp.log(jnp.maximum(jnp.sin(angle), jnp.finfo(s.dtype).tiny))
     away = jnp.abs(missing[..., None] - 2.0 * jnp.square(jnp.sin(0.5 * s)))
     integrand = away * jnp.exp(log_density - here[..., None])

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.integrate import quad
+from scipy.special import gamma, gammainc
 from scipy.stats import gennorm
 
 from probemb import DiagonalGaussian, GeneralizedGaussian
@@ -195,6 +196,67 @@ def test_slopes_of_the_central_probability():
         np.testing.assert_allclose(of_p.scale, [-2.0 * density * residual / 1.5], rtol=1e-7)
         after, before = (2.0 * gennorm(beta + h, 0.0, 1.5).cdf(residual) for h in (1e-5, -1e-5))
         np.testing.assert_allclose(of_p.shape, [(after - before) / 2e-5], rtol=1e-5)
+
+
+# From cusps to boxes, at residuals on both sides of the scale.
+MANY_SHAPES = (1e-2, 0.1, 0.5, 1.0, 3.7, 20.0, 1e3, 1e4, 1e6)
+MANY_RESIDUALS = (1e-6, 0.01, 0.5, 0.9, 0.99, 1.0, 1.001, 1.1, 3.0, 1e3)
+
+
+def exact_central_probability(beta, residual):
+    log_powered = beta * np.log(residual)
+    near = residual / gamma(1.0 + 1.0 / beta)  # where the power is lost beside 1
+    far = gammainc(1.0 / beta, np.exp(np.minimum(log_powered, 300.0)))
+    return np.where(log_powered < -40.0, near, far)
+
+
+@jax.jit
+@jax.vmap
+def to_second_order(beta, residual):
+    def probability(beta, residual):
+        p = GeneralizedGaussian(jnp.zeros_like(beta)[None], jnp.ones_like(beta)[None], beta[None])
+        return p.central_probability(residual[None])[0]
+
+    slopes = jax.grad(probability, (0, 1))
+    of_shape = jax.jvp(lambda beta: slopes(beta, residual), (beta,), (jnp.ones_like(beta),))[1]
+    return probability(beta, residual), slopes(beta, residual), of_shape
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_central_probability_and_its_derivatives_at_any_shape(dtype):
+    """Beside SciPy's function and its differences; slopes per share of the shape."""
+    beta, residual = (z.ravel() for z in np.meshgrid(MANY_SHAPES, MANY_RESIDUALS, indexing="ij"))
+    beta, residual = beta.astype(dtype), residual.astype(dtype)
+    found = to_second_order(jnp.asarray(beta), jnp.asarray(residual))
+    chex.assert_tree_all_finite(found)
+    chex.assert_type(jax.tree.leaves(found), dtype)
+    value, (of_beta, of_residual), (twice, both) = jax.tree.map(
+        lambda x: np.asarray(x, float), found
+    )
+    beta, residual = beta.astype(float), residual.astype(float)
+    at = {k: exact_central_probability(beta * (1.0 + k * 2e-3), residual) for k in range(-2, 3)}
+    with np.errstate(over="ignore"):
+        density, *densities = (
+            2.0 * gennorm(beta * (1.0 + k * 1e-4)).pdf(residual) for k in (0, 1, -1)
+        )
+    wide = dtype == np.float64
+    for one, exact, atol in (
+        (value, at[0], 1e-12),
+        (of_residual, density, 1e-12),
+        (beta * of_beta, (8 * (at[1] - at[-1]) - (at[2] - at[-2])) / (12 * 2e-3), 1e-8),
+        (beta**2 * twice,
+         (16 * (at[1] + at[-1]) - 30 * at[0] - (at[2] + at[-2])) / (12 * 2e-3**2), 1e-6),
+        (beta * both, (densities[0] - densities[1]) / 2e-4, 1e-6),
+    ):  # fmt: skip
+        rtol = 1e-5 if wide else 2e-4
+        np.testing.assert_allclose(one, exact, rtol=rtol, atol=atol if wide else 1e-5)
+    np.testing.assert_allclose(value, at[0], atol=1e-12 if wide else 2e-6)
+
+
+def test_central_probability_of_a_box():
+    box = GeneralizedGaussian(jnp.zeros(3), jnp.ones(3), jnp.full(3, 1000.0))
+    found = box.central_probability(jnp.array([0.5, 1.0, 2.0]))
+    np.testing.assert_allclose(found, [0.500288, 0.999780, 1.0], atol=1e-6)
 
 
 def test_central_probabilities_under_vmap():

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from scipy.special import gammaln, ive
 
 from probemb import VonMisesFisher
@@ -231,6 +232,74 @@ def test_concentrated_samples_stay_near_the_mean_direction():
     apart = np.sum((samples - np.asarray(p.mean_direction)) ** 2, axis=-1)
     error = np.std(apart) / np.sqrt(len(apart))
     assert abs(apart.mean() - 2e-6) < 5.0 * error
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def samples_with_slopes(dimension, concentration):
+    direction = jnp.zeros((*concentration.shape, dimension), concentration.dtype).at[:, 0].set(1.0)
+
+    def sample(concentration):
+        return VonMisesFisher(direction, concentration).sample(jax.random.key(0), (200,))
+
+    return jax.jvp(sample, (concentration,), (jnp.ones_like(concentration),))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dimension", [2, 3, 64])
+def test_sampling_ends_for_any_concentration(dimension, dtype):
+    """Under jit, where no value is checked: what is no concentration is NaN, and waits for none."""
+    most = np.finfo(dtype).max
+    large = np.array([1e19, 1e25, 1e37, most ** dtype(0.9), most / 2, most], dtype)
+    given = np.concatenate([[np.nan, -1.0, -most], large, [np.inf, 0.0, 1.0, 1e-38]]).astype(dtype)
+    samples, slopes = map(np.asarray, samples_with_slopes(dimension, jnp.asarray(given)))
+    assert np.all(np.isnan(samples[:, :3]))
+    assert np.all(np.isfinite(samples[:, 3:]))
+    assert np.all(np.isfinite(slopes[:, 3 : 3 + len(large)]))
+    np.testing.assert_allclose(np.linalg.norm(samples[:, 3:], axis=-1), 1.0, rtol=1e-5)
+    across = np.linalg.norm(samples[:, 3 : 4 + len(large), 1:].astype(float), axis=-1)
+    # |x - m|^2 is (D - 1) / kappa on average; the least floats are 0.
+    scale = np.sqrt((dimension - 1.0) / np.append(large, np.inf).astype(float))
+    assert np.all(across <= 8.0 * scale)
+    np.testing.assert_allclose(np.mean(across[:, 0] ** 2), scale[0] ** 2, rtol=0.3)
+
+
+def test_the_second_sample_compiles_nothing():
+    p, q = (VonMisesFisher(unit_of((2, 3)), jnp.asarray(k)) for k in (np.ones(2), np.full(2, 3.0)))
+    keys = [jax.random.key(seed) for seed in range(2)]
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None
+    )
+    p.sample(keys[0], (7,))
+    first = len(compiled)
+    q.sample(keys[1], (7,))
+    assert first > 0 and len(compiled) == first
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+def test_samples_within_a_shard_map(kind):
+    """A loop's types are checked on a mesh of one device too."""
+    mesh = jax.make_mesh((1,), ("batch",), axis_types=(kind,), devices=jax.devices()[:1])
+    rows, whole = PartitionSpec("batch"), PartitionSpec()
+    p = VonMisesFisher(unit_of((4, 3)), jnp.array([0.0, 1.0, 10.0, 1e3]))
+    p = jax.device_put(p, NamedSharding(mesh, rows))
+
+    def sample(p, key):
+        return p.sample(key)
+
+    def of_device(p, key):
+        return p.sample(jax.random.fold_in(key, jax.lax.axis_index("batch")))
+
+    def slope(p, key):
+        return jax.jvp(lambda k: p._replace(concentration=k).sample(key), *([p.concentration],) * 2)
+
+    key = jax.random.key(0)
+    for function in (sample, of_device, slope):
+        mapped = jax.shard_map(function, mesh=mesh, in_specs=(rows, whole), out_specs=rows)
+        found = jax.jit(mapped)(p, key)
+        if function is sample:
+            np.testing.assert_allclose(found, p.sample(key), rtol=1e-12)
+        chex.assert_tree_all_finite(found)
 
 
 DIRECTION = unit_of((2, 3))
