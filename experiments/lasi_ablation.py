@@ -6,16 +6,19 @@
 
 LASI has four numbers, and its paper varies one. Here each is varied by itself around the default
 (N = 10, causal, decay 0.8, ridge 80/127.5), and N together with the side of the image and with a
-neighbourhood that looks to all sides, for which the sums run over all other elements as well. Three
-things are shown to move, or not: agreement, which is Kendall's tau with the known order of severity
-(`severity`; no human agreement) and, with `--bapps`, the 2AFC score; the weighted least squares
-itself, that is its loss at the minimum, and the error with which an element is predicted, which is
-not among its examples; and time.
+neighbourhood that looks to all sides, for which the sums run over all other elements as well.
+Remedies against noise at middle grey (`ablated_lasi`) stand beside them. Shown are agreement, which
+is Kendall's tau with the known order of severity (`severity`; no human agreement) and, with
+`--bapps`, the 2AFC score; the weighted least squares itself, that is its loss at the minimum, and
+the error with which an element is predicted, which is not among its examples; what one level of
+noise on a flat image scores at grey 64 and at grey 128; the likeness to the default, which is the
+paper's; and time.
 
 What is measured is kept in parts: the same command again goes on where the last one was stopped.
 
-On two CPU cores: about a quarter of an hour by default. Expected: loss and error fall with N, and
-agreement does not follow them.
+On two CPU cores: about twenty minutes by default. Expected: loss and error fall with N, and
+agreement does not follow them; with the remedy `prior`, noise at grey 128 scores as at 64, and the
+order of the distances is nearly the default's.
 """
 
 import dataclasses
@@ -26,6 +29,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import scipy.stats
 from skimage import transform
 
 import lasi_jax
@@ -48,12 +52,14 @@ from lasi_jax.embedding import DECAY, RIDGE
 _MODULE = "experiments.lasi_ablation"
 BASE = Variant(10, "causal", DECAY, RIDGE)
 _TIMED = 5
+_GREYS = (64, 128)
 
 TOY: dict[str, Any] = {
     "sizes": (1, 10),
     "sides": (32, 48),
     "decays": (0.5,),
     "ridges": (1.0,),
+    "remedies": ("prior",),
     "squares": 1,
     "num_resamples": 100,
 }
@@ -73,6 +79,8 @@ class Config:
     """Weights of an example per unit of distance, beside the default 0.8."""
     ridges: tuple[float, ...] = (0.00627, 0.0627, 6.27, 62.7)
     """Ridges beside the default 0.627."""
+    remedies: tuple[str, ...] = ablated_lasi.REMEDIES[1:]
+    """Remedies against noise at middle grey, of which the default has none."""
     squares: int = 2
     """Squares of each photograph, 1 to 4."""
     bapps: Path | None = None
@@ -110,6 +118,10 @@ def resolved(config: Config) -> Config:
     for decay in config.decays:
         if not 0.0 < decay < 1.0:
             raise ValueError(f"decays must lie between 0 and 1, got {decay}")
+    for remedy in config.remedies:
+        if remedy not in ablated_lasi.REMEDIES:
+            known = ", ".join(ablated_lasi.REMEDIES)
+            raise ValueError(f"remedies must be among {known}, got {remedy!r}")
     for ridge in config.ridges:
         if not 0.0 < ridge < float("inf"):
             raise ValueError(f"ridges must be positive, got {ridge}")
@@ -123,6 +135,7 @@ def plan(config: Config) -> list[tuple[Variant, int]]:
     found += [(Variant(n, "two-sided", DECAY, RIDGE), side) for n in config.sizes]
     found += [(BASE._replace(decay=decay), side) for decay in (DECAY, *config.decays)]
     found += [(BASE._replace(ridge=ridge), side) for ridge in config.ridges]
+    found += [(BASE._replace(remedy=remedy), side) for remedy in config.remedies]
     return list(dict.fromkeys(found))
 
 
@@ -160,14 +173,19 @@ def graded(config: Config) -> dict[int, severity.Squares]:
 @functools.cache
 def distance_of(variant: Variant) -> measurement.Distance:
     """LASI in the package where it has the variant, and else as `ablated_lasi` has it."""
-    if variant.neighborhood == "causal":
-        return functools.partial(
-            lasi_jax.distance,
-            neighborhood_size=variant.neighborhood_size,
-            decay=variant.decay,
-            ridge=variant.ridge,
-        )
-    return _ablated(variant)
+    if not _in_package(variant):
+        return _ablated(variant)
+    return functools.partial(
+        lasi_jax.distance,
+        neighborhood_size=variant.neighborhood_size,
+        decay=variant.decay,
+        ridge=variant.ridge,
+        prior=1.0 if variant.remedy == "prior" else 0.0,
+    )
+
+
+def _in_package(variant: Variant) -> bool:
+    return variant.neighborhood == "causal" and variant.remedy in ("none", "prior")
 
 
 def _ablated(variant: Variant) -> measurement.Distance:
@@ -179,7 +197,7 @@ def name_of(variant: Variant, side: int) -> str:
     return (
         f"n{variant.neighborhood_size}-{variant.neighborhood}-d{variant.decay}"
         f"-r{variant.ridge}-s{side}"
-    )
+    ) + f"-{variant.remedy.replace(' ', '_')}" * (variant.remedy != "none")
 
 
 def regression(variant: Variant, images: np.ndarray) -> dict[str, float]:
@@ -197,13 +215,31 @@ def slowness(variant: Variant, pair: tuple[np.ndarray, np.ndarray]) -> dict[str,
 
     A variant that the package lacks is compared with the base in `ablated_lasi`.
     """
-    if variant.neighborhood == "causal":
+    if _in_package(variant):
         functions = [jax.jit(distance_of(each)) for each in (variant, BASE)]
     else:
         functions = [_ablated(each) for each in (variant, BASE)]
     calls = [functools.partial(function, *pair) for function in functions]
     seconds = benchmark.alternate(_TIMED, *calls)
     return {"milliseconds": 1e3 * seconds[0], "times_base": seconds[0] / seconds[1]}
+
+
+def of_noise(variant: Variant, side: int, seed: int) -> dict[str, float]:
+    """The distance of a flat image and the same with noise of one level, by grey."""
+    noise = np.random.default_rng(seed).integers(-1, 2, (side, side, 3))
+    distance = jax.jit(distance_of(variant))
+    found = {}
+    for grey in _GREYS:
+        flat = np.full(noise.shape, grey, np.uint8)
+        found[f"noise_at_{grey}"] = float(distance(flat, (flat + noise).astype(np.uint8)))
+    return found
+
+
+def likeness(distances: np.ndarray, of_base: np.ndarray) -> float | None:
+    """Spearman's correlation of distances with the base's, or None where all are equal."""
+    if min(np.ptp(distances), np.ptp(of_base)) == 0.0:
+        return None
+    return float(scipy.stats.spearmanr(distances, of_base)[0])  # pyright: ignore
 
 
 def _measured(
@@ -217,11 +253,19 @@ def _measured(
     """All numbers of a variant."""
     place = folder / "variants" / name_of(variant, side)
     metric = distance_of(variant)
-    title = f"N {variant.neighborhood_size}, {variant.neighborhood}, side {side}"
+    title = _title(variant, side)
     distances = measurement.distances(place / "severity", metric, squares, title=title)
+    of_base = measurement.distances(
+        folder / "variants" / name_of(BASE, side) / "severity",
+        distance_of(BASE),
+        squares,
+        title=_title(BASE, side),
+    )
     row: dict[str, Any] = {**variant._asdict(), "side": side}
     by_level, photographs = squares.by_level(distances), squares.photographs
     row |= ablation_report.order(by_level, photographs, config.num_resamples, config.seed)
+    row["likeness"] = likeness(distances[:, 0], of_base[:, 0])
+    row |= cell_files.cell(place / "noise.json", lambda: of_noise(variant, side, config.seed))
     references = squares.references
     row |= cell_files.cell(place / "regression.json", lambda: regression(variant, references))
     pair = (references[0], squares.distorted[0, 0, 0])
@@ -231,7 +275,14 @@ def _measured(
     return row
 
 
-def _two_afc(config: Config, place: Path, metric, title: str, judged: dict) -> dict[str, float]:
+def _title(variant: Variant, side: int) -> str:
+    remedy = f", {variant.remedy}" * (variant.remedy != "none")
+    return f"N {variant.neighborhood_size}, {variant.neighborhood}{remedy}, side {side}"
+
+
+def _two_afc(
+    config: Config, place: Path, metric, title: str, judged: dict
+) -> dict[str, float | None]:
     """The 2AFC score in percent, the mean over subsets, with its interval over triplets."""
     scores = {}
     for subset, source in judged.items():
@@ -239,8 +290,12 @@ def _two_afc(config: Config, place: Path, metric, title: str, judged: dict) -> d
         path, name = place / "2afc" / subset, f"{title}, {subset}"
         distances = measurement.distances(path, metric, first, title=name)
         scores[subset] = (*distances.T, source.judgements[: len(first)])
-    options = {"num_resamples": config.num_resamples, "seed": config.seed}
-    return two_afc_report.mean_of_subsets(scores, agreement.two_afc, options)
+    interval = functools.partial(
+        agreement.bootstrap_interval,
+        jax.random.key(config.seed),
+        num_resamples=config.num_resamples,
+    )
+    return two_afc_report.mean_of_subsets(scores, agreement.two_afc, interval)
 
 
 def run(config: Config) -> dict[str, Any]:

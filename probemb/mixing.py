@@ -23,10 +23,9 @@ def _mixing(image: Any, partner: Any) -> tuple[jax.Array, jax.Array]:
 
 def _partners(partner: Any, size: int | None) -> jax.Array:
     """Checked places in a batch; of any size where none is given."""
-    partner = np.asarray(partner) if isinstance(partner, list | tuple) else partner
-    if not jnp.issubdtype(getattr(partner, "dtype", object), jnp.integer):
-        got = getattr(partner, "dtype", type(partner).__name__)
-        raise TypeError(f"partner must be an array of integers, got {got}")
+    partner = arguments.array("partner", partner)
+    if not jnp.issubdtype(partner.dtype, jnp.integer):
+        raise TypeError(f"partner must be an array of integers, got {partner.dtype}")
     if partner.ndim != 1 or len(partner) == 0 or len(partner) != (size or len(partner)):
         raise ValueError(f"partner must have shape ({size or 'batch'},), got {partner.shape}")
     size = len(partner)

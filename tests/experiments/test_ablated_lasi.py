@@ -36,25 +36,37 @@ def nearest(positions, t, variant):
 
 def brute_force(image, variant):
     """Embedding, loss and residual of every element; the loss is NaN without examples."""
-    values = 2.0 * image.reshape(-1) - 1.0
+    remedy = variant.remedy
+    values = 2.0 * image.reshape(-1) - 1.0 + {"shift by 1": 1.0, "shift by 2": 2.0}.get(remedy, 0.0)
     positions = list(itertools.product(*map(range, image.shape)))
     phi = np.zeros((len(values), variant.neighborhood_size))
     for t in range(len(values)):
         index, _ = nearest(positions, t, variant)
         phi[t, : len(index)] = values[index]
-    theta, loss = np.zeros_like(phi), np.full_like(values, np.nan)
+    if remedy == "intercept":
+        phi = np.concatenate([phi, np.ones_like(phi[:, :1])], 1)
+    theta, loss, residual = np.zeros_like(phi), np.full_like(values, np.nan), values.copy()
+    prior = np.full(phi.shape[1], (remedy == "prior") / phi.shape[1])
     for t in range(len(values)):
         _, others = nearest(positions, t, variant)
         weights = np.array([variant.decay ** away(positions[t], positions[j]) for j in others])
-        weighted = phi[others].T * weights
-        system = weighted @ phi[others] + variant.ridge * np.eye(phi.shape[1])
-        theta[t] = np.linalg.solve(system, weighted @ values[others])
+        seen, wanted, own, value = phi[others], values[others], phi[t], values[t]
+        if remedy == "local means" and others:
+            mean_phi, mean_x = (np.average(v, 0, weights) for v in (seen, wanted))
+            seen, wanted, own, value = (
+                seen - mean_phi,
+                wanted - mean_x,
+                own - mean_phi,
+                value - mean_x,
+            )
+        system = (seen.T * weights) @ seen + variant.ridge * np.eye(phi.shape[1])
+        theta[t] = np.linalg.solve(system, (seen.T * weights) @ wanted + variant.ridge * prior)
+        residual[t] = value - own @ theta[t]
         if others:
-            residual = values[others] - phi[others] @ theta[t]
-            loss[t] = (weights * residual**2).sum() / weights.sum()
-    shifted = theta + 1e-6
+            loss[t] = (weights * (wanted - seen @ theta[t]) ** 2).sum() / weights.sum()
+    shifted = theta + (0.03 if remedy == "offset 0.03" else 1e-6)
     directions = shifted / np.linalg.norm(shifted, axis=1, keepdims=True)
-    return directions, loss, values - (phi * theta).sum(1)
+    return directions, loss, residual
 
 
 @pytest.mark.parametrize(
@@ -65,6 +77,7 @@ def brute_force(image, variant):
         ((6, 7, 3), Variant(3, "causal", decay=0.5, ridge=0.05)),
         ((6, 7, 3), Variant(3, "two-sided", decay=0.5, ridge=0.05)),
         ((7, 6), Variant(24, "two-sided")),
+        *(((5, 4, 2), Variant(3, remedy=remedy)) for remedy in ablated_lasi.REMEDIES[1:]),
     ],
     ids=str,
 )
@@ -78,11 +91,13 @@ def test_equals_brute_force(shape, variant):
     np.testing.assert_allclose(found.prediction_error, np.square(residuals).mean(1), atol=1e-10)
 
 
-def test_the_causal_variant_is_lasi():
+@pytest.mark.parametrize(("remedy", "prior"), [("none", 0.0), ("prior", 1.0)])
+def test_the_causal_variant_is_lasi(remedy, prior):
     x, y = images_of((6, 7, 3))
     options = {"neighborhood_size": 3, "decay": 0.7, "ridge": 0.2}
-    found = measure(x, y, variant=Variant(**options))
-    np.testing.assert_allclose(found.distance, lasi_jax.distance(x, y, **options), atol=1e-12)
+    found = measure(x, y, variant=Variant(remedy=remedy, **options))
+    expected = lasi_jax.distance(x, y, prior=prior, **options)
+    np.testing.assert_allclose(found.distance, expected, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -172,6 +187,7 @@ def test_variants_of_one_size_share_a_compilation(monkeypatch):
         (Variant(12, "two-sided"), "neighborhood_size must be .* less than .* got 12"),
         (Variant(2, decay=0.0), "decay must be .* got 0"),
         (Variant(2, ridge=0.0), "ridge must be .* got 0"),
+        (Variant(2, remedy="hope"), "remedy must be one of none, prior, .* got 'hope'"),
     ],
 )
 def test_bad_variants(variant, message):

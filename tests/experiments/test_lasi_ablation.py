@@ -24,6 +24,7 @@ OPTIONS = {
     "sides": (16,),
     "decays": (0.5,),
     "ridges": (1.0,),
+    "remedies": ("prior", "shift by 2"),
     "squares": 1,
     "num_resamples": 20,
 }
@@ -98,6 +99,7 @@ def test_the_plan_has_each_variant_once_and_the_base(options):
         assert all((Variant(n, "causal"), s) in plan for s in chosen.sides)
     assert {v.decay for v, _ in plan} == {0.8, *chosen.decays}
     assert {v.ridge for v, _ in plan} == {80 / 127.5, *chosen.ridges}
+    assert {v.remedy for v, _ in plan} == {"none", *chosen.remedies}
 
 
 def test_the_plan_has_what_is_given_twice_once():
@@ -128,7 +130,7 @@ def test_a_run_leaves_a_report_with_a_picture(folder, content):
     names = {path.name for path in report.iterdir()}
     assert names == {"lasi_ablation.png", "results.json", "results.md"}
     assert (report / "lasi_ablation.png").stat().st_size > 10_000
-    assert "2 squares of scikit-image's photographs, 20 distortions; 6 variants" in content["data"]
+    assert "2 squares of scikit-image's photographs, 20 distortions; 8 variants" in content["data"]
     header, _, text = cells(folder)
     assert content["command"] in text and str(folder) not in text
     assert "2AFC" not in header
@@ -137,18 +139,33 @@ def test_a_run_leaves_a_report_with_a_picture(folder, content):
 def test_the_table_has_a_row_a_variant_and_the_base_in_bold(folder, content):
     _, rows, _ = cells(folder)
     bold = [row for row in rows if row[0].startswith("**")]
-    assert [row[:5] for row in bold] == [["**2**", "**causal**", "**0.8**", "**0.627**", "**16**"]]
+    base = ["**2**", "**causal**", "**0.8**", "**0.627**", "**none**", "**16**"]
+    assert [row[:6] for row in bold] == [base]
     assert content["base"] == {**BASE._asdict(), "side": 16}
     expected = [
-        ("1", "causal", "0.8", "0.627"),
-        ("**2**", "**causal**", "**0.8**", "**0.627**"),
-        ("1", "two-sided", "0.8", "0.627"),
-        ("2", "two-sided", "0.8", "0.627"),
-        ("2", "causal", "0.5", "0.627"),
-        ("2", "causal", "0.8", "1"),
+        ("1", "causal", "0.8", "0.627", "none"),
+        ("**2**", "**causal**", "**0.8**", "**0.627**", "**none**"),
+        ("1", "two-sided", "0.8", "0.627", "none"),
+        ("2", "two-sided", "0.8", "0.627", "none"),
+        ("2", "causal", "0.5", "0.627", "none"),
+        ("2", "causal", "0.8", "1", "none"),
+        ("2", "causal", "0.8", "0.627", "prior"),
+        ("2", "causal", "0.8", "0.627", "shift by 2"),
     ]
-    assert [tuple(row[:4]) for row in rows] == expected
-    assert [row["neighborhood_size"] for row in content["rows"]] == [1, 2, 1, 2, 2, 2]
+    assert [tuple(row[:5]) for row in rows] == expected
+    assert [row["neighborhood_size"] for row in content["rows"]] == [1, 2, 1, 2, 2, 2, 2, 2]
+
+
+def test_noise_at_middle_grey_and_likeness(folder, content):
+    by_remedy = {row["remedy"]: row for row in content["rows"] if variant_of(row)[:4] == BASE[:4]}
+    released, *remedied = (by_remedy[name] for name in ("none", "prior", "shift by 2"))
+    assert released["noise_at_128"] > 10.0 * released["noise_at_64"] > 0.0
+    assert all(row["noise_at_128"] < 2.0 * row["noise_at_64"] for row in remedied)
+    assert released["likeness"] == pytest.approx(1.0)
+    for row in content["rows"]:
+        of_both = (measured(folder, variant) for variant in (variant_of(row), BASE))
+        assert row["likeness"] == pytest.approx(scipy.stats.spearmanr(*of_both).statistic)
+    assert lasi_ablation.likeness(np.ones(3), np.arange(3.0)) is None
 
 
 def test_pairs_are_a_reference_and_each_kind_at_each_level(pairs):
@@ -249,7 +266,7 @@ def write_bapps(root):
 def test_bapps_gives_a_column(tmp_path):
     """At whatever side the images of the order are: the patches have their own."""
     write_bapps(tmp_path / "bapps")
-    options = {"sizes": (2,), "decays": (), "ridges": (), "limit": 2}
+    options = {"sizes": (2,), "decays": (), "ridges": (), "remedies": (), "limit": 2}
     options |= {"bapps": tmp_path / "bapps", "datasets": tmp_path / "datasets"}
     with small():
         content = lasi_ablation.run(config(tmp_path, **options))
@@ -281,6 +298,7 @@ def test_bapps_gives_a_column(tmp_path):
         ({"decays": (0.5, 1.0)}, "decays must lie between 0 and 1, got 1.0"),
         ({"decays": (0.0,)}, "decays must lie between 0 and 1, got 0.0"),
         ({"decays": (math.nan,)}, "decays must lie between 0 and 1, got nan"),
+        ({"remedies": ("hope",)}, "remedies must be among none, prior, .* got 'hope'"),
         ({"ridges": (0.0,)}, "ridges must be positive, got 0.0"),
         ({"ridges": (math.inf,)}, "ridges must be positive, got inf"),
         ({"ridges": (math.nan,)}, "ridges must be positive, got nan"),
