@@ -131,9 +131,16 @@ def test_float32_stays_float32(function):
 
 
 KEY = jax.random.key(0)
+
+
+def test_partners_of_the_other_byte_order():
+    partner = np.array([1, 0]).astype(np.dtype(np.int64).newbyteorder())
+    np.testing.assert_allclose(soft_labels(partner, 0.75), [[0.75, 0.25], [0.25, 0.75]])
+
+
 BAD_LABELS = {
     "float_partner": (jnp.zeros(3), 0.5, TypeError, "partner must be an array of integers"),
-    "no_partner": (None, 0.5, TypeError, "partner must be an array of integers"),
+    "no_partner": (None, 0.5, TypeError, "partner must be an array, got NoneType"),
     "scalar_partner": (jnp.array(1), 0.5, ValueError, r"partner must have shape .* got \(\)"),
     "too_high": ([0, 3, 1], 0.5, ValueError, r"partner must hold places in 0..2, got 3"),
     "negative": (jnp.array([0, -1]), 0.5, ValueError, r"partner must hold places in 0..1, got -1"),
