@@ -63,7 +63,9 @@ class GeneralizedGaussian(NamedTuple):
         axes = (1,) * len(shape)
         location, scale, beta = (field.reshape(axes + field.shape) for field in self)
         whole = shape + self.location.shape
-        gamma = jax.random.gamma(of_gamma, 1.0 + 1.0 / beta, whole, dtype=beta.dtype)
+        # No float holds the power of a greater one, and JAX's loop may not end for it.
+        order = 1.0 + jnp.clip(1.0 / beta, 0.0, 1e4)
+        gamma = jax.random.gamma(of_gamma, order, whole, dtype=beta.dtype)
         uniform = jax.random.uniform(of_uniform, whole, dtype=beta.dtype, minval=-1.0)
         return location + scale * uniform * gamma ** (1.0 / beta)
 

@@ -300,6 +300,22 @@ def test_a_huge_residual_costs_more_than_a_large_one():
     assert np.all(np.diff(np.array(values)) < 0.0) and np.all(np.isfinite(values))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sampling_ends_for_any_shape(dtype):
+    """Under jit, where no value is checked."""
+    given = [np.nan, np.inf, -np.inf, -1.0, -1e-45, 0.0, 1e-100, 1e-45, 1e-12, 1e-3, 1.0, 1e38]
+    shape = jnp.asarray(given, dtype)
+    samples = samples_of_shapes(shape)
+    assert np.all(np.isnan(samples[:, 0])) and np.all(np.isfinite(samples[:, -2:]))
+    np.testing.assert_array_less(np.abs(samples[:, -1]), 1.0)  # a box
+
+
+@jax.jit
+def samples_of_shapes(shape):
+    p = GeneralizedGaussian(jnp.zeros_like(shape), jnp.ones_like(shape), shape)
+    return p.sample(jax.random.key(0), (100,))
+
+
 ONES = jnp.ones((2, 3))
 GOOD = GeneralizedGaussian(ONES, ONES, ONES)
 BAD = {

@@ -1,5 +1,7 @@
 """The truth is written with the time component, in NumPy's widest floats."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -190,6 +192,52 @@ def test_gradients_are_finite_where_points_coincide_or_are_at_an_end(dtype):
         return jax.value_and_grad(loss, (0, 1, 2, 3))(x, y, dtype(3.0), dtype(1.0))
 
     chex.assert_tree_all_finite(jax.jit(jax.vmap(slopes))(x, y))
+
+
+@functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+def values_and_slopes(x, y, scale, curvature):
+    """Of the loss and all it is made of, in all arguments; sums over points, weighted."""
+
+    def points(x, y, curvature):
+        return (hyperbolic.exponential_map(z, curvature=curvature) for z in (x, y))
+
+    def of_points(function):
+        def weighed(x, y, scale, curvature):
+            value = function(*points(x, y, curvature), curvature=curvature)
+            weights = np.sin(1.0 + np.arange(value.size)).reshape(value.shape)
+            return jnp.sum(value * jnp.asarray(weights, value.dtype))
+
+        return weighed
+
+    functions = {
+        "meru": meru,
+        "entailment": lambda x, y, scale, c: hyperbolic.entailment(x, y, curvature=c),
+        "distance": of_points(hyperbolic.lorentz_distance),
+        "angle": of_points(hyperbolic.exterior_angle),
+        "aperture": of_points(lambda x, y, curvature: hyperbolic.half_aperture(
+            x, curvature=curvature)),
+    }  # fmt: skip
+    return {
+        name: jax.value_and_grad(function, (0, 1, 2, 3))(x, y, scale, curvature)
+        for name, function in functions.items()
+    }
+
+
+@pytest.mark.parametrize("radius", [1.0, 11.0, 20.0, 30.0, 39.0])
+def test_float32_has_the_gradients_of_float64_at_every_radius(radius):
+    directions = (np.asarray(vectors(6, 8, seed=seed)) for seed in (0, 1))
+    x, y = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in directions)
+    arguments = [np.float32(z) for z in (radius * x, 0.9 * radius * y, 10.0, 1.0)]
+    narrow, wide = (
+        values_and_slopes(*(jnp.asarray(z, dtype) for z in arguments))
+        for dtype in (np.float32, np.float64)
+    )
+    for name, (value, slopes) in narrow.items():
+        expected, expected_slopes = wide[name]
+        np.testing.assert_allclose(value, expected, rtol=1e-4, err_msg=name)
+        for place, (slope, exact) in enumerate(zip(slopes, expected_slopes, strict=True)):
+            apart = np.linalg.norm(np.asarray(slope, float) - np.asarray(exact))
+            assert apart <= 1e-4 * np.linalg.norm(exact), (name, place)
 
 
 @pytest.mark.parametrize("curvature", [0.1, 10.0])
