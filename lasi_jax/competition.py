@@ -271,7 +271,7 @@ def _find_root(error_at: Callable, slope: jax.Array, accuracy: jax.Array) -> _Se
 
     start = zero(slope, accuracy)
     far = start + jnp.inf
-    search = _Search(start, far, start, start, start, jnp.int32(0))
+    search = _Search(start, far, start, start, start, start.astype(jnp.int32))
     return lax.while_loop(unfinished, refine, search)
 
 

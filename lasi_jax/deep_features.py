@@ -55,7 +55,8 @@ def _check_image(name: str, image: Any) -> Any:
 
 
 def _check_map(name: str, layer: int, planes: Any) -> jax.Array:
-    if not _is_array(planes) or not jnp.issubdtype(planes.dtype, jnp.floating):
+    planes = images.as_array(f"layer {layer}", planes) if _is_array(planes) else planes
+    if not _is_array(planes) or not images.is_floating(planes.dtype):
         got = f"dtype {planes.dtype}" if _is_array(planes) else type(planes).__name__
         raise TypeError(f"layer {layer} of features({name}) must be a floating array, got {got}")
     if len(planes.shape) != 3 or 0 in planes.shape:
@@ -98,9 +99,11 @@ def _layers(x: Any, y: Any, features: Features) -> list[tuple[jax.Array, jax.Arr
 
 def _check_head(layer: int, head: Any, channels: int) -> Any:
     head = images.as_array(f"the head of layer {layer}", head) if _is_array(head) else head
-    if not _is_array(head) or not jnp.issubdtype(head.dtype, jnp.floating):
+    if not _is_array(head) or not images.is_floating(head.dtype):
         got = f"dtype {head.dtype}" if _is_array(head) else type(head).__name__
-        raise TypeError(f"the head of layer {layer} must be a floating array, got {got}")
+        raise TypeError(
+            f"the head of layer {layer} must be a floating array of at most 64 bits, got {got}"
+        )
     if head.shape != (channels,):
         raise ValueError(
             f"the head of layer {layer} must have the shape ({channels},) of the layer's "

@@ -24,6 +24,7 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 from jax.experimental import checkify
+from jax.sharding import NamedSharding, PartitionSpec
 
 from lasi_jax.regression import Regression
 
@@ -131,6 +132,14 @@ def range_of(image: jax.Array, value_range: tuple[float, float]) -> tuple[float,
     return (0.0, 255.0) if image.dtype == jnp.uint8 else value_range
 
 
+def _gathered(values: jax.Array) -> jax.Array:
+    """Without parts along explicit axes of a mesh: sums over an image run through all of it."""
+    sharding = jax.typeof(values).sharding
+    if all(axis is None for axis in sharding.spec):
+        return values
+    return jax.sharding.reshard(values, NamedSharding(sharding.mesh, PartitionSpec()))
+
+
 def check_image(name: str, image: Any, value_range: tuple[float, float]) -> jax.Array:
     """The image as an array, or one error that names it."""
     values = as_array(name, image)
@@ -152,7 +161,7 @@ def check_image(name: str, image: Any, value_range: tuple[float, float]) -> jax.
             low - slack,
             high + slack,
         )
-    return jnp.asarray(values)
+    return _gathered(jnp.asarray(values))
 
 
 def check_layout(name: str, shape: tuple[int, ...], volume: Any) -> None:
@@ -203,7 +212,7 @@ def check_mask(mask: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array | Non
         1.0,
         positive=True,
     )
-    return jnp.broadcast_to(jnp.asarray(mask).astype(dtype), shape)
+    return jnp.broadcast_to(_gathered(jnp.asarray(mask)).astype(dtype), shape)
 
 
 def check_options(

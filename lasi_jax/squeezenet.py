@@ -278,14 +278,16 @@ def features(
     layers: Sequence[str] = LPIPS_LAYERS,
     value_range: tuple[float, float] = (0.0, 1.0),
 ) -> tuple[jax.Array, ...]:
-    """The feature maps of an image, each after its ReLU and before any pooling.
+    """The feature maps of an image (H W 3, channels last), after their ReLU, before any pooling.
 
     One feature vector of the image is the mean of a map: `maps[-1].mean((0, 1))`.
 
     Args:
       image: (height, width, 3), RGB; floats in `value_range`, or uint8. Any size
         from 21 (version 1.0) or 17 (1.1) upwards; the weights were trained on
-        227 or 224. Batches go through `jax.vmap`.
+        227 or 224. Batches go through `jax.vmap`. Under `jit` no values are looked at:
+        floats of 0..255 at the default range give wrong maps in silence, unless the caller
+        checks by `jax.experimental.checkify`.
       parameters: of the network, from `load` or `initialize`.
       layers: names out of `LAYERS`; by default those that LPIPS compares. What
         comes after the last of them is not computed.
@@ -321,7 +323,7 @@ def features(
 def logits(
     image: Any, *, parameters: Parameters, value_range: tuple[float, float] = (0.0, 1.0)
 ) -> jax.Array:
-    """The scores of the 1000 classes of ImageNet: softmax makes them probabilities.
+    """An image's (H W 3, channels last) scores of ImageNet's classes: softmax makes probabilities.
 
     Args:
       image: as in `features`.

@@ -211,14 +211,16 @@ def features(
     layers: Sequence[str] | None = None,
     value_range: tuple[float, float] = (0.0, 1.0),
 ) -> tuple[jax.Array, ...]:
-    """The feature maps of an image, each after its ReLU and before any pooling.
+    """The feature maps of an image (H W 3, channels last), after their ReLU, before any pooling.
 
     One feature vector of the image is the mean of a map: `maps[-1].mean((0, 1))`.
 
     Args:
       image: (height, width, 3), RGB; floats in `value_range`, or uint8. Any size
         from 31 (AlexNet) or 16 (VGG16) upwards; the weights were trained on 224.
-        Batches go through `jax.vmap`.
+        Batches go through `jax.vmap`. Under `jit` no values are looked at:
+        floats of 0..255 at the default range give wrong maps in silence, unless the caller
+        checks by `jax.experimental.checkify`.
       parameters: of the network, from `load` or `initialize`.
       layers: names out of `LAYERS[network]`; by default those that LPIPS compares,
         `LPIPS_LAYERS[network]`. What comes after the last of them is not computed.

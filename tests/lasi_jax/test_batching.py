@@ -67,6 +67,8 @@ with jax.set_mesh(mesh):
         error["jit, " + name] = farthest(jax.jit(call)(of_x, y_over), name)
         if sys.argv[1] == "Explicit":
             error["eager, " + name] = farthest(call(of_x, y_over), name)
+    rows = jax.device_put(x[0, :4], NamedSharding(mesh, P("batch")))
+    error["rows"] = abs(float(distance(rows, y[0, :4]) - distance(x[0, :4], y[0, :4])))
     predict = jax.vmap(functools.partial(lasi_jax.prediction, **options))
     error["predictions"] = farthest(predict(x_over), "predictions")
 print(json.dumps(error))
@@ -89,7 +91,7 @@ def test_two_devices_compute_what_one_does(kind):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     error = json.loads(done.stdout)
-    assert len(error) == {"Auto": 6, "Explicit": 7}[kind]
+    assert len(error) == {"Auto": 7, "Explicit": 8}[kind]
     assert max(error.values()) < 1e-9, error
 
 

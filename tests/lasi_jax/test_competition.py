@@ -286,7 +286,7 @@ OPTIONS: dict[str, Any] = {"held": squares, "moved": fourth, "direction": "least
     [
         ((X, START[:3]), {}, ValueError, r"one shape, got \(4, 4\) and \(3, 4\)"),
         ((X, START[0]), {}, ValueError, "y must have at least two axes"),
-        ((X, START > 0.5), {}, TypeError, "y must be floating point or uint8, got dtype bool"),
+        ((X, START > 0.5), {}, TypeError, "y must be floating point or uint8, .* got dtype bool"),
         ((X, START.astype(np.float16)), {}, TypeError, "y must be float32 or float64, got dty"),
         (
             (X.astype(np.float16), START),

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import checkify
 from scipy.ndimage import map_coordinates
 
 from lasi_jax import deep_features, lpips_heads, squeezenet
@@ -311,7 +312,7 @@ def test_bad_features_are_named(name, wrong, error, message):
     [
         (np.ones((2, 5)), TypeError, "heads must be a list or tuple of arrays, got ndarray"),
         (HEADS[:1], ValueError, "as many as the layers of features, 2, got 1"),
-        ((HEADS[0], 1.0), TypeError, "head of layer 1 must be a floating array, got float"),
+        ((HEADS[0], 1.0), TypeError, "head of layer 1 must be a floating array.*got float"),
         ((HEADS[0], np.ones(4, int)), TypeError, "head of layer 1 .* got dtype int64"),
         (HEADS[::-1], ValueError, r"head of layer 0 must have the shape \(5,\) .*, got \(4,\)"),
         ((HEADS[0], np.array([1, 2, -3.5, 0])), ValueError, "head of layer 1 .* got -3.5"),
@@ -348,3 +349,28 @@ def test_trained_heads_fit_squeezenet(data, jit):
     assert where.shape == (40, 33) and np.all(np.asarray(where) >= 0.0)
     chex.assert_trees_all_close((apart, where), lpips(of_y, of_x), rtol=1e-5)
     assert lpips(of_x, of_x)[0] == 0.0
+
+
+@pytest.mark.parametrize("name", ["distance", "distance_map"])
+def test_arrays_in_another_byte_order_and_lists(name):
+    loss = functools.partial(getattr(deep_features, name), features=features)
+    expected = loss(X, Y, heads=HEADS)
+    swapped = [array.astype(">f8") for array in (X, Y, *HEADS)]
+    np.testing.assert_array_equal(loss(*swapped[:2], heads=tuple(swapped[2:])), expected)
+    np.testing.assert_array_equal(loss(X.tolist(), Y.tolist(), heads=HEADS), expected)
+    with pytest.raises(TypeError, match="x must have at most 64 bits, got dtype"):
+        loss(X.astype(np.longdouble), Y)
+    with pytest.raises(TypeError, match=r"head of layer 0 must be a floating array.* 64 bits"):
+        loss(X, Y, heads=(HEADS[0].astype(np.longdouble), HEADS[1]))
+
+
+def test_under_jit_checkify_catches_what_is_wrong():
+    def lpips(x, head):
+        return deep_features.distance(x, Y, features=features, heads=(head, HEADS[1]))
+
+    checked = jax.jit(checkify.checkify(lpips))
+    assert checked(X, HEADS[0])[0].get() is None
+    assert "x must hold no NaN" in checked(WITH_NAN, HEADS[0])[0].get()
+    for wrong in (-HEADS[0], np.inf * np.ones(5), np.nan * HEADS[0]):
+        message = "the head of layer 0 must be finite and non-negative"
+        assert message in checked(X, wrong)[0].get()

@@ -126,3 +126,12 @@ def test_bad_files_are_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors", None)
     with pytest.raises(ImportError, match="pip install safetensors"):
         lpips_heads.load(path, network="alexnet")
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8", np.longdouble])
+def test_every_precision_and_byte_order(dtype, tmp_path):
+    stored = arrays_of("alexnet")
+    written = {name: array.astype(dtype) for name, array in stored.items()}
+    heads = lpips_heads.load(write(tmp_path / "heads.npz", written), network="alexnet")
+    assert all(head.dtype == jnp.float32 for head in heads)
+    chex.assert_trees_all_equal(heads, tuple(array[0, :, 0, 0] for array in stored.values()))
