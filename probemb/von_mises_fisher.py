@@ -51,7 +51,9 @@ class VonMisesFisher(NamedTuple):
     @property
     def mean_resultant_length(self) -> jax.Array:
         """A_D(kappa) = I_{v+1}(kappa) / I_v(kappa) = |E x| (...)."""
-        _, ratio, rest = self._peak()
+        return self._length(*self._peak()[1:])
+
+    def _length(self, ratio: jax.Array, rest: jax.Array) -> jax.Array:
         # Of a large concentration, the first has derivatives that cancel; of a small one, the other
         # has a value that does.
         near = self.concentration < self.mean_direction.shape[-1]
@@ -119,14 +121,14 @@ class VonMisesFisher(NamedTuple):
                 "p and q must have one shape (..., dimension), "
                 f"got {p.mean_direction.shape} and {q.mean_direction.shape}"
             )
-        peak_p, _, rest = p._peak()
+        peak_p, ratio, rest = p._peak()
         peak_q, *_ = q._peak()
         apart = 0.5 * jnp.sum(jnp.square(p.mean_direction - q.mean_direction), axis=-1)
         return (
             peak_p
             - peak_q
             + (q.concentration - p.concentration) * rest
-            + q.concentration * p.mean_resultant_length * apart
+            + q.concentration * p._length(ratio, rest) * apart
         )
 
 
