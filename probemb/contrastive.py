@@ -442,7 +442,7 @@ def pcme_quadrature(
         rows,
         columns,
         (a, b),
-        elements_per_pair=8 * separation.NODES,
+        elements_per_pair=8 * separation.NODES + 4 * image.mean.shape[1],
         axis_name=axis_name,
     )
     return batch_sum(losses, axis_name)
