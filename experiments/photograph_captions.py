@@ -111,6 +111,7 @@ def resolved(config: Config) -> Config:
 def options_of(config: Config) -> dict[str, Any]:
     """The options that numbers depend on; of the files what they hold, not where they lie."""
     options = runs.options(config, without=(*_FILES, "checkpoint_every", "log_every"))
+    options["settings"] = caption_training.every_settings(config)
     for name in ("features", "captions", "squeezenet"):
         if (path := getattr(config, name)) is not None:
             options[f"{name}_sha256"] = embedding_files.digest(path, name=name)

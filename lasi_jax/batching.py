@@ -24,33 +24,33 @@ def one_at_a_time(function: Callable) -> Callable:
         leaves, tree = jax.tree.flatten(arguments)
         is_batched = jax.tree.leaves(in_batched)
 
-        def with_leaves(*batched):
-            following = iter(batched)
-            chosen = [
-                next(following) if b else leaf for b, leaf in zip(is_batched, leaves, strict=True)
-            ]
-            return (mapped if in_turn else function)(*jax.tree.unflatten(tree, chosen))
+        def run(*leaves):
+            def of_one(batched):
+                following = iter(batched)
+                chosen = [
+                    next(following) if b else leaf
+                    for b, leaf in zip(is_batched, leaves, strict=True)
+                ]
+                return (mapped if in_turn else function)(*jax.tree.unflatten(tree, chosen))
 
-        def run(*batched):
-            if in_turn:
-                return lax.map(lambda each: with_leaves(*each), batched)
-            return jax.vmap(with_leaves)(*batched)
+            batched = [leaf for b, leaf in zip(is_batched, leaves, strict=True) if b]
+            return lax.map(of_one, batched) if in_turn else jax.vmap(of_one)(batched)
 
-        batched = [leaf for b, leaf in zip(is_batched, leaves, strict=True) if b]
-        out = _on_own_device(run, batched)(*batched)
+        out = _on_own_device(run, is_batched, leaves)(*leaves)
         return out, jax.tree.map(lambda _: True, out)
 
     return mapped
 
 
-def _on_own_device(run: Callable, batched: list[jax.Array]) -> Callable:
+def _on_own_device(run: Callable, is_batched: list[bool], leaves: list[jax.Array]) -> Callable:
     """`run`, inside `shard_map` if a batch lies along an explicit axis of a mesh."""
-    for leaf in batched:
+    for leaf in (leaf for b, leaf in zip(is_batched, leaves, strict=True) if b):
         sharding = jax.typeof(leaf).sharding
         axis = sharding.spec[0] if sharding.spec else None
         if axis is not None and AxisType.Explicit in sharding.mesh.axis_types:
-            specs = PartitionSpec(axis)
-            return jax.shard_map(run, mesh=sharding.mesh, in_specs=specs, out_specs=specs)
+            of_batch = PartitionSpec(axis)
+            specs = tuple(of_batch if b else PartitionSpec() for b in is_batched)
+            return jax.shard_map(run, mesh=sharding.mesh, in_specs=specs, out_specs=of_batch)
     return run
 
 

@@ -122,7 +122,13 @@ def _check_images(x: Any, y: Any, value_range: tuple[float, float]) -> tuple[jax
     return x, jnp.clip(y, *value_range) + zero(x).astype(y.dtype)
 
 
-def _check_dtype(name: str, image: jax.Array) -> None:
+def _reference(x: Any) -> jax.Array:
+    x = images.as_array("x", x)
+    _check_dtype("x", x)
+    return jnp.asarray(x)
+
+
+def _check_dtype(name: str, image: Any) -> None:
     if image.dtype not in (jnp.float32, jnp.float64):
         raise TypeError(f"{name} must be float32 or float64, got dtype {image.dtype}")
 
@@ -460,10 +466,9 @@ def step(
       (True, True)
     """
     sign, value_range = _check_direction(direction), images.check_value_range(value_range)
-    x = jnp.asarray(images.as_array("x", x))
+    x = _reference(x)
     if x.shape != state.image.shape:
         raise ValueError(f"x must have the image's shape {state.image.shape}, got {x.shape}")
-    _check_dtype("x", x)
     return _step(x, state, _named("held", held), _named("moved", moved), sign, value_range)
 
 
@@ -511,8 +516,7 @@ def differentiate(
     start = begin(x, y, held=held, moved=moved, value_range=value_range)
     held, moved = _named("held", held), _named("moved", moved)
     value_range = images.check_value_range(value_range)
-    x = jnp.asarray(images.as_array("x", x))
-    return _run(x, start, held, moved, sign, num_steps, value_range)
+    return _run(_reference(x), start, held, moved, sign, num_steps, value_range)
 
 
 def compete(
@@ -552,7 +556,7 @@ def compete(
       True
     """
     num_steps, value_range = _check_num_steps(num_steps), images.check_value_range(value_range)
-    reference = jnp.asarray(images.as_array("x", x))
+    reference = _reference(x)
 
     def extremes(held, moved):
         start = begin(x, y, held=held, moved=moved, value_range=value_range)

@@ -46,6 +46,15 @@ def array(name: str, values: Any) -> Any:
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
+def fields(distribution: Any) -> Any:
+    """A named tuple of arrays that JAX can hold; their values are not looked at."""
+    held = (
+        fields(value) if hasattr(value, "_fields") else array(f"distribution.{name}", value)
+        for name, value in zip(distribution._fields, distribution, strict=True)
+    )
+    return type(distribution)(*held)
+
+
 def _finite(name: str, values: Any) -> Any:
     """A finite, non-empty floating-point array, in the precision in which it was given."""
     values = array(name, values)

@@ -86,7 +86,7 @@ def log_bessel_and_ratio(
     log_bessel = (
         n / (w + z)
         - n * jnp.log(n * (1.0 + w))
-        - 0.5 * jnp.log(2.0 * jnp.pi * n * w)
+        - 0.5 * (jnp.log(2.0 * jnp.pi * n) + jnp.log(w))
         + jnp.log(value)
     )
     lower = (0.5 + slope / value) * t * t / n

@@ -46,12 +46,12 @@ class DiagonalGaussian(NamedTuple):
     @property
     def variance(self) -> jax.Array:
         """sigma^2 (..., dimension)."""
-        return jnp.exp(self.log_variance)
+        return jnp.exp(arguments.fields(self).log_variance)
 
     @property
     def standard_deviation(self) -> jax.Array:
         """Sigma (..., dimension)."""
-        return jnp.exp(0.5 * self.log_variance)
+        return jnp.exp(0.5 * arguments.fields(self).log_variance)
 
     def sample(self, key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
         """Samples (*shape, ..., dimension), differentiable in both fields."""
@@ -124,16 +124,18 @@ class GaussianMixture(NamedTuple):
     @property
     def weights(self) -> jax.Array:
         """Probabilities (..., component)."""
-        return jax.nn.softmax(self.logits, axis=-1)
+        return jax.nn.softmax(arguments.fields(self).logits, axis=-1)
 
     @property
     def mean(self) -> jax.Array:
         """The mean (..., dimension)."""
+        self = arguments.fields(self)
         return jnp.sum(self.weights[..., None] * self.components.mean, axis=-2)
 
     @property
     def variance(self) -> jax.Array:
         """The marginal variances (..., dimension): within components, and between them."""
+        self = arguments.fields(self)
         within = jnp.square(self.components.mean - self.mean[..., None, :])
         return jnp.sum(self.weights[..., None] * (self.components.variance + within), axis=-2)
 

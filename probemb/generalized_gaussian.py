@@ -45,6 +45,7 @@ class GeneralizedGaussian(NamedTuple):
     @property
     def log_variance(self) -> jax.Array:
         """log(alpha^2 Gamma(3 / beta) / Gamma(1 / beta)), (..., dimension)."""
+        self = arguments.fields(self)
         return 2.0 * jnp.log(self.scale) + gammaln(3.0 / self.shape) - gammaln(1.0 / self.shape)
 
     @property

@@ -20,6 +20,7 @@ def _check(**lengths: int) -> None:
 
 def _checked(features: jax.Array, layer: nnx.Linear) -> jax.Array:
     """Features of the length that a layer takes."""
+    features = arguments.array("features", features)
     if features.ndim < 1 or features.shape[-1] != layer.in_features:
         raise ValueError(
             f"features must have shape (..., {layer.in_features}), got {features.shape}"
@@ -124,8 +125,9 @@ class MixtureHead(nnx.Module):
 
 def _checked_local(
     features: jax.Array, local: jax.Array, mask: jax.Array | None, num_local_features: int
-) -> jax.Array:
-    """The mask of local features, True where it is None."""
+) -> tuple[jax.Array, jax.Array]:
+    """Local features and their mask, True where it is None."""
+    local = arguments.array("local", local)
     batch = features.shape[:-1]
     fits = local.ndim == len(batch) + 2 and local.shape[:-2] == batch
     if not fits or local.shape[-1] != num_local_features or local.shape[-2] == 0:
@@ -134,12 +136,13 @@ def _checked_local(
             f"more, got {local.shape}"
         )
     if mask is None:
-        return jnp.ones(local.shape[:-1], bool)
+        return local, jnp.ones(local.shape[:-1], bool)
+    mask = arguments.array("mask", mask)
     if mask.shape != local.shape[:-1] or mask.dtype != bool:
         raise ValueError(
             f"mask must be boolean of shape {local.shape[:-1]}, got {mask.dtype} of {mask.shape}"
         )
-    return mask
+    return local, mask
 
 
 class _AttentionPool(nnx.Module):
@@ -218,7 +221,7 @@ class LocalAttentionHead(nnx.Module):
           mask: (..., place), True where there is something; by default everywhere.
         """
         features = _checked(features, self.mean)
-        mask = _checked_local(features, local, mask, self.mean_residual.in_features)
+        local, mask = _checked_local(features, local, mask, self.mean_residual.in_features)
         residual = nnx.sigmoid(self.mean_residual(self.mean_pool(local, mask)))
         log_variance = self.log_variance_residual(self.log_variance_pool(local, mask))
         return DiagonalGaussian(
@@ -300,7 +303,7 @@ class UncertaintyTokenHead(nnx.Module):
           mask: (..., place), True where there is something; by default everywhere.
         """
         features = _checked(features, self.mean)
-        mask = _checked_local(features, local, mask, self.token.shape[0])
+        local, mask = _checked_local(features, local, mask, self.token.shape[0])
         token = jnp.broadcast_to(self.token[...], (*local.shape[:-2], 1, local.shape[-1]))
         found = token + self.attention(token, local, mask=mask[..., None, None, :])
         return DiagonalGaussian(

@@ -12,6 +12,9 @@ import numpy as np
 
 from probemb import arguments
 
+# From here on Beta(a, a) is a Gaussian to 1e-5, and JAX's sampler takes ever longer.
+_LARGE = 1e4
+
 
 def _mixing(image: Any, partner: Any) -> tuple[jax.Array, jax.Array]:
     """Images (batch, ...), and the places of their partners."""
@@ -29,9 +32,10 @@ def _partners(partner: Any, size: int | None) -> jax.Array:
     if partner.ndim != 1 or len(partner) == 0 or len(partner) != (size or len(partner)):
         raise ValueError(f"partner must have shape ({size or 'batch'},), got {partner.shape}")
     size = len(partner)
-    if arguments.concrete(partner) and not np.all((0 <= partner) & (partner < size)):
-        bad = np.asarray(partner)[(partner < 0) | (partner >= size)][0]
-        raise ValueError(f"partner must hold places in 0..{size - 1}, got {bad}")
+    if arguments.concrete(partner):
+        seen = np.asarray(partner)  # of an array within `jit`, no operation of JAX can be looked at
+        if (bad := seen[(seen < 0) | (seen >= size)]).size:
+            raise ValueError(f"partner must hold places in 0..{size - 1}, got {bad[0]}")
     return jnp.asarray(partner)
 
 
@@ -61,12 +65,23 @@ def soft_labels(partner: Any, own_share: Any) -> jax.Array:
     """
     partner = _partners(partner, None)
     size = len(partner)
-    share = arguments.probabilities("own_share", own_share, jnp.zeros(()))
+    dtype = getattr(own_share, "dtype", None)
+    like = jnp.zeros((), dtype if dtype in (np.float32, np.float64) else float)
+    share = arguments.probabilities("own_share", own_share, like)
     if share.shape not in ((), (size,)):
         raise ValueError(f"own_share must be a scalar or have shape ({size},), got {share.shape}")
-    rows, share = jnp.arange(size), jnp.broadcast_to(share, (size,))
-    labels = jnp.zeros((size, size), share.dtype)
-    return labels.at[rows, rows].add(share).at[rows, partner].add(1.0 - share)
+    own, share = jnp.eye(size, dtype=share.dtype), share.reshape(-1, 1)
+    of_partner = (partner[:, None] == jnp.arange(size)[None]).astype(share.dtype)
+    return share * own + (1.0 - share) * of_partner
+
+
+def _own_share(key: jax.Array, a: jax.Array) -> jax.Array:
+    """A sample of Beta(a, a), differentiable in a."""
+    least = jnp.minimum(a, _LARGE)
+    beta = jax.random.beta(key, least, least, dtype=a.dtype)
+    noise = jax.random.normal(key, dtype=a.dtype)  # of the same key: only one of both is used
+    gaussian = jnp.clip(0.5 + 0.5 * noise / jnp.sqrt(2.0 * a + 1.0), 0.0, 1.0)
+    return jnp.where(a > _LARGE, gaussian, beta)
 
 
 def mixup(key: jax.Array, image: Any, partner: Any, *, concentration: Any = 1.0):
@@ -97,7 +112,7 @@ def mixup(key: jax.Array, image: Any, partner: Any, *, concentration: Any = 1.0)
     """
     image, partner = _mixing(image, partner)
     a = arguments.positive("concentration", concentration, image)
-    share = jax.random.beta(arguments.key(key), a, a, dtype=image.dtype)
+    share = _own_share(arguments.key(key), a)
     return share * image + (1.0 - share) * image[partner], share
 
 
@@ -135,7 +150,7 @@ def cutmix(key: jax.Array, image: Any, partner: Any, *, concentration: Any = 1.0
         )
     a = arguments.positive("concentration", concentration, image)
     of_share, of_row, of_column = jax.random.split(arguments.key(key), 3)
-    side = jnp.sqrt(1.0 - jax.random.beta(of_share, a, a, dtype=image.dtype))
+    side = jnp.sqrt(1.0 - _own_share(of_share, a))
 
     def within(key, length):
         center = jax.random.randint(key, (), 0, length)

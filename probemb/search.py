@@ -21,13 +21,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import experimental
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from probemb import arguments
 from probemb.euclidean import product
 from probemb.gaussians import gaussian_or_mixture
 from probemb.matching import log_expected_match_probability
-from probemb.sharding import mesh_axis
+from probemb.sharding import in_context, mesh_axis, placed
 
 # The most queries that are scored at once.
 _QUERIES = 1024
@@ -182,8 +182,8 @@ def _float64() -> Any:
 
 
 def _one_zero(scores: jax.Array) -> jax.Array:
-    """-0 as 0, for `top_k` of JAX puts it after 0."""
-    return jnp.where(scores == 0.0, 0.0, scores)
+    """-0 as 0, for `top_k` of JAX puts it after 0; with the gradient that any score has."""
+    return jnp.where(scores == 0.0, scores - jax.lax.stop_gradient(scores), scores)
 
 
 def _scores(queries: jax.Array, items: jax.Array) -> jax.Array:
@@ -341,7 +341,7 @@ def sharded_top_k(
       >>> sharded_top_k(jnp.eye(2), jnp.eye(2), mesh, k=1).indices.tolist()
       [[0], [1]]
     """
-    axis = mesh_axis(mesh, axis_name)
+    axis, mesh = mesh_axis(mesh, axis_name), in_context(mesh)
     queries, items, k = _vectors(queries, items, k)
     block_size = arguments.count("block_size", block_size)
     return _in_precision(
@@ -373,12 +373,7 @@ def _best_of_mesh(
     of_all = jax.shard_map(
         of_device, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False
     )
-    if AxisType.Explicit in mesh.axis_types:  # shardings are then part of types
-        queries, items = (
-            jax.sharding.reshard(x, NamedSharding(mesh, spec))
-            for x, spec in zip((queries, items), specs, strict=True)
-        )
-    return of_all(queries, items)
+    return of_all(*placed((queries, items), specs, mesh, axis))
 
 
 def _candidates(indices: Any, num_queries: int, num_items: int) -> jax.Array:

@@ -92,7 +92,7 @@ def sharded(loss: Callable, mesh: Mesh, *, axis_name: str | None = None) -> Call
             elif value is not None:
                 value = float(value) if isinstance(value, numbers.Real) else value
                 arrays[name] = arguments.array(name, value)
-        where = loss, _in_context(mesh), axis
+        where = loss, in_context(mesh), axis
         _check_values(*where, tuple(fixed), batch, arrays)
         return _compiled(*where, tuple(fixed), batch, arrays)
 
@@ -123,14 +123,19 @@ def _on_mesh(
         {name: spec(x) if name == "labels" else PartitionSpec() for name, x in arrays.items()},
     )
     of_all = jax.shard_map(of_device, mesh=mesh, in_specs=specs, out_specs=PartitionSpec())
+    return of_all(*placed((batch, arrays), specs, mesh, axis))
+
+
+def placed(values: Any, specs: Any, mesh: Mesh, axis: str) -> Any:
+    """A tree of arrays, of this mesh or of another, as a `shard_map` over it takes them."""
     if mesh.axis_types[mesh.axis_names.index(axis)] != AxisType.Explicit:
-        types = [jax.typeof(x).sharding.mesh.axis_types for x in jax.tree.leaves(batch)]
+        types = [jax.typeof(x).sharding.mesh.axis_types for x in jax.tree.leaves(values)]
         if any(AxisType.Explicit in of_x for of_x in types):
             # Arrays that do not count have a gradient too, where JAX would make none eagerly.
-            batch = jax.lax.optimization_barrier(batch)
+            values = jax.lax.optimization_barrier(values)
         specs = jax.tree.map(lambda _: PartitionSpec(), specs)  # types name no Auto axes
     shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
-    return of_all(*jax.sharding.reshard((batch, arrays), shardings))
+    return jax.sharding.reshard(values, shardings)
 
 
 _compiled = jax.jit(_on_mesh, static_argnums=(0, 1, 2, 3))
@@ -160,7 +165,7 @@ def _check_for_shapes(
     jax.eval_shape(functools.partial(_on_mesh, loss, mesh, axis, fixed), *batch_and_arrays)
 
 
-def _in_context(mesh: Mesh) -> Mesh:
+def in_context(mesh: Mesh) -> Mesh:
     """The mesh with the types of axes that `jax.set_mesh` sets, by default Auto.
 
     Outside of `jax.set_mesh` a scalar whose type names a mesh has no eager gradient: JAX

@@ -101,20 +101,28 @@ def fit_temperature(p: Any, target: Any) -> jax.Array:
 def _fitted(p: Any, target: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The temperature or NaN, and -1, 0 or 1 where it is below, between or above the bounds."""
 
-    @jax.grad
-    def slope(log_temperature: jax.Array) -> jax.Array:
+    def loss(log_temperature: jax.Array) -> jax.Array:
         return reconstruction(tempered(p, temperature=jnp.exp(log_temperature)), target)
+
+    def slope(log_temperature: jax.Array) -> jax.Array:
+        return jax.jvp(loss, (log_temperature,), (jnp.ones_like(log_temperature),))[1]
 
     def halved(_: int, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         middle = 0.5 * (ends[0] + ends[1])
         falls = slope(middle) < 0.0
         return jnp.where(falls, middle, ends[0]), jnp.where(falls, ends[1], middle)
 
-    bound = jnp.asarray(_LOG_BOUND, p[0].dtype)
+    # Within a `shard_map` the ends vary over the axes of the mesh over which the items vary.
+    nothing = sum(jnp.sum(leaf.reshape(-1)[:0]) for leaf in (*p, target))
+    bound = _LOG_BOUND + nothing
     low, high = jax.lax.fori_loop(0, _HALVINGS, halved, (-bound, bound))
     # Where an end has never moved, the slope there tells whether the minimum lies beyond it.
     middle = 0.5 * (low + high)
     below = (low == -bound) & ~(slope(-bound) < 0.0)
     above = (high == bound) & ~(slope(bound) > 0.0)
     end = above.astype(bound.dtype) - below.astype(bound.dtype)
-    return jnp.where(below | above, jnp.nan, jnp.exp(middle)), end
+    # The derivative of a root, in p and in the target: that of one step of Newton's from there.
+    middle = jax.lax.stop_gradient(middle)
+    here, curvature = jax.jvp(slope, (middle,), (jnp.ones_like(middle),))
+    moved = (here - jax.lax.stop_gradient(here)) / jax.lax.stop_gradient(curvature)
+    return jnp.where(below | above, jnp.nan, jnp.exp(middle - moved)), end

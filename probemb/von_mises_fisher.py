@@ -51,6 +51,7 @@ class VonMisesFisher(NamedTuple):
     @property
     def mean_resultant_length(self) -> jax.Array:
         """A_D(kappa) = I_{v+1}(kappa) / I_v(kappa) = |E x| (...)."""
+        self = arguments.fields(self)
         return self._length(*self._peak()[1:])
 
     def _length(self, ratio: jax.Array, rest: jax.Array) -> jax.Array:
@@ -62,11 +63,13 @@ class VonMisesFisher(NamedTuple):
     @property
     def mean(self) -> jax.Array:
         """E x = A_D(kappa) m (..., dimension), inside the sphere."""
+        self = arguments.fields(self)
         return self.mean_resultant_length[..., None] * self.mean_direction
 
     @property
     def variance(self) -> jax.Array:
         """The marginal variances (..., dimension)."""
+        self = arguments.fields(self)
         _, ratio, rest = self._peak()
         m = self.mean_direction.shape[-1] - 1.0
         along = rest * (1.0 + self.concentration * ratio) - m * ratio
@@ -230,7 +233,7 @@ def unit(name: str, vectors: jax.Array) -> None:
         lengths = np.linalg.norm(np.asarray(vectors), axis=-1)
         if not np.all(np.abs(lengths - 1.0) < 1e-3):
             worst = lengths.flat[np.argmax(np.abs(lengths - 1.0))]
-            raise ValueError(f"{name} must hold unit vectors, got one of length {worst:g}")
+            raise ValueError(f"{name} must hold unit vectors, got one of length {arguments.shown(worst, 0.999, 1.001)}")
 
 
 def von_mises_fisher(name: str, value: Any) -> VonMisesFisher:

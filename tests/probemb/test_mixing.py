@@ -3,6 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from probemb import cutmix, mixup, soft_labels
 
@@ -42,6 +43,23 @@ def test_mixup_is_the_weighted_sum():
     image, own = np.asarray(IMAGE), float(share)
     np.testing.assert_allclose(mixed, own * image + (1 - own) * image[[2, 0, 1, 3]], rtol=1e-12)
     np.testing.assert_allclose(mixed[3], image[3], rtol=1e-12)
+
+
+def test_shares_of_large_concentrations_are_those_of_beta_and_end():
+    def own_share(key, concentration):
+        return mixup(key, IMAGE, PARTNER, concentration=concentration)[1]
+
+    keys = jax.random.split(jax.random.key(3), 4000)
+    of_all = jax.jit(jax.vmap(jax.value_and_grad(own_share, 1), (0, None)))
+    for concentration in (9e3, 2e4):  # on either side of where a Gaussian takes over
+        share, slope = of_all(keys, concentration)
+        expected = scipy.stats.beta(concentration, concentration)
+        assert scipy.stats.kstest(share, expected.cdf).pvalue > 0.01
+        # A spread of 1 / sqrt(8 a) falls with a by half of its relative change.
+        np.testing.assert_allclose(slope, -0.5 * (share - 0.5) / concentration, rtol=1e-3)
+    share, slope = of_all(keys[:4], 1e30)
+    np.testing.assert_allclose(share, 0.5, rtol=1e-12)
+    assert np.isfinite(slope).all()
 
 
 def test_mixup_takes_arrays_of_any_rank():

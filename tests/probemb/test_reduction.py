@@ -64,8 +64,10 @@ def products(jaxpr):
                 yield from products(inner)
 
 
-@pytest.mark.parametrize(("inputs", "loss"), LOSSES.values(), ids=LOSSES)
-def test_every_matrix_product_asks_for_full_precision(inputs, loss):
+# pcme_quadrature subtracts means pair by pair, without a product.
+@pytest.mark.parametrize("name", sorted(LOSSES.keys() - {"pcme_quadrature"}))
+def test_every_matrix_product_asks_for_full_precision(name):
+    inputs, loss = LOSSES[name]
     jaxpr = jax.make_jaxpr(jax.value_and_grad(loss, (0, 1)))(*inputs(16)).jaxpr
     found = list(products(jaxpr))
     assert found

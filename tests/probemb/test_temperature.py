@@ -97,6 +97,16 @@ def test_a_gaussian_has_the_root_mean_square_of_standardised_residuals():
     np.testing.assert_allclose(fit(p, target), np.sqrt(np.mean(residual**2)), rtol=1e-9)
 
 
+def test_its_gradient_is_that_of_the_root_mean_square():
+    p, target = held_out("gaussian")
+
+    def closed_form(p, target):
+        return jnp.sqrt(jnp.mean(jnp.square(target - p.mean) / p.variance))
+
+    found, expected = (jax.grad(f, (0, 1))(p, target) for f in (fit_temperature, closed_form))
+    chex.assert_trees_all_close(found, expected, rtol=1e-7, atol=1e-12)
+
+
 @pytest.mark.parametrize("shape", [0.5, 1.0, 4.0])
 def test_of_one_shape_it_is_a_mean_of_powers(shape):
     p, target = held_out("generalized_gaussian")

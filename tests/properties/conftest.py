@@ -1,4 +1,6 @@
-"""Two devices on the host, strict promotion."""
+"""Two devices on the host, programs that are compiled fast, strict promotion."""
+
+import os
 
 import jax
 import pytest
@@ -14,6 +16,8 @@ def devices():
             pytest.fail(
                 f"JAX has started with one device; run `pytest -m slow tests/properties`: {error}"
             )
+    # Compiled once, run a few times: not worth optimizing.
+    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 " + os.environ.get("XLA_FLAGS", "")
     return jax.devices()
 
 
