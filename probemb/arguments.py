@@ -169,7 +169,7 @@ def scalar(name: str, value: Any, like: jax.Array) -> jax.Array:
     return _scalar(name, value, like)[0]
 
 
-def _scalar(name: str, value: Any, like: jax.Array) -> tuple[jax.Array, float | None]:
+def _scalar(name: str, value: Any, like: jax.Array) -> tuple[Any, float | None]:
     """The scalar, and, where it can be looked at, its value."""
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
         try:
@@ -189,7 +189,8 @@ def _scalar(name: str, value: Any, like: jax.Array) -> tuple[jax.Array, float | 
     if not abs(number) <= most:
         rule = f"fit into {like.dtype}" if math.isfinite(number) else "be finite"
         raise ValueError(f"{name} must {rule}, got {shown(number, -most, most)}")
-    return _in(like.dtype, np.asarray(number)), number
+    # As an array of JAX's it would belong to the mesh around it, where `grad` of `jit` fails.
+    return np.asarray(number, like.dtype), number
 
 
 def all_positive(name: str, values: jax.Array) -> None:

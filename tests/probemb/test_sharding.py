@@ -112,6 +112,17 @@ def within(loss, mesh, labels):
         return jax.jit(shared)(*batch, 2.0, labels)
 
 
+def around(loss, mesh, labels):
+    # The gradient of a compiled function, whose options are plain numbers.
+    of = lambda one: functools.partial(one, axis_name="batch")
+    local = lambda p, q: losses[loss](of, p, q, 2.0, None)
+    with jax.set_mesh(mesh):
+        batch = jax.device_put((image, text), NamedSharding(mesh, rows))
+        shared = jax.jit(jax.shard_map(local, in_specs=(rows, rows), out_specs=whole))
+        value, slopes = jax.value_and_grad(shared, (0, 1))(*batch)
+    return value, (*slopes, alone(loss, False)[1][2])
+
+
 for line in sys.stdin:
     try:
         loss, way, number, kind, labelled = json.loads(line)
@@ -171,6 +182,12 @@ def test_eagerly_it_equals_one_device_and_compiles_once(measured, loss, kind):
     difference, programs = measured(loss, "eagerly", 2, kind, False)
     assert difference < 1e-11
     assert programs == 0
+
+
+@pytest.mark.parametrize("kind", ["Explicit", "Auto"])
+@pytest.mark.parametrize("loss", ["pcmepp", "prolip"])
+def test_the_gradient_of_a_compiled_shard_map(measured, loss, kind):
+    assert measured(loss, "around", 2, kind, False)[0] < 1e-11
 
 
 @pytest.mark.parametrize("loss", (*LABELLED, "uniformity"))
