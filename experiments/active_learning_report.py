@@ -115,7 +115,7 @@ def numbers(cells: list[dict]) -> dict[str, Any]:
 def verdict(difference: dict[str, Any]) -> str:
     """What a difference to random choices says, with its interval."""
     if difference["low"] is None:
-        return "of one seed, which says nothing of chance"
+        return "of too few seeds, which say nothing of chance"
     if difference["low"] > 0.0:
         return "better"
     if difference["high"] < 0.0:
@@ -141,7 +141,7 @@ def answer(content: dict) -> str:
             "No: that the most uncertain images teach more than random ones is not shown."
         ),
     }
-    start = words.get(found, "A single seed cannot tell: more are needed for an interval.")
+    start = words.get(found, "Fewer than three seeds cannot tell.")
     shifts = [row["shift"] for row in rows if row["strategy"] == RANDOM and row["shift"] != ALL]
     each = "; ".join(
         f"{shift} {number(of(UNCERTAIN, shift)[name])}, {verdict(of(UNCERTAIN, shift)[name])}"

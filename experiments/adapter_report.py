@@ -74,16 +74,17 @@ def comparisons(
         )
         other = np.broadcast_to(other[:, None], own.shape)
         known = np.broadcast_to(known[:, None], own.shape)
-        items = [values.astype(np.float32) for values in (own, other, known)]
+        items = [summaries.ranks(own), summaries.ranks(other), known.astype(np.float32)]
         new = ~frozen.known_before[side]
         row: dict[str, Any] = {"side": side, "score": score, "rival": rival["measure"]}
         row["rival_score"] = rival[score]
         for name, some in (("all", np.ones_like(new)), ("new", new)):
             chosen = [values[some] for values in items]
             row[f"{name}_items"] = int(some.sum())
-            if some.sum() < _FEW or not all(np.ptp(values, 0).all() for values in chosen):
-                continue
             groups = frozen.trial.groups(side)[some]
+            few = some.sum() < _FEW or len(np.unique(groups)) < 2
+            if few or not all(np.ptp(values, 0).all() for values in chosen):
+                continue
             options = {"num_resamples": num_resamples, "groups": groups}
             row[f"{name}_difference"] = summaries.over_items(
                 key, _DIFFERENCE[score], *chosen, **options
@@ -132,13 +133,12 @@ def fits(
     """Whether distributions are as wide as the partners' embeddings are far, per side."""
 
     def interval(central: np.ndarray | None, side: Side) -> dict[str, Any] | None:
-        if central is None:
+        groups = frozen.trial.groups(side)
+        if central is None or len(np.unique(groups)) < 2:
             return None
         values = np.moveaxis(central, 0, 1)
         error = calibration.coverage_error
-        return summaries.over_items(
-            key, error, values, num_resamples=num_resamples, groups=frozen.trial.groups(side)
-        )
+        return summaries.over_items(key, error, values, num_resamples=num_resamples, groups=groups)
 
     def covered(central: np.ndarray | None) -> dict[str, Any] | None:
         if central is None:

@@ -84,9 +84,7 @@ def _ambiguity(trial: Trial, outcomes: Outcomes):
             groups = [rank[place == level] for level in range(len(levels))]
             width = 0.35 * np.diff(levels).min(initial=1.0)
             axis.boxplot(groups, positions=levels, widths=max(width, 0.12), showfliers=False)
-            correlation = float(
-                calibration.spearman(values.astype(np.float32), known.astype(np.float32))
-            )
+            correlation = float(calibration.spearman(values, known))
             axis.set_title(f"{method}\n{OWN[method]}\nSpearman {correlation:.2f}", fontsize=9)
             axis.set_xticks(range(0, 8, 2), [str(tick) for tick in range(0, 8, 2)])
             axis.set_xlim(levels[0] - 0.6, levels[-1] + 0.6)

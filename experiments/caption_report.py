@@ -64,10 +64,10 @@ def uncertainty(
     """How every measure of uncertainty agrees with what is known, and with failure."""
 
     def interval(statistic, groups, *items: np.ndarray) -> dict[str, float] | None:
-        """Undefined where nothing varies: no error, no ambiguity, one uncertainty."""
+        """Of ranked uncertainties; undefined where nothing varies: no error, one uncertainty."""
         if not all(map(_varied, items)) or len(np.unique(groups)) < 2:
             return None
-        items = tuple(item.astype(np.float32) for item in items)
+        items = summaries.ranks(items[0]), items[1].astype(np.float32)
         return summaries.over_items(
             key, statistic, *items, num_resamples=num_resamples, groups=groups
         )

@@ -19,6 +19,7 @@ about an hour and a half by default.
 
 import dataclasses
 import functools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,9 @@ from experiments import (
     captioned_digits,
     cell_files,
     digit_captions,
-    digits,
+    results,
     runs,
+    training,
 )
 from experiments.caption_embedding import Method, Settings
 from experiments.caption_evaluation import OWN, Outcome, Trial
@@ -51,6 +53,7 @@ _OTHER_RATES = (5e-4, 2e-3)
 _RATES = (2.5e-4, 5e-4, 7e-4, 1e-3, 1.4e-3, 2e-3, 4e-3)
 """Of methods without a weight."""
 _JUDGED = ("R-Precision", "Spearman")
+_OF_TRAINING = ("dimension", "width", "batch_size", "num_samples", "channels", "matches")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,12 +84,22 @@ def resolved(config: Config) -> Config:
       ValueError: an option out of range.
     """
     config = runs.shortened(config, _TOY) if config.toy else config
-    caption_training.check(
-        digit_captions.Config(
-            methods=config.methods, seeds=(config.seed,), num_steps=config.num_steps
-        )
-    )
+    caption_training.check(_trainings(config))
     return config
+
+
+def _trainings(config: Config) -> digit_captions.Config:
+    return digit_captions.Config(
+        methods=config.methods, seeds=(config.seed,), num_steps=config.num_steps
+    )
+
+
+def _options(config: Config) -> dict[str, Any]:
+    """All that numbers depend on: the options, what is tried, and the defaults of trainings."""
+    given = runs.options(config, without=("datasets", "output"))
+    given |= {name: getattr(_trainings(config), name) for name in _OF_TRAINING}
+    given["trials"] = {method: trials(method, []) for method in config.methods}
+    return results.plain(given | {"other rates": _OTHER_RATES})
 
 
 def trials(method: Method, found: list[dict[str, Any]]) -> list[Settings]:
@@ -95,13 +108,14 @@ def trials(method: Method, found: list[dict[str, Any]]) -> list[Settings]:
         return [] if found else [Settings(rate) for rate in _RATES]
     if not found:
         return [Settings(_RATE, weight) for weight in _WEIGHTS[method]]
-    weight = best(found)["weight"]
-    return [Settings(rate, weight) for rate in _OTHER_RATES] if len(found) == 5 else []
+    if len(found) > len(_WEIGHTS[method]):
+        return []
+    return [Settings(rate, best(found)["weight"]) for rate in _OTHER_RATES]
 
 
 def best(found: list[dict[str, Any]]) -> dict[str, Any]:
     """The trial with the greatest sum, the first among equals."""
-    return max(found, key=lambda row: row["sum"])
+    return max(found, key=lambda row: -math.inf if row["sum"] is None else row["sum"])
 
 
 def judge(outcome: Outcome, trial: Trial, method: Method) -> dict[str, float]:
@@ -127,7 +141,11 @@ def _try(
     """Train once, and judge on every held-out split."""
     model = digit_captions.make_model(options, method, splits["train"])
     batches = digit_captions.make_batches(options, splits["train"])
-    (parameters,) = caption_training.train(options, settings, model, batches, folder)
+    try:
+        (parameters,) = caption_training.train(options, settings, model, batches, folder)
+    except training.NotFiniteError as error:
+        print(error, flush=True)
+        return {"method": method, **settings._asdict(), **dict.fromkeys((*_JUDGED, "sum"))}
     judged = {
         split: judge(caption_evaluation.evaluate(model, parameters, trial), trial, method)
         for split, trial in held_out.items()
@@ -142,7 +160,7 @@ def _text(content: dict[str, Any]) -> str:
             row["method"],
             f"{row['learning_rate']:g}",
             f"{row['weight']:g}" if row["method"] in _WEIGHTS else "",
-            *(f"{row[name]:.3f}" for name in (*_JUDGED, "sum")),
+            *("" if row[name] is None else f"{row[name]:.3f}" for name in (*_JUDGED, "sum")),
             "chosen" if row in content["chosen"] else "",
         ]
         for row in content["trials"]
@@ -171,7 +189,7 @@ def run(config: Config) -> dict[str, Any]:
         _MODULE, config, files=("datasets", "output"), hidden=("datasets", "output")
     )
     config = resolved(config)
-    given = runs.options(config, without=("datasets", "output"))
+    given = _options(config)
     name = f"caption_settings{'-toy' * config.toy}"
     folder = config.output or runs.folder_of(name, given)
     if (content := runs.earlier(folder, given)) is not None:
@@ -180,7 +198,7 @@ def run(config: Config) -> dict[str, Any]:
     held_out = {
         split: digit_captions.make_trial(splits[split]) for split in ("test_seen", "test_unseen")
     }
-    options = digit_captions.Config(seeds=(config.seed,), num_steps=config.num_steps)
+    options = _trainings(config)
     runs.begin(folder, given)
     every: list[dict[str, Any]] = []
     for method in config.methods:
@@ -194,7 +212,7 @@ def run(config: Config) -> dict[str, Any]:
                 found.append(cell_files.cell(place / "judged.json", attempt))
         every += found
     content = {
-        **runs.head(asked_for, given, f"{digits.describe('sklearn')}, those for training alone"),
+        **runs.head(asked_for, given, "scikit-learn's digits, those for training, split again"),
         "trials": every,
         "chosen": [
             best([row for row in every if row["method"] == method]) for method in config.methods

@@ -51,7 +51,7 @@ class Training:
     """Samples of an embedding in PCME's loss."""
     bottleneck_weight: float | None = None
     """beta, of the divergence of a Gaussian from the standard normal one, in nats. Default: each
-    method's own, chosen as the rate."""
+    method's own (`caption_embedding.SETTINGS`)."""
     num_resamples: int = 1000
     """Resamples of a bootstrap interval, 100 or more."""
     checkpoint_every: int = 500

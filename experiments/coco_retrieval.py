@@ -95,8 +95,10 @@ def read_array(path: Path) -> np.ndarray:
 def read_positives(path: Path) -> dict[int, list[int]]:
     """The positives by query of one .json file."""
     try:
-        content = json.loads(path.read_bytes(), object_pairs_hook=list)
-        found = {int(query): [_integer(item) for item in items] for query, items in content}
+        content = json.loads(path.read_bytes(), object_pairs_hook=tuple)  # lists stay lists
+        if not isinstance(content, tuple) or not all(isinstance(x, list) for _, x in content):
+            raise TypeError("it holds something else")
+        found = {_query(query): [_integer(item) for item in items] for query, items in content}
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} must hold lists of ids by id: {error}") from None
     if len(found) < len(content):
@@ -105,6 +107,12 @@ def read_positives(path: Path) -> dict[int, list[int]]:
             f"{path} must hold each id once, it has {counts.most_common(1)[0][0]} twice"
         )
     return found
+
+
+def _query(name: str) -> int:
+    if not name.isdecimal():
+        raise ValueError(f"{name!r} is no id")
+    return int(name)
 
 
 def _integer(item: object) -> int:

@@ -126,13 +126,19 @@ _Read = tuple[dict[int, str], list[tuple[int, str]]]
 """Names of files by id, and captions with their image's id."""
 
 
+def _id(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not -(2**63) <= value < 2**63:
+        raise ValueError(f"an id must be an integer of 64 bits, got {value!r}")
+    return value
+
+
 def _read_coco(path: Path) -> _Read:
-    content = json.loads(path.read_text("utf-8"))
+    content = json.loads(path.read_bytes())  # of bytes a mark of their order may come first
     names: dict[int, str] = {}
     for image in content["images"]:
-        if names.setdefault(int(image["id"]), str(image["file_name"])) != image["file_name"]:
+        if names.setdefault(_id(image["id"]), str(image["file_name"])) != image["file_name"]:
             raise ValueError(f"id {image['id']} is that of two images")
-    return names, [(int(a["image_id"]), a["caption"]) for a in content["annotations"]]
+    return names, [(_id(a["image_id"]), a["caption"]) for a in content["annotations"]]
 
 
 def _numbered(pairs: Iterator[tuple[str, str]]) -> _Read:
@@ -146,6 +152,11 @@ def _read_table(path: Path) -> _Read:
     delimiter = "\t" if path.suffix == ".tsv" else ","
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file, delimiter=delimiter, strict=True)
+        for name in ("image", "caption"):
+            if (rows.fieldnames or ()).count(name) != 1:
+                raise ValueError(
+                    f"it must have one column {name}, its columns are {rows.fieldnames}"
+                )
         return _numbered((row["image"], row["caption"]) for row in rows)
 
 
@@ -153,6 +164,19 @@ def _read_lines(path: Path) -> _Read:
     with path.open(encoding="utf-8-sig") as file:
         rows = (json.loads(line) for line in file if line.strip())
         return _numbered((row["image"], row["caption"]) for row in rows)
+
+
+def _bits(image: Any, path: Path) -> int:
+    """The most bits of a channel in the formats of which Pillow makes 8 of 16 in silence."""
+    if image.format == "PNG":
+        with path.open("rb") as file:
+            return file.read(25)[24]
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(258, (1,)))
+    if image.format == "PPM":
+        greatest = [x for tile in image.tile for x in tile[3] if isinstance(x, int)]
+        return max([255, *greatest]).bit_length()
+    return 8
 
 
 def read_image(path: Path) -> Image.Image:
@@ -165,6 +189,8 @@ def read_image(path: Path) -> Image.Image:
         with Image.open(path) as image:
             if image.mode in ("I", "F") or ";" in image.mode:
                 raise ValueError(f"8 bits a channel are read, its mode is {image.mode}")
+            if (bits := _bits(image, path)) > 8:
+                raise ValueError(f"8 bits a channel are read, it has {bits}")
             return ImageOps.exif_transpose(image).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"images must be whole, {path}: {error}") from None

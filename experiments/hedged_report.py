@@ -93,26 +93,32 @@ def uncertainty(
     """How well every measure of uncertainty predicts failure, in every cell."""
     rows = []
 
-    def interval(statistic, *items: np.ndarray) -> dict[str, float]:
-        return summaries.over_items(key, statistic, *items, num_resamples=num_resamples)
+    def interval(statistic, groups, *items: np.ndarray) -> dict[str, float] | None:
+        """Images of one number are drawn together; of one number alone there is no interval."""
+        if len(np.unique(groups)) < 2:
+            return None
+        return summaries.over_items(
+            key, statistic, *items, num_resamples=num_resamples, groups=groups
+        )
 
     for cell, embeddings in outcomes.items():
         trial = trials[cell]
+        numbers = trial.queries.numbers
         for embedding, each in embeddings.items():
-            right = np.stack([o.predicted == trial.queries.numbers for o in each], 1)
+            right = np.stack([o.predicted == numbers for o in each], 1)
             # Without an error, or without a success, nothing can be told apart.
             both = 0 < right.sum(0).min() <= right.sum(0).max() < len(right)
             for measure in each[0].uncertainty:
                 values = np.stack([o.uncertainty[measure] for o in each], 1)
-                items = values.astype(np.float32), right.astype(np.float32)
+                items = summaries.ranks(values), right.astype(np.float32)
                 rows.append(
                     {
                         "embedding": embedding,
                         "measure": measure,
                         "split": cell[0],
                         "condition": cell[1],
-                        "r_auroc": (interval(calibration.r_auroc, *items) if both else None),
-                        "aurc": interval(calibration.aurc, items[0], 1.0 - items[1]),
+                        "r_auroc": interval(calibration.r_auroc, numbers, *items) if both else None,
+                        "aurc": interval(calibration.aurc, numbers, items[0], 1.0 - items[1]),
                         "tau_identification": over_seeds(
                             [
                                 binned_tau(u, lambda chosen, r=r: r[chosen].mean())
@@ -212,8 +218,8 @@ def markdown(content: dict) -> str:
         "by that command.",
         "## Expected and reached",
         "Intervals are 95 %: over seeds (t) for differences and for corrupt against clean, over "
-        "test images (bootstrap) for R-AUROC. Test images share digits with each other and with "
-        "the gallery, so that intervals over images are somewhat too narrow.",
+        "test images (bootstrap, those of one number together) for R-AUROC. Images of different "
+        "numbers share digits too, so that intervals over images may still be too narrow.",
         table(
             ["test images", "expected", "at least", "reached", ""],
             [

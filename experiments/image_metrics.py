@@ -86,16 +86,6 @@ def chosen(options: Options, network: Network | None) -> tuple[str, ...]:
     return names
 
 
-def check_seed(options: Options) -> None:
-    """Refuse a seed that no random key can be made of.
-
-    Raises:
-      ValueError: it is beyond 32 bits.
-    """
-    if not 0 <= options.seed < 2**32:
-        raise ValueError(f"seed must lie in 0..2^32 - 1, got {options.seed}")
-
-
 def digests(options: Any) -> dict[str, str | None]:
     """What the files of the network hold, so that a run with others is told apart."""
     return {

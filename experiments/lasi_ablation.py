@@ -108,8 +108,9 @@ def resolved(config: Config) -> Config:
     """
     config = runs.shortened(config, TOY) if config.toy else config
     runs.check_least(
-        config, {"sizes": 1, "sides": 16, "squares": 1, "limit": 2, "num_resamples": 1, "seed": 0}
+        config, {"sizes": 1, "sides": 16, "squares": 1, "limit": 2, "num_resamples": 1}
     )
+    runs.check_seed(config)
     runs.check_choices(config, "sizes", "sides")
     if max(config.sizes) > 24:
         raise ValueError(f"sizes must be at most 24, got {max(config.sizes)}")

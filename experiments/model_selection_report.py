@@ -206,7 +206,7 @@ def numbers(cells: list[dict]) -> dict[str, Any]:
 def verdict(saved: dict[str, Any]) -> str:
     """What the recall that a criterion saves against picking at random says, in a word."""
     if saved["low"] is None:
-        return "one seed, which says nothing of chance"
+        return "too few seeds, which say nothing of chance"
     if saved["low"] > 0.0:
         return "better than at random"
     if saved["high"] < 0.0:
@@ -248,7 +248,7 @@ def answer(content: dict) -> str:
         "better than at random": "Better than at random",
         "worse than at random": "No, it is worse than at random",
         "no better than at random, within the interval": "No better than at random",
-    }.get(verdict(row["saved"]), "A single seed cannot tell")
+    }.get(verdict(row["saved"]), "Fewer than three seeds cannot tell")
     if start == "Better than at random" and row["hit"]["low"] >= 0.9:
         start = "Yes"
     scale = find(content["scales"], criterion=OWN, form=PLAIN)

@@ -61,7 +61,7 @@ def check(config: Config) -> None:
       ValueError: an option out of range, or photographs beside a judged set.
     """
     runs.check_least(config, {"num_resamples": 1, "size": 16})
-    image_metrics.check_seed(config)
+    runs.check_seed(config)
     if config.photographs is not None and (config.tid2013 or config.kadid10k):
         raise ValueError(
             "photographs are distorted only where no judged set is named, "

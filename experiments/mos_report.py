@@ -200,7 +200,7 @@ def _severity(found: dict[str, Any], titles: dict[str, str]) -> list[str]:
         "each square of a photograph by itself. Across: over pairs of images of different "
         "photographs, so that a level has to give similar distances whatever is shown. There two "
         "images of one level tie in it and hardly ever in their distances, which keeps tau-b below "
-        "1: the attainable is its greatest value with as many ties.",
+        "1: the attainable is the greatest value that these ties leave.",
         table(header, rows),
     ]
     for which in ("across", "within"):

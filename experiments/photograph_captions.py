@@ -197,7 +197,8 @@ def read_captions(path: Path, folder: Path) -> Annotations:
     for file in files:
         if not file.is_file():
             raise ValueError(f"photographs must hold {file.name}, {folder} does not")
-    image_of = np.searchsorted(ids, [image for image, _ in written])
+    place = {image: number for number, image in enumerate(ids)}
+    image_of = np.array([place[image] for image, _ in written])
     return Annotations(files, tuple(caption for _, caption in written), image_of)
 
 

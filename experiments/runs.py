@@ -49,6 +49,18 @@ def check_choices(config: Any, *names: str) -> None:
             raise ValueError(f"{name} must be at least one and all different, got {values}")
 
 
+def check_seed(config: Any, name: str = "seed") -> None:
+    """Refuse seeds that no random key can be made of.
+
+    Raises:
+      ValueError: one is beyond 32 bits.
+    """
+    found = getattr(config, name)
+    for seed in found if isinstance(found, tuple) else (found,):
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"{name} must lie in 0..2^32 - 1, got {seed}")
+
+
 def check_training(config: Any) -> None:
     """Refuse seeds or a learning rate that nothing can be trained with.
 
@@ -56,9 +68,7 @@ def check_training(config: Any) -> None:
       ValueError: an option is out of range.
     """
     check_choices(config, "seeds")
-    for seed in config.seeds:
-        if not 0 <= seed < 2**32:
-            raise ValueError(f"seeds must lie in 0..2^32 - 1, got {seed}")
+    check_seed(config, "seeds")
     if config.learning_rate is not None and not 0.0 < config.learning_rate < float("inf"):
         raise ValueError(f"learning_rate must be positive, got {config.learning_rate}")
 

@@ -224,10 +224,11 @@ def across(pairs: Order, photographs: np.ndarray, weights: np.ndarray) -> np.nda
 
 
 def attainable(pairs: Order, photographs: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The greatest `across` (..., kind) of distances with as many ties.
+    """The greatest `across` (..., kind) that ties of levels leave to a distance.
 
-    sqrt(min(d, l) / max(d, l)) of d pairs whose distances differ and l whose levels do. Distances
-    of different photographs hardly ever tie, and levels do in one pair of five: sqrt(4 / 5).
+    sqrt(l / max(d, l)) of d pairs whose distances differ and l whose levels do. Distances of
+    different photographs hardly ever tie, and levels do in one pair of five: sqrt(4 / 5). Where
+    fewer distances differ than levels it is 1: their ties are the metric's own fault.
 
     Args:
       pairs: as in `across`.
@@ -235,8 +236,7 @@ def attainable(pairs: Order, photographs: np.ndarray, weights: np.ndarray) -> np
       weights: as in `across`.
     """
     _, distances, levels = _between(pairs, photographs, weights)
-    fewer, more = np.minimum(distances, levels), np.maximum(distances, levels)
-    return np.sqrt(fewer / np.maximum(more, 1))
+    return np.sqrt(levels / np.maximum(np.maximum(distances, levels), 1))
 
 
 def _between(pairs: Order, photographs: np.ndarray, weights: np.ndarray) -> list[np.ndarray]:

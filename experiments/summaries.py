@@ -88,6 +88,11 @@ def over_items(
     return dict(zip(("mean", "low", "high"), map(float, values), strict=True))
 
 
+def ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks (item, seed) of values that only order: float32 would let some of them tie."""
+    return scipy.stats.rankdata(values, axis=0).astype(np.float32)
+
+
 def kept_by_rejection(
     uncertainties: list[np.ndarray], errors: list[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -133,12 +133,16 @@ class _Signals:
             signal.signal(number, handler)
 
 
+class NotFiniteError(ValueError):
+    """A training whose loss or parameters are infinite or NaN; no checkpoint holds them."""
+
+
 def _finite_means(window: list[dict[str, Any]], where: str) -> dict[str, float]:
     """The means of metrics over some steps."""
     values = {name: float(np.mean([step[name] for step in window])) for name in window[-1]}
     for name, value in values.items():
         if not math.isfinite(value):
-            raise ValueError(
+            raise NotFiniteError(
                 f"{where}: {name} must be finite, got {value}; all checkpoints are from before"
             )
     return values
@@ -207,7 +211,8 @@ def fit(
       label: what the progress bar says.
 
     Raises:
-      ValueError: a loss or parameters that are not finite, or checkpoints of another model.
+      NotFiniteError: a loss or parameters that are not finite.
+      ValueError: checkpoints of another model.
       SystemExit: on SIGTERM and SIGINT, when a checkpoint has been saved.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -226,7 +231,7 @@ def fit(
         for path, leaf in jax.tree.leaves_with_path(state.parameters):
             if not np.isfinite(leaf).all():
                 name = jax.tree_util.keystr(path)
-                raise ValueError(
+                raise NotFiniteError(
                     f"{label}, step {step}: parameters{name} must be finite; all checkpoints are "
                     "from before"
                 )

@@ -59,7 +59,7 @@ def check(config: Config) -> None:
       ValueError: an option out of range, or no judgements at all.
     """
     runs.check_least(config, {"num_resamples": 1})
-    image_metrics.check_seed(config)
+    runs.check_seed(config)
     if config.limit is not None and config.limit < 2:
         raise ValueError(f"limit must be at least 2, got {config.limit}")
     if config.bapps is None and not config.distances:

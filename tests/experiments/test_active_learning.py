@@ -190,7 +190,7 @@ def test_the_answer_follows_from_the_numbers(advantage, said, verdict):
 
 def test_one_seed_has_no_answer():
     answer = active_learning_report.answer(made_up(0.05, seeds=(0,)))
-    assert answer.startswith("A single seed cannot tell")
+    assert answer.startswith("Fewer than three seeds cannot tell")
 
 
 def test_other_options_are_another_run(folder, content):

@@ -4,7 +4,14 @@ import shutil
 import numpy as np
 import pytest
 
-from experiments import caption_embedding, caption_settings, captioned_digits, digit_captions
+from experiments import (
+    caption_embedding,
+    caption_settings,
+    caption_training,
+    captioned_digits,
+    digit_captions,
+    training,
+)
 from experiments.caption_embedding import SETTINGS, Settings
 from experiments.caption_evaluation import Outcome
 
@@ -51,6 +58,22 @@ def test_stopped_in_between_it_ends_with_the_same_numbers(config, content):
     (config.output / "siglip-0.002-0" / "judged.json").unlink()
     assert caption_settings.run(config) == content
     assert json.loads((config.output / "report" / "results.json").read_text()) == content
+
+
+def test_a_training_that_diverges_is_a_trial_like_others(config, content, monkeypatch):
+    def diverge(options, settings, *rest):
+        if settings.learning_rate == 2e-3:
+            raise training.NotFiniteError("siglip, step 3: loss must be finite, got nan")
+        return whole(options, settings, *rest)
+
+    whole = caption_training.train
+    monkeypatch.setattr(caption_training, "train", diverge)
+    shutil.rmtree(config.output / "report")
+    (config.output / "siglip-0.002-0" / "judged.json").unlink()
+    found = caption_settings.run(config)
+    (config.output / "siglip-0.002-0" / "judged.json").unlink()
+    assert [row["sum"] is None for row in found["trials"]] == [False, True, False]
+    assert found["chosen"][0] in (content["trials"][0], content["trials"][2])
 
 
 def test_weights_come_first_and_rates_of_the_best_then():

@@ -278,7 +278,8 @@ def test_bad_files(folder, tmp_path):
     with pytest.raises(ValueError, match=r"folder must be a folder, .*nowhere is none"):
         coco_retrieval.read(tmp_path / "nowhere")
     path = folder / "cxc_caption_to_image.json"
-    for content in ("", "[1, 2]", '{"a": [1]}', '{"1": 2}'):
+    wrong = "[[1, [2]]]", '[["1", [2]]]', '{"1_0": [2]}', '{"1": {}}'
+    for content in ("", "[1, 2]", '{"a": [1]}', '{"1": 2}', *wrong):
         path.write_text(content)
         with pytest.raises(ValueError, match=r"cxc_caption_to_image.json must hold lists of ids"):
             coco_retrieval.read(folder)

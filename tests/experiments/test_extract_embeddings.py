@@ -79,6 +79,8 @@ def coco(folder, **changes):
 
 
 def test_coco(photographs, tmp_path):
+    (tmp_path / "captions.json").write_text(json.dumps(COCO), "utf-8-sig")
+    extract_embeddings.read_captions(tmp_path / "captions.json", photographs)
     found = extract_embeddings.read_captions(coco(tmp_path), photographs)
     assert [file.name for file in found.files] == ["3.png", "0.png", "1.png", "4.png"]
     assert found.ids.tolist() == [30, 0, 10, 40]
@@ -131,7 +133,17 @@ def test_tables_and_lines(photographs, tmp_path, name, content):
             COCO | {"annotations": [{"image_id": 0, "caption": 3}]},
             "some.json has 3 of image 0",
         ),
-        ("some.csv", "file,caption\n0.png,a dog\n", "KeyError('image')"),
+        *(
+            ("some.json", COCO | {"images": [{"id": wrong, "file_name": "0.png"}]}, str(wrong))
+            for wrong in (1.9, True, "1", 2**63)
+        ),
+        (
+            "some.json",
+            COCO | {"annotations": [{"image_id": 10.0, "caption": "a dog"}]},
+            "an id must be an integer of 64 bits, got 10.0",
+        ),
+        ("some.csv", "file,caption\n0.png,a dog\n", "it must have one column image"),
+        ("some.csv", "image,caption,caption\n0.png,a,b\n", "it must have one column caption"),
         ("some.csv", "image,caption\n0.png\n", "some.csv has None of image 0"),
         ("some.csv", "image,caption\n", "captions must have some"),
         ("some.jsonl", '{"image": "0.png"}\n', "KeyError('caption')"),
@@ -160,6 +172,15 @@ def test_images_are_upright_and_in_rgb(photographs, tmp_path):
         extract_embeddings.read_image(tmp_path / "cut.png")
     Image.fromarray(np.full((10, 20), 40_000, np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(ValueError, match=r"deep.png: 8 bits a channel are read, its mode is I;16"):
+        extract_embeddings.read_image(tmp_path / "deep.png")
+    (tmp_path / "deep.ppm").write_bytes(b"P6 2 1 65535\n" + bytes(12))
+    with pytest.raises(ValueError, match=r"deep.ppm: 8 bits a channel are read, it has 16"):
+        extract_embeddings.read_image(tmp_path / "deep.ppm")
+    colors = Image.new("RGB", (2, 1))
+    colors.save(tmp_path / "colors.png")
+    head = (tmp_path / "colors.png").read_bytes()
+    (tmp_path / "deep.png").write_bytes(head[:24] + b"\x10" + head[25:])  # the bits of a channel
+    with pytest.raises(ValueError, match=r"deep.png"):
         extract_embeddings.read_image(tmp_path / "deep.png")
 
 

@@ -189,7 +189,7 @@ def test_the_answer_names_scales_that_hide_it():
 
 
 def test_one_seed_has_no_answer():
-    assert made_up(-1.0, 0.0, seeds=(0,))["answer"].startswith("A single seed cannot tell")
+    assert made_up(-1.0, 0.0, seeds=(0,))["answer"].startswith("Fewer than three seeds cannot tell")
 
 
 def test_other_options_are_another_run(folder, content):

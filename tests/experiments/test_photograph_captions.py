@@ -258,6 +258,18 @@ def test_a_mark_of_the_byte_order_is_taken(photo_folder, tmp_path):
     assert found.captions[0] == "A grey cat."
 
 
+def test_ids_beyond_64_bits_are_told_apart(photo_folder, tmp_path):
+    ids = [5, 2**63 + 1, 2**63 + 2, 2**63 + 3]
+    content = coco(
+        images=[
+            {"id": id_, "file_name": f"{k}.png"} for k, id_ in zip((0, 1, 3, 4), ids, strict=True)
+        ],
+        annotations=[{"image_id": id_, "caption": "a dog"} for id_ in ids],
+    )
+    found = photograph_captions.read_captions(write(tmp_path / "large.json", content), photo_folder)
+    assert found.image_of.tolist() == [0, 1, 2, 3]
+
+
 def test_no_captions_file(photo_folder, tmp_path):
     with pytest.raises(ValueError, match=r"captions must be a file, .*none.json is none"):
         photograph_captions.read_captions(tmp_path / "none.json", photo_folder)

@@ -17,7 +17,9 @@ def devices():
                 f"JAX has started with one device; run `pytest -m slow tests/properties`: {error}"
             )
     # Compiled once, run a few times: not worth optimizing.
-    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 " + os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 " + os.environ.get(
+        "XLA_FLAGS", ""
+    )
     return jax.devices()
 
 

@@ -196,7 +196,9 @@ def test_float32_is_near_float64(case):
 def test_it_ends_whatever_the_floats(case):
     for dtype in (np.float64, np.float32):
         values = case.batch(0, 0.3, dtype)
-        for name in (name for name in values if any(map(is_floating, jax.tree.leaves(values[name])))):
+        for name in (
+            name for name in values if any(map(is_floating, jax.tree.leaves(values[name])))
+        ):
             for hostile in HOSTILE:
                 fill = lambda x: np.full_like(x, hostile) if is_floating(x) else x  # noqa: B023, E731
                 changed = {**values, name: jax.tree.map(fill, values[name])}
