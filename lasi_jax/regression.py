@@ -146,7 +146,7 @@ def regress(
     Args:
       images: (stack, *shape).
       weights: (*shape) of m_j, shared by the stack, or None for ones.
-      options: neighbourhood size, decay and ridge.
+      options: neighbourhood size, decay, ridge and prior.
       consume: (factor, coefficients, extra tile) -> pytree, called once per
         block with planes (*chunks, stack, *counts, row).
       extra: tiles handed to `consume`, one per block.

@@ -165,7 +165,7 @@ def one_dtype(*values: Any) -> tuple[Any, ...]:
 
 
 def scalar(name: str, value: Any, like: jax.Array) -> jax.Array:
-    """A finite scalar in the dtype of `like`; numbers and arrays of one element."""
+    """A finite scalar in the dtype of `like`, NumPy's where its value is known."""
     return _scalar(name, value, like)[0]
 
 

@@ -470,7 +470,9 @@ def _coverage(central_probability: Any, levels: np.ndarray, weights: Any) -> jax
     exact = exact.astype(np.result_type(exact, np.float32))
     within = [xp.mean(exact <= exact.dtype.type(level), axis=1) for level in levels]
     weights = item_weights(weights, found[:, 0])
+    # Where values cannot be looked at, a NaN must not count as a miss.
     shares = jnp.asarray(xp.stack(within)).astype(found.dtype)
+    shares = jnp.where(jnp.isnan(found).any(), jnp.nan, shares)
     return jnp.matmul(shares, weights, precision="highest") / jnp.sum(weights)
 
 

@@ -19,7 +19,7 @@ from probemb.batches import (
     labels_of,
     with_labels,
 )
-from probemb.euclidean import centered
+from probemb.euclidean import centered, squared_distance
 from probemb.gaussians import (
     DiagonalGaussian,
     GaussianMixture,
@@ -209,10 +209,9 @@ def _samples_tile(offset: float, rows: dict, columns: dict, parameters: tuple):
     """Losses of all pairs of rows (b, K, D) and columns (c, L, D), summed for each row."""
     a, b = parameters
     x, y = rows["samples"], columns["samples"]
-    squared_norms = jnp.sum(x * x, axis=-1)[:, :, None, None] + jnp.sum(y * y, axis=-1)[None, None]
-    products = jnp.einsum("ikd,jld->ikjl", x, y, precision="highest")
+    apart = squared_distance(*(z.reshape(-1, z.shape[-1]) for z in (x, y)))
     # The lower bound has the derivative 0, where that of a square root would be infinite.
-    squared = jnp.maximum(squared_norms - 2.0 * products, _COINCIDENT) + offset
+    squared = jnp.maximum(apart, _COINCIDENT).reshape(*x.shape[:2], *y.shape[:2]) + offset
     logits = b - a * jnp.sqrt(squared)
     match = labels_of(rows, columns, logits.dtype)
     if "labels" in rows:
@@ -273,7 +272,8 @@ def pcme_of_samples(
     mean of sigmoid(-a |v_i^k - t_j^l| + b) over all pairs of samples.
 
     Args:
-      image_samples: (batch, sample, dimension).
+      image_samples: (batch, sample, dimension). Squared distances are matrix products of samples
+        around their mean: in float32, pairs much closer than the samples lie far apart lose digits.
       text_samples: (batch, sample, dimension); samples may differ in number.
       negative_scale: a > 0.
       shift: b.

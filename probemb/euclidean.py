@@ -60,7 +60,7 @@ expm1.defjvps(lambda of_x, value, x: jnp.exp(x) * of_x)
 
 def square_root(squared: jax.Array) -> jax.Array:
     """sqrt(max(squared, 0)) whose derivative is 0, not infinite, where the distance is 0."""
-    far = squared > 0.0
+    far = ~(squared <= 0.0)  # NaN stays NaN
     return jnp.where(far, jnp.sqrt(jnp.where(far, squared, 1.0)), 0.0)
 
 
@@ -73,10 +73,10 @@ def length(x: jax.Array) -> jax.Array:
 
 def normalized(x: jax.Array) -> jax.Array:
     """The unit vector x / |x| over the last axis; 0, with the derivative 0, where x is 0."""
-    greatest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
-    x = x / jnp.where(greatest > 0.0, greatest, 1.0)  # so that no square leaves the floats
-    length = square_root(jnp.sum(jnp.square(x), axis=-1, keepdims=True))
-    return x / jnp.where(length > 0.0, length, 1.0)
+    unit = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
+    x = x / jnp.where(unit > 0.0, unit, 1.0)  # so that no square leaves the floats
+    norm = square_root(jnp.sum(jnp.square(x), axis=-1, keepdims=True))
+    return x / jnp.where(norm > 0.0, norm, 1.0)
 
 
 def product(x: jax.Array, y: jax.Array) -> jax.Array:

@@ -162,11 +162,11 @@ def half_aperture(x: Any, *, curvature: Any, min_radius: Any = 0.1) -> jax.Array
 
 
 def _half_aperture(radius: jax.Array, min_radius: jax.Array) -> jax.Array:
-    outside = radius > jnp.arcsinh(2.0 * min_radius)
+    outside = ~(radius <= jnp.arcsinh(2.0 * min_radius))  # NaN stays NaN
     radius = jnp.where(outside, radius, 1.0)
     # Of 2 K / sinh(radius); the square of sinh(radius) might be no float.
     sine = -4.0 * min_radius * jnp.exp(-radius) / expm1(-2.0 * radius)
-    outside = outside & (sine < 1.0)  # at 1 the derivative is infinite
+    outside = outside & ~(sine >= 1.0)  # at 1 the derivative is infinite
     return jnp.where(outside, jnp.arcsin(jnp.where(outside, sine, 0.5)), 0.5 * math.pi)
 
 
@@ -219,11 +219,13 @@ def _exterior_angle(x: dict, y: dict) -> jax.Array:
     tanh_b = -expm1(-2.0 * b) / (1.0 + of_b)
     around = length(y["direction"] + x["direction"])
     across = tanh_b * chord * around * jnp.exp(-a) / (1.0 + of_a)
-    longer = -2.0 * of_a * expm1(2.0 * (a - b)) / ((1.0 + of_a) * (1.0 + of_b))
+    before = a < b
+    gap, lesser = jnp.where(before, a - b, b - a), jnp.where(before, -of_a, of_b)
+    longer = 2.0 * lesser * expm1(2.0 * gap) / ((1.0 + of_a) * (1.0 + of_b))
     along = longer - 0.5 * tanh_b * jnp.square(chord)
     # Only the quotient counts, and the derivative of arctan2 squares both.
     greatest = jax.lax.stop_gradient(jnp.maximum(jnp.abs(across), jnp.abs(along)))
-    defined = (greatest > 0.0) & (a > 0.0)
+    defined = ~(greatest <= 0.0) & ~(a <= 0.0)
     greatest = jnp.where(defined, greatest, 1.0)
     across, along = jnp.where(defined, across, 0.0), jnp.where(defined, along, 1.0)
     return jnp.arctan2(across / greatest, along / greatest)

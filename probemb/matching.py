@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from probemb import arguments, distances
-from probemb.euclidean import square_root
+from probemb.euclidean import length
 from probemb.gaussians import DiagonalGaussian, GaussianMixture, gaussian_or_mixture
 from probemb.separation import log_expected_sigmoids
 
@@ -58,6 +58,11 @@ def log_mean_sigmoid(logits: jax.Array, log_weights: jax.Array) -> tuple[jax.Arr
     return yes, no
 
 
+def _probability(log: jax.Array) -> jax.Array:
+    """Of a logarithm that rounding may leave above 0."""
+    return jnp.exp(jnp.minimum(log, 0.0))
+
+
 def _weighted(name: str, samples: Any) -> Samples:
     """Samples with their log-weights, which add up to 1; plain samples weigh the same."""
     if isinstance(samples, tuple) and len(samples) == 2:
@@ -80,8 +85,7 @@ def log_monte_carlo(x: Any, y: Any, negative_scale: Any, shift: Any) -> tuple[ja
         raise ValueError(f"x and y must have one dimension, got {x.shape} and {y.shape}")
     a = arguments.positive("negative_scale", negative_scale, x)
     b = arguments.scalar("shift", shift, x)
-    apart = jnp.sum(jnp.square(x[:, None] - y[None]), axis=-1)
-    distance = square_root(apart)
+    distance = length(x[:, None] - y[None])
     return log_mean_sigmoid(b - a * distance, x_weights[:, None] + y_weights[None])
 
 
@@ -112,7 +116,7 @@ def monte_carlo_match_probability(x: Any, y: Any, *, negative_scale: Any, shift:
       0.5
     """
     log_match, _ = log_monte_carlo(x, y, negative_scale, shift)
-    return jnp.exp(jnp.minimum(log_match, 0.0))  # weights sum to 1 but for rounding
+    return _probability(log_match)
 
 
 def matched_moments(apart: jax.Array, spread: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -239,7 +243,7 @@ def expected_match_probability(p: Any, q: Any, *, negative_scale: Any, shift: An
       0.5
     """
     log_match, _ = log_expected_match_probability(p, q, negative_scale=negative_scale, shift=shift)
-    return jnp.exp(log_match)
+    return _probability(log_match)
 
 
 def self_mismatch(p: Any, *, negative_scale: Any, shift: Any) -> jax.Array:
@@ -271,7 +275,7 @@ def self_mismatch(p: Any, *, negative_scale: Any, shift: Any) -> jax.Array:
     _, log_mismatch = log_expected_match_probability(
         p, p, negative_scale=negative_scale, shift=shift
     )
-    return jnp.exp(log_mismatch)
+    return _probability(log_mismatch)
 
 
 def monte_carlo_self_mismatch(
@@ -307,7 +311,7 @@ def monte_carlo_self_mismatch(
     keys = jax.random.split(arguments.key(key))
     x, y = (weighted_samples(one, "p", p, num_samples) for one in keys)
     _, log_mismatch = log_monte_carlo(x, y, negative_scale, shift)
-    return jnp.exp(log_mismatch)
+    return _probability(log_mismatch)
 
 
 def weighted_samples(key: jax.Array, name: str, p: Any, num_samples: int) -> Samples:
@@ -328,7 +332,7 @@ def pairwise_log_expected(
 
     Means are subtracted pair by pair: in |m_p|^2 + |m_q|^2 - 2 m_p . m_q, nearly equal means
     leave only rounding, beside which a small variance is nothing. The quadrature costs more.
-    Memory is `separation.NODES` times rows x columns.
+    Memory is rows x columns times `separation.NODES` and the dimension.
     """
     rows, columns = (
         jax.tree.map(lambda x, k=k: jnp.expand_dims(x, k), g) for k, g in ((1, p), (0, q))

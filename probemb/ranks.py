@@ -173,7 +173,7 @@ def kendall_tau(uncertainty: Any, ambiguity: Any, *, weights: Any = None) -> jax
     Args:
       uncertainty: (item).
       ambiguity: (item), what the uncertainty should follow, such as the entropy of an item's
-        labels or its number of matches.
+        labels or its number of matches, as floats.
       weights: (item), how often an item counts; by default once. Copies of an item are ties.
 
     Returns:

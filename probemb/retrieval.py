@@ -352,6 +352,8 @@ def positives_of(indices: Any, *, num_items: int) -> jax.Array:
     num_items = arguments.count("num_items", num_items)
     if isinstance(indices, list | tuple):
         lists = [np.asarray(arguments.array("indices", row)) for row in indices]
+        if wrong := [row.shape for row in lists if row.ndim != 1]:
+            raise ValueError(f"indices must be a list of lists, got one of shape {wrong[0]}")
         for row in lists:
             if len(row):
                 arguments.check_indices("indices", row, num_items)
@@ -388,8 +390,9 @@ def in_blocks(
         (query, ...): such as `map_at_r`, or a function that returns several. It is traced, and
         so gives NaN where it would raise an error. It and `score` are compiled once for a
         function: define them once, for a `lambda` written in the call is compiled at each.
-      p: the queries, an array or a distribution (query, ...).
-      q: the items, an array or a distribution (item, ...).
+      p: the queries, an array or a distribution (query, ...), in the precision of JAX's floats:
+        float64 becomes float32 where x64 is off.
+      q: the items, an array or a distribution (item, ...), likewise.
       positives: (query, ...), whatever `statistic` takes: booleans (query, item), or less.
         Labels serve `pmrp`; padded indices, a statistic that calls `positives_of`.
       score: of p and q, to (query, item), the greater, the better.

@@ -182,7 +182,7 @@ def fill_qdrant(
     _check_client(client)
     vectors = _vectors("items", items, "item dimension")
     batch_size = arguments.count("batch_size", batch_size)
-    numbers = _ids(ids, len(vectors))
+    names = _ids(ids, len(vectors))
     if payloads is not None and len(payloads) != len(vectors):
         raise ValueError(
             f"payloads must be one for each of the {len(vectors)} items, got {len(payloads)}"
@@ -208,7 +208,7 @@ def fill_qdrant(
             collection,
             vectors=vectors,
             payload=None if payloads is None else [dict(payload) for payload in payloads],
-            ids=numbers,
+            ids=names,
             batch_size=batch_size,
             wait=True,
         )

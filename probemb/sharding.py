@@ -148,7 +148,10 @@ def _check_values(
     known = {
         name: value.item()
         for name, value in arrays.items()
-        if arguments.concrete(value) and value.size == 1 and jnp.issubdtype(value.dtype, np.number)
+        if name != "labels"
+        and arguments.concrete(value)
+        and value.size == 1
+        and jnp.issubdtype(value.dtype, np.number)
     }
     fixed += tuple((name, type(value), value) for name, value in known.items())
     unknown = {name: value for name, value in arrays.items() if name not in known}

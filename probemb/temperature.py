@@ -52,7 +52,7 @@ def tempered(p: Any, *, temperature: Any) -> Any:
         return p._replace(scale=p.scale * temperature)
     if isinstance(p, DiagonalGaussian):
         return p._replace(log_variance=p.log_variance + 2.0 * jnp.log(temperature))
-    return p._replace(concentration=p.concentration / jnp.square(temperature))
+    return p._replace(concentration=p.concentration / temperature / temperature)
 
 
 def fit_temperature(p: Any, target: Any) -> jax.Array:
@@ -121,8 +121,11 @@ def _fitted(p: Any, target: jax.Array) -> tuple[jax.Array, jax.Array]:
     below = (low == -bound) & ~(slope(-bound) < 0.0)
     above = (high == bound) & ~(slope(bound) > 0.0)
     end = above.astype(bound.dtype) - below.astype(bound.dtype)
-    # The derivative of a root, in p and in the target: that of one step of Newton's from there.
-    middle = jax.lax.stop_gradient(middle)
-    here, curvature = jax.jvp(slope, (middle,), (jnp.ones_like(middle),))
-    moved = (here - jax.lax.stop_gradient(here)) / jax.lax.stop_gradient(curvature)
-    return jnp.where(below | above, jnp.nan, jnp.exp(middle - moved)), end
+    # The root once more, now with the derivatives that a root has in p and in the target.
+    middle = jax.lax.custom_root(
+        slope,
+        jax.lax.stop_gradient(middle),
+        lambda _, root: root,
+        lambda linear, right: right / linear(jnp.ones_like(right)),
+    )
+    return jnp.where(below | above, jnp.nan, jnp.exp(middle)), end

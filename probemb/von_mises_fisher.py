@@ -232,10 +232,8 @@ def unit(name: str, vectors: jax.Array) -> None:
     if arguments.concrete(vectors):
         lengths = np.linalg.norm(np.asarray(vectors), axis=-1)
         if not np.all(np.abs(lengths - 1.0) < 1e-3):
-            worst = lengths.flat[np.argmax(np.abs(lengths - 1.0))]
-            raise ValueError(
-                f"{name} must hold unit vectors, got one of length {arguments.shown(worst, 0.999, 1.001)}"
-            )
+            worst = arguments.shown(lengths.flat[np.argmax(np.abs(lengths - 1.0))], 0.999, 1.001)
+            raise ValueError(f"{name} must hold unit vectors, got one of length {worst}")
 
 
 def von_mises_fisher(name: str, value: Any) -> VonMisesFisher:

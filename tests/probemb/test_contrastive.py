@@ -323,3 +323,14 @@ P = DiagonalGaussian(jnp.zeros((2, 4)), jnp.zeros((2, 4)))
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_one_sample_of_an_input_in_float64():
+    x = np.random.default_rng(0).normal(size=(8, 1, 16))
+    options = {"negative_scale": 1.0, "shift": 1.0}
+    loss = jax.value_and_grad(lambda x: probemb.pcme_of_samples(x, x, **options))
+    value, gradient = loss(jnp.asarray(x))
+    # The same sample twice is the same average; with one alone a product of matrices is special.
+    twice, of_both = loss(jnp.asarray(np.repeat(x, 2, axis=1)))
+    np.testing.assert_allclose(value, twice, rtol=1e-10)
+    np.testing.assert_allclose(gradient[:, 0], of_both.sum(1), rtol=1e-8, atol=1e-10)

@@ -270,6 +270,12 @@ def test_small_distances_and_angles_keep_their_digits_in_float32():
     np.testing.assert_allclose(angle, true_angle(x, np.float32(y), 1.0).astype(float), rtol=1e-5)
 
 
+def test_a_way_back_from_far_out_turns_round_in_float32():
+    far, near = jnp.array([1e20, 0.0], jnp.float32), jnp.array([1.0, 0.0], jnp.float32)
+    assert hyperbolic.exterior_angle(far, near, curvature=1.0) == pytest.approx(np.pi)
+    assert hyperbolic.exterior_angle(near, far, curvature=1.0) == 0.0
+
+
 def test_vmap():
     x, y = vectors(2, 3, 4), vectors(2, 3, 4, seed=1)
     for function in (

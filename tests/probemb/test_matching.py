@@ -310,3 +310,11 @@ POINTS, KEY = jnp.zeros((2, 3)), jax.random.key(0)
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_no_probability_is_above_1():
+    components = DiagonalGaussian(jnp.zeros((8, 2)), jnp.full((8, 2), -20.0))
+    p = GaussianMixture(jnp.arange(8.0) * 0.37, components)
+    p = jax.tree.map(lambda x: x.astype(jnp.float32), p)
+    assert probemb.expected_match_probability(p, p, negative_scale=1.0, shift=60.0) == 1.0
+    assert probemb.self_mismatch(p, negative_scale=1.0, shift=-60.0) == 1.0

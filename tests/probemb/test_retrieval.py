@@ -410,6 +410,16 @@ def blocks(p, positives, **options):
         (lambda: retrieval.positives_of([[0.5]], num_items=3), TypeError, "indices must be integ"),
         (lambda: retrieval.positives_of(SCORES, num_items=3), TypeError, "indices must be integer"),
         (lambda: retrieval.positives_of([], num_items=3), ValueError, "must have shape .query, pl"),
+        (
+            lambda: retrieval.positives_of([0, 1], num_items=3),
+            ValueError,
+            "must be a list of lists",
+        ),
+        (
+            lambda: retrieval.positives_of([[[0]]], num_items=3),
+            ValueError,
+            "list of lists, got one",
+        ),
         (lambda: blocks(SCORES, POSITIVES[:1]), ValueError, "p and positives must have one positi"),
         (lambda: blocks(SCORES[:0], POSITIVES[:0]), ValueError, "p and positives must have one po"),
         (

@@ -228,6 +228,13 @@ LOGITS = {"logit_scale": 1.0, "logit_bias": 0.0}
 MESH = Mesh(np.array(jax.devices()[:1]), ("batch",))
 
 
+def test_labels_of_a_batch_of_one():
+    p = DiagonalGaussian(jnp.ones((1, 2)), jnp.zeros((1, 2)))
+    options = {"logit_scale": 10.0, "logit_bias": -10.0, "labels": jnp.ones((1, 1))}
+    found = probemb.sharded(probemb.prolip, MESH)(p, p, **options)
+    np.testing.assert_allclose(found, probemb.prolip(p, p, **options), rtol=1e-12)
+
+
 def test_the_gradient_of_a_known_batch():
     p = DiagonalGaussian(jnp.eye(4), jnp.full((4, 4), -6.0))
     q = DiagonalGaussian(jnp.eye(4) + 0.05, jnp.full((4, 4), -5.0))

@@ -105,6 +105,16 @@ def test_its_gradient_is_that_of_the_root_mean_square():
 
     found, expected = (jax.grad(f, (0, 1))(p, target) for f in (fit_temperature, closed_form))
     chex.assert_trees_all_close(found, expected, rtol=1e-7, atol=1e-12)
+    second, closed = (
+        jax.jvp(jax.grad(lambda z, f=f: f(p, z)), (target,), (jnp.ones_like(target),))[1]
+        for f in (fit_temperature, closed_form)
+    )
+    np.testing.assert_allclose(second, closed, rtol=1e-6, atol=1e-12)
+
+
+def test_next_to_no_concentration_stays_so_at_any_temperature():
+    p = VonMisesFisher(jnp.eye(2), jnp.array([0.0, 1e-30]))
+    assert tempered(p, temperature=1e-20).concentration.tolist() == pytest.approx([0.0, 1e10])
 
 
 @pytest.mark.parametrize("shape", [0.5, 1.0, 4.0])

@@ -206,6 +206,16 @@ def test_it_ends_whatever_the_floats(case):
 
 
 @needs("jit")
+def test_of_nothing_but_nan_it_makes_nan(case):
+    # Where values cannot be looked at, a training that has diverged must not look healthy.
+    values = case.batch(0, 0.3)
+    if any(map(is_floating, jax.tree.leaves(values))):
+        fill = lambda x: np.full_like(x, np.nan) if is_floating(x) else x  # noqa: E731
+        found = case.program(jax.tree.map(fill, values))[0]
+        assert not found or any(np.isnan(x).any() for x in found)
+
+
+@needs("jit")
 def test_arguments_may_be_traced_one_at_a_time_beside_concrete_ones(case):
     values = jax.tree.map(jnp.asarray, case.example(0, 0.3))
     for name in values:
