@@ -57,9 +57,9 @@ SETTINGS: dict[Method, Settings] = {
     "pcme": Settings(5e-4, 0.005),
     "pcmepp": Settings(1e-3, 0.02),
     "prolip": Settings(1e-3, 0.02),
-    "info_nce": Settings(1e-3),
+    "info_nce": Settings(2e-3),
     "siglip": Settings(1.4e-3),
-    "triplet": Settings(1e-3, 0.2),
+    "triplet": Settings(1e-3, 0.05),
     "meru": Settings(1e-3, 0.05),
 }
 """Of each method by default: what `experiments.caption_settings` chose on held-out digits."""

@@ -170,7 +170,7 @@ def _text(content: dict[str, Any]) -> str:
             [
                 "# Settings of digit captions: what was tried",
                 f"`{content['command']}`",
-                f"{content['data']}. {content['config']['num_steps']:,} steps a training, seed "
+                f"Data: {content['data']}. {content['config']['num_steps']:,} steps a training, seed "
                 f"{content['config']['seed']}. Chosen is the greatest sum of R-Precision and of "
                 "Spearman's correlation of a method's own uncertainty with the true ambiguity, of "
                 "queries that are captions, a mean of seen and unseen numbers. The weight is that "
