@@ -135,14 +135,13 @@ def _checked_local(
             f"local must have shape {(*batch, 'place', num_local_features)} with one place or "
             f"more, got {local.shape}"
         )
-    if mask is None:
-        return local, jnp.ones(local.shape[:-1], bool)
-    mask = arguments.array("mask", mask)
-    if mask.shape != local.shape[:-1] or mask.dtype != bool:
+    counts = jnp.ones(local.shape[:-1], bool) if mask is None else arguments.array("mask", mask)
+    if counts.shape != local.shape[:-1] or counts.dtype != bool:
         raise ValueError(
-            f"mask must be boolean of shape {local.shape[:-1]}, got {mask.dtype} of {mask.shape}"
+            f"mask must be boolean of shape {local.shape[:-1]}, got {counts.dtype} of "
+            f"{counts.shape}"
         )
-    return local, mask
+    return local, counts
 
 
 class _AttentionPool(nnx.Module):

@@ -113,8 +113,9 @@ def _fitted(p: Any, target: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jnp.where(falls, middle, ends[0]), jnp.where(falls, ends[1], middle)
 
     # Within a `shard_map` the ends vary over the axes of the mesh over which the items vary.
-    nothing = sum(jnp.sum(leaf.reshape(-1)[:0]) for leaf in (*p, target))
-    bound = _LOG_BOUND + nothing
+    bound = jnp.asarray(_LOG_BOUND, target.dtype)
+    for leaf in (*p, target):
+        bound += jnp.sum(leaf.reshape(-1)[:0])
     low, high = jax.lax.fori_loop(0, _HALVINGS, halved, (-bound, bound))
     # Where an end has never moved, the slope there tells whether the minimum lies beyond it.
     middle = 0.5 * (low + high)
