@@ -170,12 +170,12 @@ def _text(content: dict[str, Any]) -> str:
             [
                 "# Settings of digit captions: what was tried",
                 f"`{content['command']}`",
-                f"Data: {content['data']}. {content['config']['num_steps']:,} steps a training, seed "
-                f"{content['config']['seed']}. Chosen is the greatest sum of R-Precision and of "
-                "Spearman's correlation of a method's own uncertainty with the true ambiguity, of "
-                "queries that are captions, a mean of seen and unseen numbers. The weight is that "
-                "of the bottleneck (pcme, pcmepp, prolip), the margin (triplet) or the weight of "
-                "entailment (meru).",
+                f"Data: {content['data']}. {content['config']['num_steps']:,} steps a training, "
+                f"seed {content['config']['seed']}. Chosen is the greatest sum of R-Precision and "
+                "of Spearman's correlation of a method's own uncertainty with the true ambiguity, "
+                "of queries that are captions, a mean of seen and unseen numbers. The weight is "
+                "that of the bottleneck (pcme, pcmepp, prolip), the margin (triplet) or the weight "
+                "of entailment (meru).",
                 table(["method", "rate", "weight", *_JUDGED, "sum", ""], rows),
             ]
         )
