@@ -71,7 +71,8 @@ def soft_labels(partner: Any, own_share: Any) -> jax.Array:
     if share.shape not in ((), (size,)):
         raise ValueError(f"own_share must be a scalar or have shape ({size},), got {share.shape}")
     own, share = jnp.eye(size, dtype=share.dtype), share.reshape(-1, 1)
-    of_partner = (partner[:, None] == jnp.arange(size)[None]).astype(share.dtype)
+    places = jnp.arange(size, dtype=jnp.int32)
+    of_partner = (partner.astype(jnp.int32)[:, None] == places[None]).astype(share.dtype)
     return share * own + (1.0 - share) * of_partner
 
 

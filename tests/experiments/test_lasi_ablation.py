@@ -306,7 +306,7 @@ def test_bapps_gives_a_column(tmp_path):
         ({"squares": 5}, "squares must be at most 4, got 5"),
         ({"limit": 1}, "limit must be at least 2, got 1"),
         ({"num_resamples": 0}, "num_resamples must be at least 1, got 0"),
-        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"seed": -1}, "seed must lie in 0"),
         ({"bapps": Path("nowhere")}, "bapps must be a folder that holds"),
     ],
 )
