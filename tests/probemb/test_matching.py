@@ -137,18 +137,6 @@ def test_mixtures_are_weighted_sums():
     assert float(estimate) == pytest.approx(float(value), abs=0.02)
 
 
-def test_gradients_of_the_quadrature(check_to_second_order):
-    p, q = (
-        DiagonalGaussian(*(jnp.asarray(x) for x in np.random.default_rng(seed).normal(size=(2, 6))))
-        for seed in (0, 1)
-    )
-
-    def probability(p, q, a, b):
-        return probemb.expected_match_probability(p, q, negative_scale=a, shift=b)
-
-    check_to_second_order(probability, (p, q, 2.0, 1.0))
-
-
 @jit
 def log_probabilities_with_gradients(p, q, a, b):
     def log_probabilities(p, q, a, b):
