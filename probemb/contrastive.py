@@ -211,7 +211,9 @@ def _samples_tile(offset: float, rows: dict, columns: dict, parameters: tuple):
     x, y = rows["samples"], columns["samples"]
     apart = squared_distance(*(z.reshape(-1, z.shape[-1]) for z in (x, y)))
     # The lower bound has the derivative 0, where that of a square root would be infinite.
-    squared = jnp.maximum(apart, _COINCIDENT).reshape(*x.shape[:2], *y.shape[:2]) + offset
+    squared = jnp.maximum(apart, _COINCIDENT) + offset
+    # One axis at a time, as a mesh with explicit axes has it.
+    squared = squared.reshape(*x.shape[:2], -1).reshape(*x.shape[:2], *y.shape[:2])
     logits = b - a * jnp.sqrt(squared)
     match = labels_of(rows, columns, logits.dtype)
     if "labels" in rows:
