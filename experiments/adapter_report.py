@@ -133,12 +133,13 @@ def fits(
     """Whether distributions are as wide as the partners' embeddings are far, per side."""
 
     def interval(central: np.ndarray | None, side: Side) -> dict[str, Any] | None:
-        groups = frozen.trial.groups(side)
-        if central is None or len(np.unique(groups)) < 2:
+        if central is None:
             return None
         values = np.moveaxis(central, 0, 1)
         error = calibration.coverage_error
-        return summaries.over_items(key, error, values, num_resamples=num_resamples, groups=groups)
+        return summaries.over_items(
+            key, error, values, num_resamples=num_resamples, groups=frozen.trial.groups(side)
+        )
 
     def covered(central: np.ndarray | None) -> dict[str, Any] | None:
         if central is None:

@@ -65,7 +65,7 @@ def uncertainty(
 
     def interval(statistic, groups, *items: np.ndarray) -> dict[str, float] | None:
         """Of ranked uncertainties; undefined where nothing varies: no error, one uncertainty."""
-        if not all(map(_varied, items)) or len(np.unique(groups)) < 2:
+        if not all(map(_varied, items)):
             return None
         items = summaries.ranks(items[0]), items[1].astype(np.float32)
         return summaries.over_items(

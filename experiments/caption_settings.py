@@ -96,8 +96,8 @@ def _trainings(config: Config) -> digit_captions.Config:
 
 def _options(config: Config) -> dict[str, Any]:
     """All that numbers depend on: the options, what is tried, and the defaults of trainings."""
-    given = runs.options(config, without=("datasets", "output"))
-    given |= {name: getattr(_trainings(config), name) for name in _OF_TRAINING}
+    given, of_training = runs.options(config, without=("datasets", "output")), _trainings(config)
+    given |= {name: getattr(of_training, name) for name in _OF_TRAINING}
     given["trials"] = {method: trials(method, []) for method in config.methods}
     return results.plain(given | {"other rates": _OTHER_RATES})
 

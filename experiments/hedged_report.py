@@ -94,9 +94,7 @@ def uncertainty(
     rows = []
 
     def interval(statistic, groups, *items: np.ndarray) -> dict[str, float] | None:
-        """Images of one number are drawn together; of one number alone there is no interval."""
-        if len(np.unique(groups)) < 2:
-            return None
+        """Images of one number are drawn together."""
         return summaries.over_items(
             key, statistic, *items, num_resamples=num_resamples, groups=groups
         )

@@ -67,8 +67,10 @@ def over_items(
     *items: np.ndarray,
     num_resamples: int,
     groups: Any = None,
-) -> dict[str, float]:
+) -> dict[str, float] | None:
     """The mean over seeds of a statistic, with its bootstrap interval over test items.
+
+    None where all items are of one group, which leaves nothing to draw from.
 
     Args:
       key: a random key.
@@ -77,6 +79,8 @@ def over_items(
       num_resamples: of the items.
       groups: (item), the names of what is drawn together, such as the image of a caption.
     """
+    if groups is not None and len(np.unique(groups)) < 2:
+        return None
     ends = calibration.bootstrap_interval(
         key,
         functools.partial(_mean_over_seeds, statistic),

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def greatest(dtype: Any) -> float:
@@ -47,6 +48,13 @@ def _squared_quotient_jvp(primals, tangents):
 def bounded_exp(x: jax.Array) -> jax.Array:
     """e^x, at most `greatest`."""
     return quotient(jnp.ones_like(x), -x)
+
+
+def capped_exp(x: Any) -> jax.Array:
+    """e^x to the last bit, at most `greatest` of float32 or wider, and constant from there on."""
+    if x.dtype in (np.float32, np.float64):
+        x = jnp.minimum(x, math.log(greatest(x.dtype)))
+    return jnp.exp(x)
 
 
 @jax.custom_jvp

@@ -10,7 +10,6 @@ Log-variances may lie far beyond those whose variance is a float: what is finite
 is so here. What is not ends at a thousandth of the greatest float, and so do its derivatives.
 """
 
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +17,7 @@ import jax.numpy as jnp
 from jax.scipy.special import erf
 
 from probemb import arguments
-from probemb.euclidean import bounded_exp, greatest, quotient, squared_quotient
+from probemb.euclidean import bounded_exp, capped_exp, quotient, squared_quotient
 
 _LOG_TWO_PI = 1.8378770664093453
 
@@ -47,14 +46,12 @@ class DiagonalGaussian(NamedTuple):
     @property
     def variance(self) -> jax.Array:
         """sigma^2 (..., dimension)."""
-        log_variance = arguments.fields(self).log_variance
-        return jnp.exp(jnp.minimum(log_variance, math.log(greatest(log_variance.dtype))))
+        return capped_exp(arguments.fields(self).log_variance)
 
     @property
     def standard_deviation(self) -> jax.Array:
         """Sigma (..., dimension)."""
-        log_sigma = 0.5 * arguments.fields(self).log_variance
-        return jnp.exp(jnp.minimum(log_sigma, math.log(greatest(log_sigma.dtype))))
+        return capped_exp(0.5 * arguments.fields(self).log_variance)
 
     def sample(self, key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
         """Samples (*shape, ..., dimension), differentiable in both fields."""

@@ -32,6 +32,13 @@ def test_two_seeds_are_too_few():
     assert summaries.number(None) == "undefined"
 
 
+def test_of_one_group_there_is_no_interval_over_items():
+    values = np.arange(8.0, dtype=np.float32).reshape(4, 2)
+    options = {"num_resamples": 100, "groups": ["one"] * 4}
+    statistic = calibration.coverage_error
+    assert summaries.over_items(jax.random.key(0), statistic, values, **options) is None
+
+
 def test_an_interval_over_items_draws_their_groups():
     random = np.random.default_rng(0)
     image = np.repeat(random.uniform(size=60), 5)

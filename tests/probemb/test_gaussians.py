@@ -37,6 +37,19 @@ def near_mean(samples, expected):
     assert np.all(np.abs(np.mean(samples, axis=0) - expected) < 5.0 * error)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32, jnp.int32])
+def test_variances_of_every_number_type_are_those_of_the_logarithm(dtype):
+    p = DiagonalGaussian(jnp.zeros(2), jnp.full(2, 5, dtype))
+    np.testing.assert_allclose(p.variance.astype(jnp.float32), np.exp(5.0), rtol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_variances_beyond_the_floats_leave_their_sums_finite(dtype):
+    p = DiagonalGaussian(jnp.zeros(1000, dtype), jnp.full(1000, 2000.0, dtype))
+    for of_all in (lambda p: jnp.sum(p.variance), lambda p: jnp.sum(p.standard_deviation)):
+        chex.assert_tree_all_finite(jax.value_and_grad(of_all)(p))
+
+
 def test_standard_deviation_and_variance():
     p = DiagonalGaussian(jnp.zeros(2), jnp.log(jnp.array([4.0, 9.0])))
     np.testing.assert_allclose(p.variance, [4.0, 9.0])

@@ -1,6 +1,6 @@
 """What every public function holds to, whatever it computes: `table` has a row for each.
 
-`pytest -m slow tests/properties`, in about five minutes on two cores. The values of an example come
+`pytest -m slow tests/properties`, in about ten minutes on two cores. The values of an example come
 from a seed and an extent, which a failure shows, and by which it can be made again.
 """
 
