@@ -65,8 +65,9 @@ def soft_labels(partner: Any, own_share: Any) -> jax.Array:
     """
     partner = _partners(partner, None)
     size = len(partner)
-    dtype = getattr(own_share, "dtype", None)
-    like = jnp.zeros((), dtype if dtype in (np.float32, np.float64) else float)
+    given = getattr(own_share, "dtype", None)
+    dtype = given if given in (np.float32, np.float64) else np.dtype(float)
+    like = jnp.zeros((), jax.dtypes.canonicalize_dtype(dtype))
     share = arguments.probabilities("own_share", own_share, like)
     if share.shape not in ((), (size,)):
         raise ValueError(f"own_share must be a scalar or have shape ({size},), got {share.shape}")

@@ -26,6 +26,13 @@ def test_every_image_may_have_a_share_of_its_own():
     assert np.count_nonzero(labels) == 6
 
 
+def test_labels_have_the_precision_of_the_shares_that_jax_can_hold():
+    for dtype in (np.float32, np.float64):
+        assert soft_labels([1, 0], np.array([0.5, 0.25], dtype)).dtype == dtype
+    with jax.enable_x64(False):
+        assert soft_labels([1, 0], np.float64(0.5)).dtype == np.float32
+
+
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0, 1, True])
 def test_its_own_partner_is_labelled_as_itself(share):
     np.testing.assert_allclose(soft_labels(jnp.arange(3), share), np.eye(3), rtol=1e-12)
