@@ -16,7 +16,7 @@ paper's; and time.
 
 What is measured is kept in parts: the same command again goes on where the last one was stopped.
 
-On two CPU cores: about twenty minutes by default. Expected: loss and error fall with N, and
+On two CPU cores: less than half an hour by default. Expected: loss and error fall with N, and
 agreement does not follow them; with the remedy `prior`, noise at grey 128 scores as at 64, and the
 order of the distances is nearly the default's.
 """
