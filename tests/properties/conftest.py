@@ -1,9 +1,22 @@
-"""Two devices on the host, programs that are compiled fast, strict promotion."""
+"""Two devices on the host, programs that are compiled fast and once, strict promotion."""
 
 import os
 
 import jax
 import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+
+class ByFunction(LoadScopeScheduling):
+    """All tests of one function go to one worker, which compiles its program once."""
+
+    def _split_scope(self, nodeid):
+        return nodeid.partition("[")[2].rstrip("]").partition("-")[0] or nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return ByFunction(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -16,10 +29,9 @@ def devices():
             pytest.fail(
                 f"JAX has started with one device; run `pytest -m slow tests/properties`: {error}"
             )
-    # Compiled once, run a few times: not worth optimizing.
-    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 " + os.environ.get(
-        "XLA_FLAGS", ""
-    )
+    # Compiled once, run a few times: not worth optimizing. XLA names a flag that it has lost.
+    fast = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
+    os.environ["XLA_FLAGS"] = fast + os.environ.get("XLA_FLAGS", "")
     return jax.devices()
 
 
