@@ -22,7 +22,7 @@ command again goes on where the last one was stopped, to the same numbers.
 
 On two CPU cores: about a quarter of an hour by default. Expected, of ProbVLM: the most uncertain
 images teach more than random ones. Reached: on inverted images and other fonts they teach less, on
-others as much (R-Precision 0.014 lower in the mean); the part that members disagree about does
+others as much (R-Precision 0.016 lower in the mean); the part that members disagree about does
 no better than random choices. `active_learning.md` has all numbers.
 """
 
