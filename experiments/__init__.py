@@ -1,1 +1,1 @@
-"""One question per file; the only place that reads files, trains and plots."""
+"""A file is a question, a folder is a part: answers are in `answers`."""

@@ -23,7 +23,7 @@ command again goes on where the last one was stopped, to the same numbers.
 On two CPU cores: about a quarter of an hour by default. Expected, of ProbVLM: the most uncertain
 images teach more than random ones. Reached: on inverted images and other fonts they teach less, on
 others as much (R-Precision 0.016 lower in the mean); the part that members disagree about does
-no better than random choices. `active_learning.md` has all numbers.
+no better than random choices. `answers/active_learning.md` has all numbers.
 """
 
 import dataclasses
@@ -38,27 +38,20 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from experiments import (
-    active_learning_pictures,
-    active_learning_report,
-    adapted_encoder,
-    caption_embedding,
-    captioned_digits,
-    cell_files,
-    digit_captions,
-    digit_encoder,
-    runs,
-    shifted_digits,
-    training,
-)
-from experiments.active_learning_report import START, WHOLE
-from experiments.adapted_encoder import AdaptedEncoder
-from experiments.adapter_evaluation import OWN
-from experiments.caption_embedding import Batch, Model
-from experiments.caption_evaluation import Trial
-from experiments.captioned_digits import Captioned
-from experiments.digit_encoder import Encoder
-from experiments.shifted_digits import Shift
+from experiments import runs
+from experiments.adapters import active_learning_page, active_learning_pictures, adapted_encoder
+from experiments.adapters.active_learning_page import START, WHOLE
+from experiments.adapters.adapted_encoder import AdaptedEncoder
+from experiments.adapters.evaluation import OWN
+from experiments.captions import digit_encoder, digit_trials, methods
+from experiments.captions.digit_encoder import Encoder
+from experiments.captions.evaluation import Trial
+from experiments.captions.methods import Batch, Model
+from experiments.data import captioned_digits, shifted_digits
+from experiments.data.captioned_digits import Captioned
+from experiments.data.shifted_digits import Shift
+from experiments.runs import cells as cell_files
+from experiments.runs import training
 
 _MODULE = "experiments.active_learning"
 _POOL_SEED, _TEST_SEED = 1, 2
@@ -200,9 +193,7 @@ def _step(
     optimizer = optax.multi_transform(
         {"tuned": optax.adam(rate), "frozen": optax.set_to_zero()}, of
     )
-    step = functools.partial(
-        caption_embedding.train_step, model, optimizer, num_samples=1, weight=0.0
-    )
+    step = functools.partial(methods.train_step, model, optimizer, num_samples=1, weight=0.0)
     return optimizer, jax.jit(step)
 
 
@@ -218,7 +209,7 @@ def batches(
       images: which of them.
       seed: batch k is a function of it, of k and of the images.
     """
-    return caption_embedding.batches(
+    return methods.batches(
         split.images,
         words,
         split.annotations[np.isin(split.annotations[:, 0], images)],
@@ -392,7 +383,7 @@ def run(config: Config) -> dict[str, Any]:
     runs.begin(folder, options)
     print(f"{data}\nin {folder}", flush=True)
     trial = adapted_encoder.trial(test)
-    fields, words = [], digit_captions.encode(plain.captions)
+    fields, words = [], digit_trials.encode(plain.captions)
     for shift in config.shifts:
         pool = shifted_digits.shifted(plain, shift, seed=_POOL_SEED)
         images = shifted_digits.shifted(test, shift, seed=_TEST_SEED).images
@@ -405,19 +396,19 @@ def run(config: Config) -> dict[str, Any]:
             digit_encoder.embed_captions(adapted.encoder, captions)
             for captions in (some_of(train, of_adapters).captions, test.captions)
         )
-        old = batches(config, train, digit_captions.encode(train.captions), of_encoder, seed=seed)
+        old = batches(config, train, digit_trials.encode(train.captions), of_encoder, seed=seed)
         source = Source(adapted, known, tested, old, seed)
         for field in fields:
             cells += fill(config, folder / "cells", source, field)
     content = {
         **runs.head(asked_for, options, data),
-        **active_learning_report.numbers(cells),
+        **active_learning_page.numbers(cells),
     }
-    content["answer"] = active_learning_report.answer(content)
+    content["answer"] = active_learning_page.answer(content)
     runs.save_report(
         folder,
         content,
-        active_learning_report.markdown(content),
+        active_learning_page.markdown(content),
         lambda partial: active_learning_pictures.draw(partial / "active_learning.png", content),
     )
     print(f"this call took {time.perf_counter() - started:.0f} s")

@@ -18,11 +18,14 @@ from typing import Any, Literal, get_args
 import jax
 import numpy as np
 
-from experiments import embedding_files, results, runs, saved_adapters
-from experiments.caption_evaluation import SIDES, Side
-from experiments.embedding_files import Embeddings, PairedEmbeddings
-from experiments.saved_adapters import SavedAdapter
-from experiments.summaries import table
+from experiments import runs
+from experiments.adapters import saved as saved_adapters
+from experiments.adapters.saved import SavedAdapter
+from experiments.captions.evaluation import SIDES, Side
+from experiments.data import embedding_files
+from experiments.data.embedding_files import Embeddings, PairedEmbeddings
+from experiments.reports.estimates import table
+from experiments.runs import files
 from probemb import search, serving
 
 _MODULE = "experiments.adapter_search"
@@ -97,8 +100,8 @@ def run(config: Config) -> dict[str, Any]:
         import faiss
     except ImportError:
         raise ValueError(f"faiss must be installed: {_INSTALL}") from None
-    output = config.output or results.free_folder("adapter_search")
-    results.check_free(output)
+    output = config.output or files.free_folder("adapter_search")
+    files.check_free(output)
     saved, paired = _load(config)
     sides: dict[Side, Embeddings] = {"image": paired.images, "caption": paired.texts}
     gaussians = {
@@ -140,13 +143,13 @@ def run(config: Config) -> dict[str, Any]:
         },
     }
     text = _page(content, sides[of_query], sides[of_items], indices, variance)
-    with results.new_folder(output) as partial:
-        results.write_json(partial / "results.json", content)
-        results.replace_text(partial / "results.md", text)
+    with files.new_folder(output) as partial:
+        files.write_json(partial / "results.json", content)
+        files.replace_text(partial / "results.md", text)
         for side in SIDES:
             p = jax.tree.map(np.asarray, gaussians[side]._asdict())
             arrays = {**p, "ids": sides[side].ids}
-            results.save_tensors(partial / f"{side}s.safetensors", arrays)
+            files.save_tensors(partial / f"{side}s.safetensors", arrays)
         arrays = {
             "indices": indices,
             "scores": np.asarray(found.scores),
@@ -154,7 +157,7 @@ def run(config: Config) -> dict[str, Any]:
             "query_ids": sides[of_query].ids,
             "query_total_variance": variance,
         }
-        results.save_tensors(partial / "neighbors.safetensors", arrays)
+        files.save_tensors(partial / "neighbors.safetensors", arrays)
         faiss.write_index(index, str(partial / "items.faiss"))
     print(f"{text}\nsaved {output}")
     return content

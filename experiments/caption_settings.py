@@ -11,7 +11,7 @@ Spearman's correlation of the method's own uncertainty with the true ambiguity, 
 unseen numbers. The digits and numbers are those for training, split again
 (`captioned_digits.load`): the test of `digit_captions` has no part in it.
 
-What is chosen belongs into `caption_embedding.SETTINGS`, the defaults of `digit_captions` and
+What is chosen belongs into `caption_methods.SETTINGS`, the defaults of `digit_captions` and
 `photograph_captions`. A shorter training than theirs tells little: at 1,500 steps retrieval has
 hardly begun. The same command again goes on where the last one was stopped. On two CPU cores:
 about an hour and a half by default.
@@ -25,27 +25,23 @@ from typing import Any
 
 import numpy as np
 
-from experiments import (
-    caption_embedding,
-    caption_evaluation,
-    caption_training,
-    captioned_digits,
-    cell_files,
-    digit_captions,
-    results,
-    runs,
-    training,
-)
-from experiments.caption_embedding import Method, Settings
-from experiments.caption_evaluation import OWN, Outcome, Trial
-from experiments.captioned_digits import Captioned
-from experiments.summaries import table
+from experiments import runs
+from experiments.captions import digit_trials, evaluation
+from experiments.captions import methods as caption_methods
+from experiments.captions import training as caption_training
+from experiments.captions.evaluation import OWN, Outcome, Trial
+from experiments.captions.methods import Method, Settings
+from experiments.captions.training import Training
+from experiments.data import captioned_digits
+from experiments.data.captioned_digits import Captioned
+from experiments.reports.estimates import table
+from experiments.runs import cells, files, training
 from probemb import calibration
 
 _MODULE = "experiments.caption_settings"
 _RATE = 1e-3
 _WEIGHTS: dict[Method, tuple[float, ...]] = {
-    **dict.fromkeys(caption_embedding.PROBABILISTIC, (1e-4, 1e-3, 5e-3, 2e-2, 8e-2)),
+    **dict.fromkeys(caption_methods.PROBABILISTIC, (1e-4, 1e-3, 5e-3, 2e-2, 8e-2)),
     "triplet": (0.05, 0.1, 0.2, 0.4, 0.8),
     "meru": (0.0, 0.05, 0.2, 0.8, 3.2),
 }
@@ -53,14 +49,14 @@ _OTHER_RATES = (5e-4, 2e-3)
 _RATES = (2.5e-4, 5e-4, 7e-4, 1e-3, 1.4e-3, 2e-3, 4e-3)
 """Of methods without a weight."""
 _JUDGED = ("R-Precision", "Spearman")
-_OF_TRAINING = ("dimension", "width", "batch_size", "num_samples", "channels", "matches")
+_OF_TRAINING = ("dimension", "width", "batch_size", "num_samples")
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Options of the choice of settings; all others are those of digit captions."""
 
-    methods: tuple[Method, ...] = caption_embedding.METHODS
+    methods: tuple[Method, ...] = caption_methods.METHODS
     """Whose settings to choose."""
     num_steps: int = 4000
     """Steps of a training."""
@@ -88,18 +84,17 @@ def resolved(config: Config) -> Config:
     return config
 
 
-def _trainings(config: Config) -> digit_captions.Config:
-    return digit_captions.Config(
-        methods=config.methods, seeds=(config.seed,), num_steps=config.num_steps
-    )
+def _trainings(config: Config) -> Training:
+    return Training(methods=config.methods, seeds=(config.seed,), num_steps=config.num_steps)
 
 
 def _options(config: Config) -> dict[str, Any]:
     """All that numbers depend on: the options, what is tried, and the defaults of trainings."""
     given, of_training = runs.options(config, without=("datasets", "output")), _trainings(config)
     given |= {name: getattr(of_training, name) for name in _OF_TRAINING}
+    given |= {"channels": digit_trials.CHANNELS, "matches": "annotated"}
     given["trials"] = {method: trials(method, []) for method in config.methods}
-    return results.plain(given | {"other rates": _OTHER_RATES})
+    return files.plain(given | {"other rates": _OTHER_RATES})
 
 
 def trials(method: Method, found: list[dict[str, Any]]) -> list[Settings]:
@@ -131,7 +126,7 @@ def judge(outcome: Outcome, trial: Trial, method: Method) -> dict[str, float]:
 
 
 def _try(
-    options: digit_captions.Config,
+    options: Training,
     method: Method,
     settings: Settings,
     splits: dict[str, Captioned],
@@ -139,15 +134,23 @@ def _try(
     folder: Path,
 ) -> dict[str, Any]:
     """Train once, and judge on every held-out split."""
-    model = digit_captions.make_model(options, method, splits["train"])
-    batches = digit_captions.make_batches(options, splits["train"])
+    model = digit_trials.make_model(
+        method,
+        splits["train"],
+        dimension=options.dimension,
+        width=options.width,
+        channels=digit_trials.CHANNELS,
+    )
+    batches = digit_trials.make_batches(
+        splits["train"], num_steps=options.num_steps, batch_size=options.batch_size
+    )
     try:
         (parameters,) = caption_training.train(options, settings, model, batches, folder)
     except training.NotFiniteError as error:
         print(error, flush=True)
         return {"method": method, **settings._asdict(), **dict.fromkeys((*_JUDGED, "sum"))}
     judged = {
-        split: judge(caption_evaluation.evaluate(model, parameters, trial), trial, method)
+        split: judge(evaluation.evaluate(model, parameters, trial), trial, method)
         for split, trial in held_out.items()
     }
     means = {name: float(np.mean([each[name] for each in judged.values()])) for name in _JUDGED}
@@ -196,7 +199,7 @@ def run(config: Config) -> dict[str, Any]:
         return content
     splits = captioned_digits.load("sklearn", config.datasets, held_out=True)
     held_out = {
-        split: digit_captions.make_trial(splits[split]) for split in ("test_seen", "test_unseen")
+        split: digit_trials.make_trial(splits[split]) for split in ("test_seen", "test_unseen")
     }
     options = _trainings(config)
     runs.begin(folder, given)
@@ -209,7 +212,7 @@ def run(config: Config) -> dict[str, Any]:
                 attempt = functools.partial(
                     _try, options, method, settings, splits, held_out, place
                 )
-                found.append(cell_files.cell(place / "judged.json", attempt))
+                found.append(cells.cell(place / "judged.json", attempt))
         every += found
     content = {
         **runs.head(asked_for, given, "scikit-learn's digits, those for training, split again"),

@@ -35,7 +35,9 @@ import numpy as np
 from tqdm import tqdm
 
 import lasi_jax
-from experiments import distortions, photographs, results, runs
+from experiments import runs
+from experiments.data import distortions, photographs
+from experiments.runs import files
 
 SSIM_WINDOW = 11
 
@@ -211,8 +213,8 @@ def draw(
 
 def run(config: Config) -> dict:
     """Compare, print, and save; returns what results.json holds."""
-    output = config.output or results.free_folder("compare_images")
-    results.check_free(output)
+    output = config.output or files.free_folder("compare_images")
+    files.check_free(output)
     name, reference, candidates = load(config)
     scores, maps = compare(reference, candidates, config.neighborhood_size)
     print(f"\nreference: {name}, {reference.shape[1]} x {reference.shape[0]}\n")
@@ -220,7 +222,7 @@ def run(config: Config) -> dict:
     noted = notes(scores)
     print("\n".join(noted), end="\n" * bool(noted))
     content = {
-        "config": results.plain(dataclasses.asdict(config)),
+        "config": files.plain(dataclasses.asdict(config)),
         "versions": {"jax": jax.__version__, "dm_pix": dm_pix.__version__},
         "backend": jax.default_backend(),
         "reference": name,
@@ -234,10 +236,10 @@ def run(config: Config) -> dict:
         ],
         "notes": noted,
     }
-    with results.new_folder(output) as folder:
-        results.write_json(folder / "results.json", content)
+    with files.new_folder(output) as folder:
+        files.write_json(folder / "results.json", content)
         draw(folder / "figure.png", reference, candidates, scores, maps)
-    print(f"\nsaved {output / 'figure.png'} and {output / 'results.json'}")
+    print(f"\nsaved {output / 'figure.png'} and {output / 'files.json'}")
     return content
 
 

@@ -31,16 +31,11 @@ import safetensors.numpy
 from PIL import Image
 from tqdm import tqdm
 
-from experiments import (
-    cell_files,
-    competition_report,
-    distortions,
-    image_metrics,
-    photographs,
-    results,
-    runs,
-)
-from experiments.competition_report import SIDES, Side
+from experiments import runs
+from experiments.data import distortions, photographs
+from experiments.image_metrics import competition_page, named
+from experiments.image_metrics.competition_page import SIDES, Side
+from experiments.runs import cells, files
 from lasi_jax import competition
 
 _MODULE = "experiments.competition"
@@ -111,7 +106,7 @@ def begun(config: Config) -> tuple[np.ndarray, np.ndarray]:
 def _extreme(
     config: Config,
     images: tuple[np.ndarray, np.ndarray],
-    roles: dict[str, image_metrics.Distance],
+    roles: dict[str, named.Distance],
     side: Side,
     begin: Callable,
     path: Path,
@@ -144,17 +139,17 @@ def _extreme(
         progress.set_postfix(moved=f"{float(state.moved):.4g}")
     seen = distortions.to_uint8(np.asarray(state.image))
     after = begin(reference, seen.astype(np.float32) / 255.0)
-    results.save_tensors(path, {"image": np.ascontiguousarray(state.image)})
-    return competition_report.numbers(
+    files.save_tensors(path, {"image": np.ascontiguousarray(state.image)})
+    return competition_page.numbers(
         np.array(levels, np.float64),
         np.array(values, np.float64),
         (float(after.held), float(after.moved)),
     )
 
 
-def _title(name: str, network: image_metrics.Network | None) -> str:
+def _title(name: str, network: named.Network | None) -> str:
     """The name of a metric's distance."""
-    title = image_metrics.title(name, network)
+    title = named.title(name, network)
     return f"1 - {title}" if name in ("ssim", "ms_ssim") else title
 
 
@@ -164,13 +159,13 @@ def run(config: Config) -> dict[str, Any]:
     asked_for = runs.command(_MODULE, config, files=_FILES, hidden=("output",))
     config = resolved(config)
     assert config.second is not None
-    network = image_metrics.network(config.weights, config.heads)
+    network = named.network(config.weights, config.heads)
     names = {"first": config.first, "second": config.second}
     for name in names.values():
-        image_metrics.check(name, network)
+        named.check(name, network)
     reference, start = begun(config)
-    options = runs.options(config, without=("output",)) | image_metrics.digests(config)
-    options["reference"] = config.reference and image_metrics.digest(config.reference)
+    options = runs.options(config, without=("output",)) | named.digests(config)
+    options["reference"] = config.reference and named.digest(config.reference)
     folder = config.output or runs.folder_of("competition", options)
     if (content := runs.earlier(folder, options)) is not None:
         return content
@@ -180,7 +175,7 @@ def run(config: Config) -> dict[str, Any]:
     )
     runs.begin(folder, options)
     print(f"{data}\nin {folder}", flush=True)
-    metrics = {role: image_metrics.metric(name, network) for role, name in names.items()}
+    metrics = {role: named.metric(name, network) for role, name in names.items()}
     sides = {}
     for moved, held, both in (("first", "second", SIDES[:2]), ("second", "first", SIDES[2:])):
         roles = {"moved": metrics[moved], "held": metrics[held]}
@@ -190,7 +185,7 @@ def run(config: Config) -> dict[str, Any]:
             extreme = functools.partial(
                 _extreme, config, (reference, start), roles, side, begin, path
             )
-            sides[side] = cell_files.cell(folder / "cells" / f"{side}.json", extreme)
+            sides[side] = cells.cell(folder / "cells" / f"{side}.json", extreme)
     floats = {
         side: safetensors.numpy.load_file(folder / f"{side}.safetensors")["image"] for side in SIDES
     }
@@ -205,10 +200,10 @@ def run(config: Config) -> dict[str, Any]:
         seen = {name: distortions.to_uint8(image) for name, image in every.items()}
         for name, image in seen.items():
             Image.fromarray(image).save(partial / f"{name}.png")
-        results.save_tensors(partial / "images.safetensors", every)
-        competition_report.draw(partial / "competition.png", content, seen)
+        files.save_tensors(partial / "images.safetensors", every)
+        competition_page.draw(partial / "competition.png", content, seen)
 
-    runs.save_report(folder, content, competition_report.markdown(content), draw)
+    runs.save_report(folder, content, competition_page.markdown(content), draw)
     print(f"this call took {time.perf_counter() - started:.0f} s")
     return content
 

@@ -15,47 +15,26 @@ where the last one was stopped, to the same numbers.
 
 On two CPU cores: about half an hour by default. Expected: the caption uncertainty of every
 probabilistic method correlates with the true ambiguity (Spearman at least 0.7), that of the
-deterministic rivals less. `digit_captions.md` has what is reached: ProLIP and PCME++ do, PCME
-does not, and MERU's radius does as well.
+deterministic rivals less. `answers/digit_captions.md` has what is reached: ProLIP and PCME++ do,
+PCME does not, and MERU's radius does as well.
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-import grain
-import numpy as np
-
-from experiments import (
-    caption_embedding,
-    caption_evaluation,
-    caption_pictures,
-    caption_training,
-    captioned_digits,
-    digit_grammar,
-    digits,
-    runs,
-    text_tower,
-)
-from experiments.caption_embedding import Method, Model, Pictures, Words
-from experiments.caption_evaluation import Side, Trial, Truth
-from experiments.captioned_digits import Captioned
-from experiments.digits import Source
+from experiments import runs
+from experiments.captions import digit_trials, pictures, training
+from experiments.captions.digit_trials import Matches
+from experiments.data import captioned_digits, digits
+from experiments.data.digits import Source
 
 _MODULE = "experiments.digit_captions"
-_EVALUATION_SEED = 0
 _FOLDERS = ("mnist", "datasets", "output")
-
-Matches = Literal["annotated", "all"]
-"""What training takes for a match."""
-VOCABULARY = text_tower.Vocabulary((*digit_grammar.WORDS, ","))
-"""The words of the grammar."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(caption_training.Training):
+class Config(training.Training):
     """Options of digit captions."""
 
     source: Source | None = None
@@ -67,7 +46,7 @@ class Config(caption_training.Training):
     matches: Matches = "annotated"
     """What training takes for a match: a caption and the image that it was written of, as on
     COCO, or all that is true."""
-    channels: tuple[int, int] = (16, 32)
+    channels: tuple[int, int] = digit_trials.CHANNELS
     """Output channels of the two convolutions of the image tower."""
 
 
@@ -77,7 +56,7 @@ def resolved(config: Config) -> Config:
     Raises:
       ValueError: an option out of range, or two that contradict each other.
     """
-    caption_training.check(config)
+    training.check(config)
     runs.check_least(config, {"channels": 1})
     if config.matches not in get_args(Matches):
         raise ValueError(f"matches must be one of {get_args(Matches)}, got {config.matches!r}")
@@ -85,66 +64,18 @@ def resolved(config: Config) -> Config:
         raise ValueError("source sklearn takes no mnist, but it is given")
     source = config.source or ("sklearn" if config.mnist is None else "mnist")
     config = dataclasses.replace(config, source=source)
-    return runs.shortened(config, caption_training.TOY) if config.toy else config
+    return runs.shortened(config, training.TOY) if config.toy else config
 
 
 def _options(config: Config) -> dict[str, Any]:
     options = runs.options(config, without=(*_FOLDERS, "checkpoint_every", "log_every"))
-    return options | {"settings": caption_training.every_settings(config)}
+    return options | {"settings": training.every_settings(config)}
 
 
 def run_folder(config: Config) -> Path:
     """Where a configuration lives: a folder of its own unless one is named."""
     name = f"digit_captions-{config.source}{'-toy' * config.toy}"
     return config.output or runs.folder_of(name, _options(config))
-
-
-def encode(texts: tuple[str, ...]) -> np.ndarray:
-    """Word numbers (caption, length) of captions of the grammar, all of one length."""
-    return VOCABULARY.encode(texts, length=digit_grammar.MOST_WORDS)
-
-
-def make_trial(split: Captioned) -> Trial:
-    """A split as it is evaluated, with all that is known of it."""
-    narrow, wide, implied = caption_evaluation.pairs_of_captions(
-        split.denotations, seed=_EVALUATION_SEED
-    )
-    ambiguity: dict[Side, np.ndarray] = {
-        "image": split.image_ambiguity,
-        "caption": split.caption_ambiguity,
-    }
-    return Trial(
-        split.images,
-        split.captions,
-        encode(split.captions),
-        split.positives,
-        split.annotated,
-        Truth(ambiguity, split.match_probability, narrow, wide, implied, split.of_one_length),
-    )
-
-
-def make_model(config: Config, method: Method, train: Captioned) -> Model:
-    """The model of a method for the images and captions of a split."""
-    height, width = train.images.shape[1:]
-    return Model(
-        method,
-        config.dimension,
-        Pictures(height, width, config.channels),
-        Words(len(VOCABULARY), digit_grammar.MOST_WORDS, config.width),
-    )
-
-
-def make_batches(config: Config, train: Captioned) -> Callable[..., grain.MapDataset]:
-    """Batches of a training on a split, of a seed by keyword."""
-    return functools.partial(
-        caption_embedding.batches,
-        train.images,
-        encode(train.captions),
-        train.annotations,
-        config.num_steps,
-        batch_size=config.batch_size,
-        positives=train.positives if config.matches == "all" else None,
-    )
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -157,24 +88,38 @@ def run(config: Config) -> dict[str, Any]:
         return content
     splits = captioned_digits.load(config.source, config.datasets, mnist=config.mnist)
     train = splits.pop("train")
-    trials = {name: make_trial(split) for name, split in splits.items()}
+    trials = {name: digit_trials.make_trial(split) for name, split in splits.items()}
     data = (
         f"digit captions of {digits.describe(config.source)}, {len(train.images):,} training "
         f"images with {captioned_digits.CAPTIONS} captions each; {config.num_steps:,} steps a "
         f"training, matches: {config.matches}"
     )
-    models = {method: make_model(config, method, train) for method in config.methods}
-    batches = make_batches(config, train)
+    models = {
+        method: digit_trials.make_model(
+            method,
+            train,
+            dimension=config.dimension,
+            width=config.width,
+            channels=config.channels,
+        )
+        for method in config.methods
+    }
+    batches = digit_trials.make_batches(
+        train,
+        num_steps=config.num_steps,
+        batch_size=config.batch_size,
+        matches=config.matches,
+    )
     batches(seed=0)  # complains of what does not fit, before anything is written
     runs.begin(folder, options)
     first = next(iter(trials))
 
     def draw(partial: Path, parameters: dict[str, Any], outcomes: dict[str, Any]) -> None:
         of_first = trials[first], outcomes[first]
-        caption_pictures.draw(partial, *of_first)
-        caption_pictures.draw_digits(partial, *of_first, models, parameters, encode)
+        pictures.draw(partial, *of_first)
+        pictures.draw_digits(partial, *of_first, models, parameters, digit_trials.encode)
 
-    return caption_training.compare(
+    return training.compare(
         config,
         models,
         batches,

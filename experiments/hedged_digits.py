@@ -13,7 +13,7 @@ the last one was stopped, to the same numbers.
 On two CPU cores: about eleven minutes by default, about a minute with --toy. Expected of
 2 digits under the protocol `number`: the Gaussian beats the point on corrupt images, the
 AUROC of eta between corrupt and clean ones is at least 0.8, the R-AUROC of eta on corrupt
-ones at least 0.7. `hedged_digits.md` has what is reached.
+ones at least 0.7. `answers/hedged_digits.md` has what is reached.
 """
 
 import dataclasses
@@ -25,19 +25,14 @@ from typing import Any
 import jax
 import optax
 
-from experiments import (
-    digits,
-    hedged_embedding,
-    hedged_evaluation,
-    hedged_pictures,
-    hedged_report,
-    n_digit_mnist,
-    runs,
-    training,
-)
-from experiments.digits import Source
-from experiments.hedged_embedding import Kind, Model
-from experiments.number_tables import Protocol
+from experiments import runs
+from experiments.data import digits, n_digit_mnist
+from experiments.data.digits import Source
+from experiments.data.n_digit_tables import Protocol
+from experiments.hedging import evaluation, page, pictures
+from experiments.hedging import model as hedged_model
+from experiments.hedging.model import Kind, Model
+from experiments.runs import training
 
 _MODULE = "experiments.hedged_digits"
 _EVALUATION_SEED = 0
@@ -48,8 +43,8 @@ _LEAST = {
     "quadruples": 1,
     "dimension": 1,
     "num_samples": 1,
-    "num_queries": hedged_report.NUM_BINS,
-    "num_pairs": hedged_report.NUM_BINS,
+    "num_queries": page.NUM_BINS,
+    "num_pairs": page.NUM_BINS,
     "num_resamples": 100,
     "checkpoint_every": 1,
     "log_every": 1,
@@ -158,14 +153,14 @@ def train(
     """The parameters of a model for each seed, gone on with where training was stopped."""
     optimizer = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.num_steps))
     step = functools.partial(
-        hedged_embedding.train_step,
+        hedged_model.train_step,
         model,
         optimizer,
         num_samples=config.num_samples,
         bottleneck_weight=config.bottleneck_weight,
     )
     batches = functools.partial(
-        hedged_embedding.batches,
+        hedged_model.batches,
         numbers,
         config.num_steps,
         quadruples=config.quadruples,
@@ -224,18 +219,18 @@ def run(config: Config) -> dict[str, Any]:
     content = {
         **runs.head(asked_for, options, data),
         "splits": list(numbers),
-        "performance": hedged_report.performance(outcomes, trials),
-        "uncertainty": hedged_report.uncertainty(
+        "performance": page.performance(outcomes, trials),
+        "uncertainty": page.uncertainty(
             outcomes, trials, key=key, num_resamples=config.num_resamples
         ),
-        "separation": hedged_report.separation(outcomes),
+        "separation": page.separation(outcomes),
     }
-    content["expectations"] = hedged_report.expectations(content)
+    content["expectations"] = page.expectations(content)
     runs.save_report(
         folder,
         content,
-        hedged_report.markdown(content),
-        lambda partial: hedged_pictures.draw(partial, models, parameters, trials, outcomes),
+        page.markdown(content),
+        lambda partial: pictures.draw(partial, models, parameters, trials, outcomes),
     )
     print(f"this call took {time.perf_counter() - started:.0f} s")
     return content
@@ -243,12 +238,12 @@ def run(config: Config) -> dict[str, Any]:
 
 def make_trials(
     config: Config, splits: dict[str, n_digit_mnist.Numbers]
-) -> dict[hedged_report.Cell, hedged_evaluation.Trial]:
+) -> dict[page.Cell, evaluation.Trial]:
     """The trials of every test split, clean and corrupt; the same for every seed."""
     return {
         (split, condition): trial
         for split, numbers in splits.items()
-        for condition, trial in hedged_evaluation.trials(
+        for condition, trial in evaluation.trials(
             numbers,
             num_digits=config.num_digits,
             num_queries=config.num_queries,
@@ -262,8 +257,8 @@ def evaluate(
     config: Config,
     models: dict[str, Model],
     parameters: dict[str, list[Any]],
-    trials: dict[hedged_report.Cell, hedged_evaluation.Trial],
-) -> dict[hedged_report.Cell, hedged_report.Outcomes]:
+    trials: dict[page.Cell, evaluation.Trial],
+) -> dict[page.Cell, page.Outcomes]:
     """What every model makes of every trial, and the ensemble of the points."""
     outcomes = {}
     key = jax.random.key(_EVALUATION_SEED)
@@ -271,15 +266,13 @@ def evaluate(
         print(f"evaluating on {', '.join(cell)}", flush=True)
         outcomes[cell] = {
             kind: [
-                hedged_evaluation.evaluate(
-                    model, trained, trial, num_samples=config.num_samples, key=key
-                )
+                evaluation.evaluate(model, trained, trial, num_samples=config.num_samples, key=key)
                 for trained in parameters[kind]
             ]
             for kind, model in models.items()
         }
         if "point" in models and len(config.seeds) > 1:
-            together = hedged_evaluation.ensemble(outcomes[cell]["point"], trial)
+            together = evaluation.ensemble(outcomes[cell]["point"], trial)
             outcomes[cell]["ensemble of points"] = [together]
         for each in outcomes[cell].values():  # the matrices are large, and no longer needed
             each[:] = [outcome._replace(match_to_gallery=None) for outcome in each]

@@ -33,19 +33,11 @@ import scipy.stats
 from skimage import transform
 
 import lasi_jax
-from experiments import (
-    ablated_lasi,
-    ablation_report,
-    bapps,
-    benchmark,
-    cell_files,
-    distortions,
-    measurement,
-    runs,
-    severity,
-    two_afc_report,
-)
-from experiments.ablated_lasi import Variant
+from experiments import runs
+from experiments.data import bapps, distortions
+from experiments.image_metrics import ablated_lasi, ablation_page, choices_page, measured, severity
+from experiments.image_metrics.ablated_lasi import Variant
+from experiments.runs import cells, timing
 from lasi_jax import agreement
 from lasi_jax.embedding import DECAY, RIDGE
 
@@ -172,7 +164,7 @@ def graded(config: Config) -> dict[int, severity.Squares]:
 
 
 @functools.cache
-def distance_of(variant: Variant) -> measurement.Distance:
+def distance_of(variant: Variant) -> measured.Distance:
     """LASI in the package where it has the variant, and else as `ablated_lasi` has it."""
     if not _in_package(variant):
         return _ablated(variant)
@@ -189,7 +181,7 @@ def _in_package(variant: Variant) -> bool:
     return variant.neighborhood == "causal" and variant.remedy in ("none", "prior")
 
 
-def _ablated(variant: Variant) -> measurement.Distance:
+def _ablated(variant: Variant) -> measured.Distance:
     return lambda x, y: ablated_lasi.measure(x, y, variant=variant).distance
 
 
@@ -221,7 +213,7 @@ def slowness(variant: Variant, pair: tuple[np.ndarray, np.ndarray]) -> dict[str,
     else:
         functions = [_ablated(each) for each in (variant, BASE)]
     calls = [functools.partial(function, *pair) for function in functions]
-    seconds = benchmark.alternate(_TIMED, *calls)
+    seconds = timing.alternate(_TIMED, *calls)
     return {"milliseconds": 1e3 * seconds[0], "times_base": seconds[0] / seconds[1]}
 
 
@@ -255,8 +247,8 @@ def _measured(
     place = folder / "variants" / name_of(variant, side)
     metric = distance_of(variant)
     title = _title(variant, side)
-    distances = measurement.distances(place / "severity", metric, squares, title=title)
-    of_base = measurement.distances(
+    distances = measured.distances(place / "severity", metric, squares, title=title)
+    of_base = measured.distances(
         folder / "variants" / name_of(BASE, side) / "severity",
         distance_of(BASE),
         squares,
@@ -264,13 +256,13 @@ def _measured(
     )
     row: dict[str, Any] = {**variant._asdict(), "side": side}
     by_level, photographs = squares.by_level(distances), squares.photographs
-    row |= ablation_report.order(by_level, photographs, config.num_resamples, config.seed)
+    row |= ablation_page.order(by_level, photographs, config.num_resamples, config.seed)
     row["likeness"] = likeness(distances[:, 0], of_base[:, 0])
-    row |= cell_files.cell(place / "noise.json", lambda: of_noise(variant, side, config.seed))
+    row |= cells.cell(place / "noise.json", lambda: of_noise(variant, side, config.seed))
     references = squares.references
-    row |= cell_files.cell(place / "regression.json", lambda: regression(variant, references))
+    row |= cells.cell(place / "regression.json", lambda: regression(variant, references))
     pair = (references[0], squares.distorted[0, 0, 0])
-    row |= cell_files.cell(place / "time.json", lambda: slowness(variant, pair))
+    row |= cells.cell(place / "time.json", lambda: slowness(variant, pair))
     if judged and side == base_side(config):  # BAPPS has one side for all
         row["two_afc"] = _two_afc(config, place, metric, title, judged)
     return row
@@ -287,16 +279,16 @@ def _two_afc(
     """The 2AFC score in percent, the mean over subsets, with its interval over triplets."""
     scores = {}
     for subset, source in judged.items():
-        first = measurement.First(source, config.limit)
+        first = measured.First(source, config.limit)
         path, name = place / "2afc" / subset, f"{title}, {subset}"
-        distances = measurement.distances(path, metric, first, title=name)
+        distances = measured.distances(path, metric, first, title=name)
         scores[subset] = (*distances.T, source.judgements[: len(first)])
     interval = functools.partial(
         agreement.bootstrap_interval,
         jax.random.key(config.seed),
         num_resamples=config.num_resamples,
     )
-    return two_afc_report.mean_of_subsets(scores, agreement.two_afc, interval)
+    return choices_page.mean_of_subsets(scores, agreement.two_afc, interval)
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -337,8 +329,8 @@ def run(config: Config) -> dict[str, Any]:
     runs.save_report(
         folder,
         content,
-        ablation_report.markdown(content),
-        lambda partial: ablation_report.draw(partial / "lasi_ablation.png", content),
+        ablation_page.markdown(content),
+        lambda partial: ablation_page.draw(partial / "lasi_ablation.png", content),
     )
     print(f"this call took {time.perf_counter() - started:.0f} s")
     return content

@@ -19,8 +19,8 @@ import tyro
 from jax import lax
 
 import lasi_jax
-from experiments import image_metrics
-from experiments.benchmark import alternate, report, temporary_gigabytes
+from experiments.image_metrics import named
+from experiments.runs.timing import alternate, report, temporary_gigabytes
 from lasi_jax import deep_features, least_squares, squeezenet, structural
 from lasi_jax.embedding import DECAY, OFFSET, RIDGE
 from lasi_jax.neighborhood import neighbor_index
@@ -119,7 +119,7 @@ def beside_rivals(config: Config) -> dict[str, float]:
     figures = {}
     for height, width in SHAPES:
         x, y = jax.random.uniform(jax.random.key(config.seed), (2, height, width, 3))
-        weights = structural.WEIGHTS[: image_metrics.scales((height, width))]
+        weights = structural.WEIGHTS[: named.scales((height, width))]
         metrics = {
             "LASI": partial(lasi_jax.distance, neighborhood_size=config.neighborhood_size),
             "MS-SSIM": partial(structural.ms_ssim, weights=weights),

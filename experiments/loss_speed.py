@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from experiments.benchmark import alternate, report, temporary_gigabytes
+from experiments.runs.timing import alternate, report, temporary_gigabytes
 from probemb import DiagonalGaussian, pcme_of_samples, pcmepp, prolip
 
 ALPHA, BETA = 0.1, 1e-4  # of PCME++

@@ -19,8 +19,8 @@ The same command again goes on where the last one was stopped, to the same numbe
 On two CPU cores: about a quarter of an hour by default. Expected, of ProbVLM: the lowest mean
 uncertainty picks the best source. Reached: as it is it does not, since the embeddings of a source
 that learned little lie close together; in units of their spread it does so for three targets in
-four. The entropy of the scores, without any adapter, nearly always does. `model_selection.md` has
-all numbers.
+five. The entropy of the scores, without any adapter, nearly always does.
+`answers/model_selection.md` has all numbers.
 """
 
 import dataclasses
@@ -30,20 +30,15 @@ from typing import Any
 
 import numpy as np
 
-from experiments import (
-    adapted_encoder,
-    captioned_digits,
-    cell_files,
-    digit_encoder,
-    model_selection_pictures,
-    model_selection_report,
-    runs,
-    shifted_digits,
-)
-from experiments.adapted_encoder import AdaptedEncoder
-from experiments.adapter_evaluation import OWN
-from experiments.caption_evaluation import Trial
-from experiments.shifted_digits import Shift
+from experiments import runs
+from experiments.adapters import adapted_encoder, model_selection_page, model_selection_pictures
+from experiments.adapters.adapted_encoder import AdaptedEncoder
+from experiments.adapters.evaluation import OWN
+from experiments.captions import digit_encoder
+from experiments.captions.evaluation import Trial
+from experiments.data import captioned_digits, shifted_digits
+from experiments.data.shifted_digits import Shift
+from experiments.runs import cells as cell_files
 
 _MODULE = "experiments.model_selection"
 _TRAIN_SEED, _TEST_SEED = 1, 2
@@ -118,7 +113,7 @@ def ask(adapted: AdaptedEncoder, trials: dict[Shift, Trial], num_members: int) -
         measures = adapted_encoder.uncertainty(adapted, trial.images, num_members=num_members)
         measures |= outcome.uncertainty["image"]
         means = {name: float(np.mean(values)) for name, values in measures.items()}
-        means[model_selection_report.BOTH] = means[OWN] + float(np.mean(of_captions))
+        means[model_selection_page.BOTH] = means[OWN] + float(np.mean(of_captions))
         found[target] = {"retrieval": adapted_encoder.retrieval(outcome), "criteria": means}
     return {"targets": found, "log_spread": float(np.log(captions.var(0).sum()))}
 
@@ -160,13 +155,13 @@ def run(config: Config) -> dict[str, Any]:
             cells.append(cell_files.cell(folder / "cells" / f"{domain}-{seed}.json", compute))
     content = {
         **runs.head(asked_for, options, data),
-        **model_selection_report.numbers(cells),
+        **model_selection_page.numbers(cells),
     }
-    content["answer"] = model_selection_report.answer(content)
+    content["answer"] = model_selection_page.answer(content)
     runs.save_report(
         folder,
         content,
-        model_selection_report.markdown(content),
+        model_selection_page.markdown(content),
         lambda partial: model_selection_pictures.draw(partial / "model_selection.png", content),
     )
     print(f"this call took {time.perf_counter() - started:.0f} s")

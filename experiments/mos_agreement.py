@@ -23,23 +23,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments import (
-    image_metrics,
-    measurement,
-    mos_pictures,
-    mos_report,
-    opinion_scores,
-    photographs,
-    runs,
-    severity,
-)
+from experiments import runs
+from experiments.data import opinion_scores, photographs
+from experiments.image_metrics import measured as measurement
+from experiments.image_metrics import named, opinions_page, opinions_pictures, severity
 
 _MODULE = "experiments.mos_agreement"
 _FILES = ("tid2013", "kadid10k", "photographs", "weights", "heads")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(image_metrics.Options):
+class Config(named.Options):
     """Options of the agreement with opinions."""
 
     tid2013: Path | None = None
@@ -114,11 +108,11 @@ def run(config: Config) -> dict[str, Any]:
     """Measure what is not there yet, save the report, and return its numbers."""
     started = time.perf_counter()
     check(config)
-    network = image_metrics.network(config.weights, config.heads)
-    names = image_metrics.chosen(config, network)
+    network = named.network(config.weights, config.heads)
+    names = named.chosen(config, network)
     asked_for = runs.command(_MODULE, config, files=_FILES, hidden=("datasets", "output"))
     options = runs.options(config, without=("datasets", "output"))
-    options |= {"metrics": list(names), **image_metrics.digests(config)}
+    options |= {"metrics": list(names), **named.digests(config)}
     judged = _judged(config)
     squares = None if judged else _squares(config)
     sources = {"severity": squares} if squares else judged
@@ -129,7 +123,7 @@ def run(config: Config) -> dict[str, Any]:
     size = (0, 0)
     for source in sources.values():
         size = measurement.size_of(source)
-        image_metrics.check_size(names, network, size)
+        named.check_size(names, network, size)
     data = _described(judged, squares)
     runs.begin(folder, options)
     print(f"{data}\nin {folder}", flush=True)
@@ -142,19 +136,19 @@ def run(config: Config) -> dict[str, Any]:
     sets, drawn = [], {}
     for name, scored in judged.items():
         distances = measured[name]
-        opinions = mos_report.Opinions(scored.opinion, scored.kind, scored.reference)
+        opinions = opinions_page.Opinions(scored.opinion, scored.kind, scored.reference)
         kinds = opinion_scores.KINDS[name]
-        numbers = mos_report.of_opinions(distances, opinions, kinds, **resampling)
+        numbers = opinions_page.of_opinions(distances, opinions, kinds, **resampling)
         sets.append({"set": name, "title": opinion_scores.TITLES[name], **numbers})
         drawn[name] = (distances, opinions)
     if squares:
         by_level = {name: squares.by_level(x) for name, x in measured["severity"].items()}
-        found = mos_report.of_severity(by_level, squares.photographs, **resampling)
+        found = opinions_page.of_severity(by_level, squares.photographs, **resampling)
         sets.append({"set": "severity", **found})
     content = {
         **runs.head(asked_for, options, data),
         "human": bool(judged),
-        "titles": {name: image_metrics.title(name, network, size) for name in names},
+        "titles": {name: named.title(name, network, size) for name in names},
         "sets": sets,
     }
 
@@ -162,11 +156,11 @@ def run(config: Config) -> dict[str, Any]:
         for found in sets:
             path = partial / f"{found['set']}.png"
             if judged:
-                mos_pictures.opinions(path, found, content["titles"], *drawn[found["set"]])
+                opinions_pictures.opinions(path, found, content["titles"], *drawn[found["set"]])
             else:
-                mos_pictures.severity_order(path, found, content["titles"])
+                opinions_pictures.severity_order(path, found, content["titles"])
 
-    runs.save_report(folder, content, mos_report.markdown(content), draw)
+    runs.save_report(folder, content, opinions_page.markdown(content), draw)
     print(f"this call took {time.perf_counter() - started:.0f} s")
     return content
 

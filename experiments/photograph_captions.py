@@ -29,19 +29,14 @@ import numpy as np
 import skimage.transform
 from tqdm import tqdm
 
-from experiments import (
-    array_files,
-    caption_embedding,
-    caption_pictures,
-    caption_training,
-    embedding_files,
-    photographs,
-    results,
-    runs,
-    text_tower,
-)
-from experiments.caption_embedding import Features, Model, Words
-from experiments.caption_evaluation import Trial
+from experiments import runs
+from experiments.captions import methods, pictures
+from experiments.captions import training as caption_training
+from experiments.captions.evaluation import Trial
+from experiments.captions.methods import Features, Model, Words
+from experiments.data import array_files, embedding_files, photographs
+from experiments.runs import files as results
+from experiments.towers import text as text_tower
 from lasi_jax import squeezenet
 
 _MODULE = "experiments.photograph_captions"
@@ -404,7 +399,7 @@ def run(config: Config) -> dict[str, Any]:
         for method in config.methods
     }
     batches = functools.partial(
-        caption_embedding.batches,
+        methods.batches,
         pairs.images,
         pairs.texts,
         annotations,
@@ -418,7 +413,7 @@ def run(config: Config) -> dict[str, Any]:
         batches,
         {"test": trial},
         folder,
-        draw=lambda partial, _, outcomes: caption_pictures.draw(partial, trial, outcomes["test"]),
+        draw=lambda partial, _, outcomes: pictures.draw(partial, trial, outcomes["test"]),
         title="Photograph captions",
         **runs.head(asked_for, options, data),
     )

@@ -18,8 +18,8 @@ command again goes on where the last one was stopped, to the same numbers.
 
 On two CPU cores: about ten minutes by default. Expected: the total uncertainty of captions
 correlates with their true ambiguity (Spearman about 0.85), more than anything that cosines tell;
-intervals of 90 % hold about 90 % of the partners' coordinates. `probvlm_adapters.md` has all
-numbers.
+intervals of 90 % hold about 90 % of the partners' coordinates. `answers/probvlm_adapters.md` has
+all numbers.
 """
 
 import dataclasses
@@ -30,21 +30,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import (
-    adapter_evaluation,
-    adapter_pictures,
-    adapter_report,
-    adapter_training,
-    captioned_digits,
-    digit_encoder,
-    embedding_files,
-    runs,
-    saved_adapters,
-)
-from experiments.adapter_evaluation import Known
-from experiments.adapter_training import Method, Model
-from experiments.embedding_files import PairedEmbeddings, Part
-from experiments.saved_adapters import SavedAdapter
+from experiments import runs
+from experiments.adapters import evaluation, page, pictures, training
+from experiments.adapters import saved as saved_adapters
+from experiments.adapters.saved import SavedAdapter
+from experiments.adapters.training import Method, Model
+from experiments.captions import digit_encoder
+from experiments.captions.evaluation import Known
+from experiments.data import captioned_digits, embedding_files
+from experiments.data.embedding_files import PairedEmbeddings, Part
 
 _MODULE = "experiments.probvlm_adapters"
 _EVALUATION_SEED = 0
@@ -89,7 +83,7 @@ class Config:
     """The share of the images that is set aside for testing, where no test is given."""
     most_test_images: int = 1000
     """So many images are tested at most, a random choice, with all their texts."""
-    methods: tuple[Method, ...] = adapter_training.METHODS
+    methods: tuple[Method, ...] = training.METHODS
     """What to train and compare; the first is the one that the report's answer is about."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """An adapter for each, all trained at once; together they are the ensemble."""
@@ -137,8 +131,8 @@ def resolved(config: Config) -> Config:
     runs.check_least(config, _LEAST)
     runs.check_choices(config, "methods")
     for method in config.methods:
-        if method not in adapter_training.METHODS:
-            raise ValueError(f"methods must be among {adapter_training.METHODS}, got {method!r}")
+        if method not in training.METHODS:
+            raise ValueError(f"methods must be among {training.METHODS}, got {method!r}")
     runs.check_training(config)
     if config.num_steps is not None and config.num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {config.num_steps}")
@@ -299,13 +293,13 @@ def run(config: Config) -> dict[str, Any]:
     one_each = validation._replace(
         texts=validation.texts[np.unique(paired.image_of[validation.texts], return_index=True)[1]]
     )
-    logit_scale = adapter_evaluation.fit_logit_scale(*_pairs(paired, one_each))
+    logit_scale = evaluation.fit_logit_scale(*_pairs(paired, one_each))
     trained_on = (
         embedding_files.keys("images", paired.images.vectors)[part.images],
         embedding_files.keys("texts", paired.texts.vectors)[part.texts],
     )
-    frozen = adapter_evaluation.freeze(test, test_part, trained_on, known)
-    before = adapter_evaluation.frozen_outcome(frozen, logit_scale)
+    frozen = evaluation.freeze(test, test_part, trained_on, known)
+    before = evaluation.frozen_outcome(frozen, logit_scale)
     data = f"{_describe(paired, part, validation, test_part)}; {num_steps:,} steps"
     runs.begin(folder, options)
     print(f"{data}\nin {folder}", flush=True)
@@ -320,7 +314,7 @@ def run(config: Config) -> dict[str, Any]:
         for method in config.methods
     }
     parameters = {
-        method: adapter_training.train(
+        method: training.train(
             model,
             paired,
             part,
@@ -335,14 +329,14 @@ def run(config: Config) -> dict[str, Any]:
         for method, model in models.items()
     }
     temperatures = {
-        method: adapter_evaluation.temperatures(model, parameters[method], *pairs)
+        method: evaluation.temperatures(model, parameters[method], *pairs)
         for method, model in models.items()
     }
     key = jax.random.key(_EVALUATION_SEED)
     evaluations = {}
     for method, model in models.items():
         print(f"evaluating {method}", flush=True)
-        evaluations[method] = adapter_evaluation.evaluate(
+        evaluations[method] = evaluation.evaluate(
             model,
             parameters[method],
             frozen,
@@ -352,7 +346,7 @@ def run(config: Config) -> dict[str, Any]:
             num_members=config.num_members,
         )
     print("intervals", flush=True)
-    content = adapter_report.content(
+    content = page.content(
         frozen,
         before,
         evaluations,
@@ -363,7 +357,7 @@ def run(config: Config) -> dict[str, Any]:
     )
 
     def draw(partial: Path) -> None:
-        adapter_pictures.draw(partial / "adapters.png", frozen, before, evaluations)
+        pictures.draw(partial / "adapters.png", frozen, before, evaluations)
         (partial / "adapters").mkdir()
         for method, model in models.items():
             saved = SavedAdapter(
@@ -371,7 +365,7 @@ def run(config: Config) -> dict[str, Any]:
             )
             saved_adapters.save(partial / "adapters" / f"{method}.safetensors", saved)
 
-    text = adapter_report.markdown(content, "ProbVLM adapters")
+    text = page.markdown(content, "ProbVLM adapters")
     runs.save_report(folder, content, text, draw)
     print(f"this call took {time.perf_counter() - started:.0f} s")
     return content

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from experiments.benchmark import alternate, report, temporary_gigabytes
+from experiments.runs.timing import alternate, report, temporary_gigabytes
 from probemb import DiagonalGaussian, search, serving
 
 

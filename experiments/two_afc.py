@@ -30,8 +30,11 @@ from typing import Any
 
 import numpy as np
 
-from experiments import bapps, image_metrics, measurement, runs, two_afc_report
-from experiments.two_afc_report import Judged
+from experiments import runs
+from experiments.data import bapps
+from experiments.image_metrics import choices_page, named
+from experiments.image_metrics import measured as measurement
+from experiments.image_metrics.choices_page import Judged
 
 _MODULE = "experiments.two_afc"
 _FILES = ("bapps", "weights", "heads", "distances")
@@ -39,7 +42,7 @@ _COLUMNS = ("subset", "d0", "d1", "human_prefers_p1")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(image_metrics.Options):
+class Config(named.Options):
     """Options of the agreement with choices."""
 
     bapps: Path | None = None
@@ -176,7 +179,7 @@ def _measured(
     config: Config,
     folder: Path,
     names: Sequence[str],
-    network: image_metrics.Network | None,
+    network: named.Network | None,
     sources: Sources,
 ) -> dict[bapps.Kind, dict[str, dict[str, Judged]]]:
     """Distances and judgements by kind of judgement, metric and subset."""
@@ -196,19 +199,19 @@ def run(config: Config) -> dict[str, Any]:
     """Measure what is not there yet, save the report, and return its numbers."""
     started = time.perf_counter()
     check(config)
-    network = image_metrics.network(config.weights, config.heads)
-    names = image_metrics.chosen(config, network)
-    image_metrics.check_size(names if config.bapps else (), network, (bapps.SIDE, bapps.SIDE))
+    network = named.network(config.weights, config.heads)
+    names = named.chosen(config, network)
+    named.check_size(names if config.bapps else (), network, (bapps.SIDE, bapps.SIDE))
     asked_for = runs.command(_MODULE, config, files=_FILES, hidden=("datasets", "output"))
     options = runs.options(config, without=("datasets", "output"))
     given = _given(config, names)
     _check_one_judgement(given)
     sources = _loaded(config)
-    options |= {"metrics": list(names), **image_metrics.digests(config)}
+    options |= {"metrics": list(names), **named.digests(config)}
     options["contents"] = [
         source.contents for subsets in sources.values() for source in subsets.values()
     ]
-    options["distances"] = {_name(path): image_metrics.digest(path) for path in config.distances}
+    options["distances"] = {_name(path): named.digest(path) for path in config.distances}
     folder = config.output or runs.folder_of("two_afc", options)
     if (content := runs.earlier(folder, options)) is not None:
         return content
@@ -221,20 +224,20 @@ def run(config: Config) -> dict[str, Any]:
     print(f"in {folder}", flush=True)
     measured = _measured(config, folder, names, network, sources)
     choices, differences = {**measured.get("2afc", {}), **given}, measured.get("jnd", {})
-    titles = {name: image_metrics.title(name, network, (bapps.SIDE, bapps.SIDE)) for name in names}
+    titles = {name: named.title(name, network, (bapps.SIDE, bapps.SIDE)) for name in names}
     content = {
-        **runs.head(asked_for, options, two_afc_report.described(choices, differences)),
+        **runs.head(asked_for, options, choices_page.described(choices, differences)),
         "titles": titles | {name: f"{name}, as given" for name in given},
-        **two_afc_report.numbers(
+        **choices_page.numbers(
             choices, differences, num_resamples=config.num_resamples, seed=config.seed
         ),
     }
 
     def draw(partial: Path) -> None:
         if choices:
-            two_afc_report.draw(partial / "two_afc.png", content)
+            choices_page.draw(partial / "two_afc.png", content)
 
-    runs.save_report(folder, content, two_afc_report.markdown(content), draw)
+    runs.save_report(folder, content, choices_page.markdown(content), draw)
     print(f"this call took {time.perf_counter() - started:.0f} s")
     return content
 

@@ -9,6 +9,7 @@ import pytest
 
 import lasi_jax
 import probemb
+from experiments.__main__ import QUESTIONS, first_line, main
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"lasi_jax": lasi_jax, "probemb": probemb}
@@ -40,6 +41,59 @@ def test_imports_flow_down_the_order_in_the_docstring(package):
     for place, module in enumerate(order):
         below = {f"{package}.{later}" for later in order[place:]}
         assert not imports_of(ROOT / package / f"{module}.py") & below, module
+
+
+# A room of `experiments`, and the rooms that it may import from beside the packages.
+ROOMS = {
+    "adapters": {"captions", "data", "reports", "runs"},
+    "captions": {"towers", "data", "reports", "runs"},
+    "hedging": {"towers", "data", "reports", "runs"},
+    "image_metrics": {"data", "reports", "runs"},
+    "towers": {"data"},
+    "data": {"runs"},
+    "reports": set(),
+    "runs": set(),
+}
+EXPERIMENTS = ROOT / "experiments"
+ASKED = {path.stem for path in EXPERIMENTS.glob("*.py")} - {"__init__", "__main__"}
+
+
+def rooms_of(path: Path) -> set[str]:
+    """The rooms and questions of `experiments` that a file imports."""
+    parts = [name.split(".") for name in imports_of(path)]
+    return {name[1] for name in parts if name[0] == "experiments" and len(name) > 1}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_of_experiments_import_downwards(room):
+    for path in (EXPERIMENTS / room).glob("*.py"):
+        assert rooms_of(path) <= ROOMS[room] | {room}, path
+
+
+@pytest.mark.parametrize("question", sorted(ASKED))
+def test_a_question_is_never_imported(question):
+    assert rooms_of(EXPERIMENTS / f"{question}.py") <= set(ROOMS)
+
+
+def test_every_folder_is_a_room_and_every_question_is_listed():
+    folders = {path.parent.name for path in EXPERIMENTS.glob("*/*.py")}
+    assert folders == set(ROOMS)
+    listed = [question for family in QUESTIONS.values() for question in family]
+    assert sorted(listed) == sorted(ASKED)
+
+
+def test_python_m_experiments_lists_what_every_question_asks(capsys):
+    main()
+    printed = capsys.readouterr().out
+    for question in ASKED:
+        assert f"{question} (" in printed and first_line(question) in printed
+
+
+def test_tests_of_experiments_mirror_them():
+    tests = ROOT / "tests" / "experiments"
+    for path in tests.rglob("test_*.py"):
+        tested = path.relative_to(tests).with_name(f"{path.stem.removeprefix('test_')}.py")
+        assert (EXPERIMENTS / tested).exists(), path
 
 
 def public_functions():

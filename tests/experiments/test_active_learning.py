@@ -5,9 +5,11 @@ import shutil
 import numpy as np
 import pytest
 
-from experiments import active_learning, active_learning_report, captioned_digits, runs
+from experiments import active_learning, runs
 from experiments.active_learning import STRATEGIES, order
-from experiments.active_learning_report import RANDOM, START, UNCERTAIN, WHOLE
+from experiments.adapters import active_learning_page
+from experiments.adapters.active_learning_page import RANDOM, START, UNCERTAIN, WHOLE
+from experiments.data import captioned_digits
 
 OPTIONS = {
     "seeds": (3,),
@@ -154,7 +156,7 @@ def made_up(advantage, seeds=(0, 1, 2)):
     for seed, shift, (strategy, budget) in itertools.product(seeds, ("a", "b"), wanted):
         value = 0.3 + 0.01 * seed + 0.001 * budget
         value += (advantage + 0.001 * seed) * (strategy == UNCERTAIN)
-        of = dict.fromkeys(active_learning_report._NAMES, value)
+        of = dict.fromkeys(active_learning_page._NAMES, value)
         chosen = {"ambiguity": 1.0, "numbers": 0.5, "shifted": 1.0}
         cells.append(
             {
@@ -167,7 +169,7 @@ def made_up(advantage, seeds=(0, 1, 2)):
                 "chosen": chosen if budget else None,
             }
         )
-    return active_learning_report.numbers(cells)
+    return active_learning_page.numbers(cells)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +182,7 @@ def made_up(advantage, seeds=(0, 1, 2)):
 )
 def test_the_answer_follows_from_the_numbers(advantage, said, verdict):
     content = made_up(advantage)
-    answer = active_learning_report.answer(content)
+    answer = active_learning_page.answer(content)
     assert answer.startswith(said) and f"({verdict})" in answer
     row = next(r for r in content["summary"] if r["strategy"] == UNCERTAIN)
     assert row["difference of R-Precision"]["mean"] == pytest.approx(advantage + 0.001)
@@ -189,7 +191,7 @@ def test_the_answer_follows_from_the_numbers(advantage, said, verdict):
 
 
 def test_one_seed_has_no_answer():
-    answer = active_learning_report.answer(made_up(0.05, seeds=(0,)))
+    answer = active_learning_page.answer(made_up(0.05, seeds=(0,)))
     assert answer.startswith("Fewer than three seeds cannot tell")
 
 

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from experiments import adapter_search, embedding_files, saved_adapters
+from experiments import adapter_search
 from experiments.adapter_search import Config
-from experiments.saved_adapters import SavedAdapter
+from experiments.adapters import saved
+from experiments.adapters.saved import SavedAdapter
+from experiments.data import embedding_files
 from probemb.adapters import Adapter
 
 NUMBER, DIMENSION = 12, 4
@@ -29,7 +31,7 @@ def files(tmp_path_factory):
         for side in ("image", "caption")
     }
     temperature = dict.fromkeys(parameters, np.float32([0.5, 0.7]))
-    saved_adapters.save(
+    saved.save(
         folder / "adapter.safetensors", SavedAdapter(adapter, parameters, temperature, "some")
     )
     images = random.normal(size=(NUMBER, DIMENSION))

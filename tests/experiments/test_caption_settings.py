@@ -4,19 +4,17 @@ import shutil
 import numpy as np
 import pytest
 
-from experiments import (
-    caption_embedding,
-    caption_settings,
-    caption_training,
-    captioned_digits,
-    digit_captions,
-    training,
-)
-from experiments.caption_embedding import SETTINGS, Settings
-from experiments.caption_evaluation import Outcome
+from experiments import caption_settings
+from experiments.captions import digit_trials, methods
+from experiments.captions import training as caption_training
+from experiments.captions.evaluation import Outcome
+from experiments.captions.methods import SETTINGS, Settings
+from experiments.captions.training import Training, settings_of
+from experiments.data import captioned_digits
+from experiments.runs import training
 
 trials = caption_settings.trials
-SMALL = {"dimension": 4, "channels": (2, 3), "width": 8, "batch_size": 8}
+SMALL = {"dimension": 4, "width": 8, "batch_size": 8}
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +26,8 @@ def folder(tmp_path_factory):
 def config(folder):
     """Three trials of one small model."""
     patch = pytest.MonkeyPatch()
-    whole = digit_captions.Config
-    patch.setattr(digit_captions, "Config", lambda **options: whole(**SMALL, **options))
+    patch.setattr(caption_settings, "Training", lambda **options: Training(**SMALL, **options))
+    patch.setattr(digit_trials, "CHANNELS", (2, 3))
     few = [Settings(rate) for rate in (1e-3, 2e-3, 4e-3)]
     patch.setattr(caption_settings, "trials", lambda _, found: [] if found else few)
     yield caption_settings.Config(
@@ -86,7 +84,7 @@ def test_weights_come_first_and_rates_of_the_best_then():
 
 
 def test_every_method_has_the_same_budget():
-    for method in caption_embedding.METHODS:
+    for method in methods.METHODS:
         found = []
         while following := trials(method, found):
             found += [{**settings._asdict(), "sum": 0.0} for settings in following]
@@ -102,7 +100,7 @@ def test_defaults_are_among_what_was_tried():
 
 def test_an_uncertainty_that_never_varies_counts_as_none(folder, config):
     splits = captioned_digits.load("sklearn", folder / "datasets", held_out=True)
-    trial = digit_captions.make_trial(splits["test_unseen"])
+    trial = digit_trials.make_trial(splits["test_unseen"])
 
     same = np.zeros(len(trial.captions))
     outcome = Outcome(
@@ -131,10 +129,8 @@ def test_bad_options_are_one_error_before_any_work(tmp_path, options, message):
 
 
 def test_settings_override_only_where_they_are_given():
-    from experiments.caption_training import settings_of
-
-    given = digit_captions.Config(bottleneck_weight=0.5)
+    given = Training(bottleneck_weight=0.5)
     assert settings_of(given, "pcme") == SETTINGS["pcme"]._replace(weight=0.5)
     assert settings_of(given, "triplet") == SETTINGS["triplet"]
-    given = digit_captions.Config(learning_rate=0.1)
+    given = Training(learning_rate=0.1)
     assert settings_of(given, "siglip") == Settings(0.1)

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import compare_images, distortions, photographs, results
+from experiments import compare_images
+from experiments.data import distortions, photographs
+from experiments.runs import files
 
 
 @pytest.fixture
@@ -113,18 +115,18 @@ def test_output_is_never_overwritten(tmp_path, photograph, monkeypatch):
     with pytest.raises(ValueError, match=r"output must be a new folder.*out exists"):
         compare_images.run(config(tmp_path, reference=photograph))
     monkeypatch.chdir(tmp_path)
-    assert results.free_folder("name") == Path("results/name")
+    assert files.free_folder("name") == Path("results/name")
     Path("results/name").mkdir(parents=True)
-    assert results.free_folder("name") == Path("results/name-2")
+    assert files.free_folder("name") == Path("results/name-2")
 
 
 def test_nothing_half_written(tmp_path):
-    with pytest.raises(RuntimeError), results.new_folder(tmp_path / "out") as folder:
+    with pytest.raises(RuntimeError), files.new_folder(tmp_path / "out") as folder:
         (folder / "part").write_text("half")
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ValueError, match="JSON"):
-        results.write_json(tmp_path / "a.json", math.nan)
+        files.write_json(tmp_path / "a.json", math.nan)
 
 
 def test_exif_orientation_is_applied(tmp_path, photograph):

@@ -10,8 +10,9 @@ from PIL import Image
 from safetensors.numpy import load_file
 from skimage.metrics import structural_similarity
 
-from experiments import competition, photographs, runs
-from experiments.competition_report import SIDES
+from experiments import competition, runs
+from experiments.data import photographs
+from experiments.image_metrics.competition_page import SIDES
 
 SIZE = 16
 OPTIONS = {"first": "mse", "second": "ssim", "size": SIZE, "num_steps": 4, "seed": 3}

@@ -4,7 +4,9 @@ import shutil
 import numpy as np
 import pytest
 
-from experiments import captioned_digits, digit_captions, runs
+from experiments import digit_captions, runs
+from experiments.captions import digit_trials
+from experiments.data import captioned_digits
 
 OPTIONS = {
     "methods": ("pcmepp", "triplet"),
@@ -87,12 +89,12 @@ def test_the_command_hides_where_things_lie(tmp_path):
 
 def test_a_trial_holds_what_the_split_knows(folder, content):
     split = captioned_digits.load("sklearn", folder / "datasets")["test_unseen"]
-    trial = digit_captions.make_trial(split)
+    trial = digit_trials.make_trial(split)
     np.testing.assert_array_equal(trial.positives, split.positives)
     assert trial.truth.ambiguity["caption"].shape == (len(split.captions),)
     narrow, wide = (split.denotations[ids] for ids in (trial.truth.narrow, trial.truth.wide))
     np.testing.assert_array_equal((narrow & ~wide).sum(1) == 0, trial.truth.implied)
-    assert (trial.texts[:, -1] == 0).any() and trial.texts.max() < len(digit_captions.VOCABULARY)
+    assert (trial.texts[:, -1] == 0).any() and trial.texts.max() < len(digit_trials.VOCABULARY)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-from experiments import embedding_files, extract_embeddings
+from experiments import extract_embeddings
+from experiments.data import embedding_files
 
 SCRIPT = Path(extract_embeddings.__file__)
 

@@ -12,7 +12,8 @@ import pytest
 from orbax.checkpoint import v1 as ocp
 from PIL import Image
 
-from experiments import checkpoints, hedged_digits, results, runs
+from experiments import hedged_digits, runs
+from experiments.runs import checkpoints, files
 
 TINY = {
     "num_steps": 120,
@@ -87,7 +88,7 @@ def test_other_options_need_another_folder(folder, content):
 
 
 def test_killed_before_its_options_were_written_a_run_can_begin(tmp_path):
-    results.partial(tmp_path / "config.json").write_text("{")
+    files.partial(tmp_path / "config.json").write_text("{")
     runs.check_folder(tmp_path, {})
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config.json is damaged"):

@@ -14,8 +14,11 @@ import scipy.stats
 from PIL import Image
 
 import lasi_jax
-from experiments import ablated_lasi, cell_files, lasi_ablation, photographs, severity
-from experiments.ablated_lasi import Variant
+from experiments import lasi_ablation
+from experiments.data import photographs
+from experiments.image_metrics import ablated_lasi, severity
+from experiments.image_metrics.ablated_lasi import Variant
+from experiments.runs import cells as cell_files
 
 KINDS = ("noise", "blur")
 BASE = lasi_ablation.BASE._replace(neighborhood_size=2)

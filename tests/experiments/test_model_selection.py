@@ -5,15 +5,11 @@ import shutil
 import numpy as np
 import pytest
 
-from experiments import (
-    active_learning,
-    captioned_digits,
-    model_selection,
-    model_selection_report,
-)
-from experiments.adapted_encoder import METRICS
-from experiments.adapter_evaluation import OWN
-from experiments.model_selection_report import (
+from experiments import active_learning, model_selection
+from experiments.adapters import model_selection_page
+from experiments.adapters.adapted_encoder import METRICS
+from experiments.adapters.evaluation import OWN
+from experiments.adapters.model_selection_page import (
     ALL,
     BOTH,
     OTHERS,
@@ -23,6 +19,7 @@ from experiments.model_selection_report import (
     RELATIVE,
     RIVALS,
 )
+from experiments.data import captioned_digits
 
 OPTIONS = {
     "seeds": (3,),
@@ -102,10 +99,10 @@ RECALL = [[0.9, 0.2, 0.3], [0.1, 0.8, 0.5], [0.4, 0.3, 0.7]]  # source, target
 
 def test_the_lowest_criterion_is_picked_and_its_regret_counted():
     uncertainty = -np.array([RECALL])
-    right = model_selection_report.picks(uncertainty, recalls(RECALL), ALL)
+    right = model_selection_page.picks(uncertainty, recalls(RECALL), ALL)
     assert right["hit"] == [1.0] and right["kendall"] == [1.0] == right["spearman"]
     assert right["regret of R-Precision"] == [0.0]
-    wrong = model_selection_report.picks(-uncertainty, recalls(RECALL), ALL)
+    wrong = model_selection_page.picks(-uncertainty, recalls(RECALL), ALL)
     assert wrong["hit"] == [0.0] and wrong["kendall"] == [-1.0]
     # picked: sources 1, 0, 0
     assert wrong["regret of R-Precision"] == pytest.approx([(0.8 + 0.6 + 0.4) / 3])
@@ -113,14 +110,14 @@ def test_the_lowest_criterion_is_picked_and_its_regret_counted():
 
 def test_without_the_own_source_others_compete():
     constant = np.array([[[1.0] * 3, [2.0] * 3, [0.0] * 3]])  # source 2 is always the lowest
-    found = model_selection_report.picks(constant, recalls(RECALL), OTHERS)
+    found = model_selection_page.picks(constant, recalls(RECALL), OTHERS)
     # targets 0, 1, 2 have the best others 2, 2, 1; target 2 is left with 0, its second
     assert found["hit"] == pytest.approx([2 / 3])
     assert found["regret of R-Precision"] == pytest.approx([(0.5 - 0.3) / 3])
 
 
 def test_at_random_the_regret_is_an_expectation():
-    found = model_selection_report.picks(None, recalls(RECALL), ALL)
+    found = model_selection_page.picks(None, recalls(RECALL), ALL)
     best, mean = np.max(RECALL, 0), np.mean(RECALL, 0)
     assert found["hit"] == pytest.approx([1 / 3])
     assert found["regret of R-Precision"] == pytest.approx([np.mean(best - mean)])
@@ -129,8 +126,8 @@ def test_at_random_the_regret_is_an_expectation():
 def test_relative_criteria_do_not_know_the_scale_of_a_source():
     random = np.random.default_rng(0)
     values, scale = random.normal(size=(2, 3, 3)), random.normal(size=(2, 3, 1))
-    found = model_selection_report.relative(values + scale)
-    np.testing.assert_allclose(found, model_selection_report.relative(values), atol=1e-12)
+    found = model_selection_page.relative(values + scale)
+    np.testing.assert_allclose(found, model_selection_page.relative(values), atol=1e-12)
     np.testing.assert_allclose(np.diagonal(found, axis1=1, axis2=2), 0.0)
 
 
@@ -150,8 +147,8 @@ def made_up(sign, scale, seeds=(0, 1, 2)):
         cells.append(
             {"source": names[source], "seed": seed, "targets": targets, "log_spread": spread}
         )
-    content = model_selection_report.numbers(cells)
-    return {**content, "answer": model_selection_report.answer(content)}
+    content = model_selection_page.numbers(cells)
+    return {**content, "answer": model_selection_page.answer(content)}
 
 
 def row(content, criterion, form, candidates):

@@ -11,14 +11,9 @@ import scipy.special
 import scipy.stats
 from PIL import Image
 
-from experiments import (
-    measurement,
-    mos_agreement,
-    mos_pictures,
-    mos_report,
-    photographs,
-    severity,
-)
+from experiments import mos_agreement
+from experiments.data import photographs
+from experiments.image_metrics import measured, opinions_page, opinions_pictures, severity
 
 SIZE = 16
 PART = 120
@@ -30,7 +25,7 @@ KINDS = ("Additive Gaussian noise", "Gaussian blur")
 @pytest.fixture(scope="module", autouse=True)
 def small_parts():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measurement, "_PART", PART)
+        patch.setattr(measured, "_PART", PART)
         yield
 
 
@@ -189,7 +184,7 @@ def graded():
 
 
 def test_intervals_of_references_that_are_all_alike_have_no_width():
-    found = mos_report.of_severity(
+    found = opinions_page.of_severity(
         {"up": graded(), "down": -graded(), "flat": 0 * graded()},
         np.arange(4),
         num_resamples=50,
@@ -210,7 +205,7 @@ def test_resamples_of_a_single_photograph_are_left_out():
     """Of four photographs, one in 64 is."""
     distances = graded() + np.random.default_rng(0).normal(size=graded().shape)
     options = {"num_resamples": 500, "seed": 0}
-    (row,) = mos_report.of_severity({"mse": distances}, np.arange(4), **options)["rows"]
+    (row,) = opinions_page.of_severity({"mse": distances}, np.arange(4), **options)["rows"]
     assert row["attainable"] == pytest.approx(np.sqrt(0.8))
     assert row["share"]["mean"] == pytest.approx(row["across"]["mean"] / np.sqrt(0.8))
     for which in ("within", "across", "share"):
@@ -321,7 +316,7 @@ def test_of_few_references_there_is_no_interval():
     opinions, rng = made_up()
     distances = {"ssim": rng.normal(size=24), "mse": rng.normal(size=24)}
     few = opinions._replace(reference=np.arange(24) % 3)
-    found = mos_report.of_opinions(distances, few, ("a", "b", "c"), num_resamples=5, seed=0)
+    found = opinions_page.of_opinions(distances, few, ("a", "b", "c"), num_resamples=5, seed=0)
     for row in found["rows"]:
         for statistic in ("srcc", "krcc", "logistic4", "logistic5"):
             assert row[statistic]["low"] is row[statistic]["high"] is None
@@ -332,7 +327,7 @@ def made_up(count=24):
     opinion = rng.normal(size=count)
     reference, kind = np.arange(count) % 4, np.arange(count) % 3 + 1
     opinion[kind == 2] = 0.5  # of this kind nothing can be said
-    return mos_report.Opinions(opinion, kind, reference), rng
+    return opinions_page.Opinions(opinion, kind, reference), rng
 
 
 def test_a_kind_without_differences_has_no_correlation(tmp_path):
@@ -341,7 +336,7 @@ def test_a_kind_without_differences_has_no_correlation(tmp_path):
         name: -opinions.opinion + width * rng.normal(size=24)
         for name, width in (("deep", 0.1), ("ssim", 3.0))
     }
-    found = mos_report.of_opinions(
+    found = opinions_page.of_opinions(
         distances, opinions, ("one", "two", "three"), num_resamples=5, seed=0
     )
     deep, ssim = found["rows"]
@@ -361,11 +356,11 @@ def test_a_kind_without_differences_has_no_correlation(tmp_path):
         "titles": titles,
         "sets": [found],
     }
-    text = mos_report.markdown(content)
+    text = opinions_page.markdown(content)
     assert "\n| two |  |  |\n" in text
     (lpips,) = (line for line in text.splitlines() if line.startswith("| LPIPS (VGG16)"))
     assert lpips.endswith("| 0.72 |  |")  # and no row that repeats it
-    mos_pictures.opinions(tmp_path / "a.png", found, titles, distances, opinions)
+    opinions_pictures.opinions(tmp_path / "a.png", found, titles, distances, opinions)
     assert (tmp_path / "a.png").stat().st_size > 10_000
 
 

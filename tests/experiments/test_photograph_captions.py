@@ -8,8 +8,10 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-from experiments import photograph_captions, photographs, text_tower
+from experiments import photograph_captions
+from experiments.data import photographs
 from experiments.photograph_captions import Config, Pairs
+from experiments.towers import text as text_tower
 from lasi_jax import squeezenet
 
 TINY = {

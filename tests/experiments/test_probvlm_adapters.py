@@ -10,21 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import (
-    adapter_training,
-    caption_report,
-    captioned_digits,
-    checkpoints,
-    digit_encoder,
-    embedding_files,
-    probvlm_adapters,
-    runs,
-    saved_adapters,
-    summaries,
-)
-from experiments.captioned_digits import Captioned
+from experiments import probvlm_adapters, runs
+from experiments.adapters import saved as saved_adapters
+from experiments.adapters import training
+from experiments.captions import digit_encoder, page
+from experiments.data import captioned_digits, embedding_files
+from experiments.data.captioned_digits import Captioned
 from experiments.probvlm_adapters import Config
-from experiments.summaries import find
+from experiments.reports import estimates
+from experiments.reports.estimates import find
+from experiments.runs import checkpoints
 
 METHODS = ("pfe", "von_mises_fisher")
 STEPS = 20
@@ -146,7 +141,7 @@ def test_adapters_are_ready_for_use(folder, content):
 
 
 def test_the_same_command_shows_it_again(folder, content, capsys, monkeypatch):
-    monkeypatch.setattr(adapter_training, "train", None)
+    monkeypatch.setattr(training, "train", None)
     assert probvlm_adapters.run(config(folder)) == content
     assert probvlm_adapters.run(config(folder, checkpoint_every=7, log_every=3)) == content
     out = capsys.readouterr().out
@@ -184,7 +179,7 @@ def test_stopped_in_between_it_ends_with_the_same_bits(folder, content, tmp_path
     """In another folder, one method of two: by a signal, then what a kill leaves behind."""
     again = tmp_path / "run"
     other = config(folder, output=again, methods=("pfe",))
-    batches = adapter_training.batches
+    batches = training.batches
 
     def stopping(*arguments, **options):
         def stop(batch):
@@ -194,7 +189,7 @@ def test_stopped_in_between_it_ends_with_the_same_bits(folder, content, tmp_path
         return batches(*arguments, **options).map(stop)
 
     with monkeypatch.context() as patch:
-        patch.setattr(adapter_training, "batches", stopping)
+        patch.setattr(training, "batches", stopping)
         with pytest.raises(SystemExit) as stopped:
             probvlm_adapters.run(other)
     assert stopped.value.code == 128 + signal.SIGTERM
@@ -404,8 +399,8 @@ def test_of_many_pairs_some_are_chosen(folder, monkeypatch):
 def no_bootstrap(monkeypatch):
     """Scores of uncertainty are made up: they take a minute to compile, and are tested above."""
     interval = {"mean": 0.5, "low": 0.4, "high": 0.6}
-    monkeypatch.setattr(summaries, "over_items", lambda *_, **__: interval)
-    monkeypatch.setattr(caption_report, "_binned", lambda *_: None)
+    monkeypatch.setattr(estimates, "over_items", lambda *_, **__: interval)
+    monkeypatch.setattr(page, "_binned", lambda *_: None)
 
 
 def some(split, number):

@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import bapps, cell_files, two_afc, two_afc_report
-from experiments.two_afc_report import ALL, SUBSETS
+from experiments import two_afc
+from experiments.data import bapps
+from experiments.image_metrics import choices_page
+from experiments.image_metrics.choices_page import ALL, SUBSETS
+from experiments.runs import cells
 from lasi_jax import agreement
 
 # How far p0 and p1 are from the reference, and the share that prefers p1, of each triplet.
@@ -123,13 +126,13 @@ def test_stopped_in_between_only_what_is_missing_is_measured(
     shutil.rmtree(run / "report")
     shutil.rmtree(run / "distances" / "jnd" / "cnn" / "mse")
     (run / "distances" / "2afc" / "color" / "psnr" / "000000.json").unlink()
-    measured, cell = [], cell_files.cell
+    measured, cell = [], cells.cell
 
     def counted(path, compute):
         measured.extend([] if path.exists() else [path.relative_to(run / "distances").as_posix()])
         return cell(path, compute)
 
-    monkeypatch.setattr(cell_files, "cell", counted)
+    monkeypatch.setattr(cells, "cell", counted)
     again = config(root, distances=(theirs,), metrics=("mse", "psnr"), output=run)
     assert two_afc.run(again) == content
     assert measured == ["2afc/color/psnr/000000.json", "jnd/cnn/mse/000000.json"]
@@ -177,7 +180,7 @@ def test_a_mean_over_subsets_weighs_them_alike():
         return float(np.where(d0 < d1, 1 - preference, preference).mean())
 
     interval = functools.partial(agreement.bootstrap_interval, jax.random.key(0), num_resamples=200)
-    found = two_afc_report.mean_of_subsets(by_subset, mean, interval)
+    found = choices_page.mean_of_subsets(by_subset, mean, interval)
     assert found["mean"] == pytest.approx(100 * (0.75 + 0.75) / 2)
     # cnn is always 0.75, and color 0.5, 0.75 or 1, where it is drawn at all
     assert found["low"] == pytest.approx(62.5) and found["high"] == pytest.approx(87.5)
@@ -277,7 +280,7 @@ def test_released_votes_and_distances(data, tmp_path):
     expected = dict(zip(SUBSETS, published, strict=True)) | {ALL: np.mean(published)}
     assert means(row) == pytest.approx(expected, abs=0.006)
     ceiling = {name: value["mean"] for name, value in found["human"].items()}
-    human = dict(zip((*SUBSETS, ALL), two_afc_report.PUBLISHED["human"], strict=True))
+    human = dict(zip((*SUBSETS, ALL), choices_page.PUBLISHED["human"], strict=True))
     assert ceiling.pop("deblur") == pytest.approx(human.pop("deblur"), abs=1.1)
     assert ceiling == pytest.approx(human, abs=0.25)
     assert "traditional 4,720" in found["data"]

@@ -1,0 +1,1 @@
+"""Distributions around frozen embeddings: training, judging, using and reporting them."""

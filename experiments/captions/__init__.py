@@ -1,0 +1,1 @@
+"""Distributions of images and captions: methods, training, evaluation, page and pictures."""

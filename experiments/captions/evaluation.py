@@ -1,0 +1,252 @@
+"""What embeddings of images and captions are good for: retrieval, and knowing how sure to be.
+
+Every image queries all captions of its split, every caption all images. A trial says what
+matches, and what an annotator wrote down of it; where numbers are drawn from a grammar, also
+how ambiguous each image and caption is.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import probemb
+from experiments.captions import methods
+from experiments.captions.methods import Model
+from experiments.runs.in_parts import in_parts
+from probemb import hyperbolic, retrieval
+from probemb.euclidean import normalized
+
+Side = Literal["image", "caption"]
+"""What queries."""
+SIDES: tuple[Side, ...] = ("image", "caption")
+OWN = {
+    **dict.fromkeys(methods.PROBABILISTIC, "total variance"),
+    **dict.fromkeys(("info_nce", "siglip", "triplet"), "minus best score"),
+    "meru": "minus radius",
+}
+"""The measure of uncertainty that a method is judged by."""
+METRICS = ("R@1", "R@5", "R-Precision", "mAP@R", "annotated R@1")
+_PAIRS = 4000
+_EMBEDDED_AT_ONCE = 256
+
+
+class Truth(NamedTuple):
+    """What only a controlled benchmark knows.
+
+    Attributes:
+      ambiguity: side -> nats (image or caption).
+      match_probability: how probably each caption holds of what each image shows (image, caption).
+      narrow: captions (pair), each of which is said to imply the one in `wide`.
+      wide: captions (pair).
+      implied: whether it does (pair): half of the pairs are nested, half are not.
+      of_one_length: whether a caption (caption) holds of numbers of one length alone.
+    """
+
+    ambiguity: dict[Side, np.ndarray]
+    match_probability: np.ndarray
+    narrow: np.ndarray
+    wide: np.ndarray
+    implied: np.ndarray
+    of_one_length: np.ndarray
+
+
+Known = Callable[[np.ndarray, tuple[str, ...]], tuple[np.ndarray, Truth]]
+"""Of a controlled benchmark: image ids (image) and captions (caption) to all that matches (image,
+caption) and what else is known."""
+
+
+class Trial(NamedTuple):
+    """One test split, the same for every model.
+
+    Attributes:
+      images: (image, ...), as the model takes them.
+      captions: (caption) as they read.
+      texts: the captions (caption, ...), as the model takes them.
+      positives: what matches (image, caption), boolean.
+      annotated: what was written of which image (image, caption), boolean.
+      truth: where it is known.
+    """
+
+    images: np.ndarray
+    captions: tuple[str, ...]
+    texts: np.ndarray
+    positives: np.ndarray
+    annotated: np.ndarray
+    truth: Truth | None
+
+    def groups(self, side: Side) -> np.ndarray:
+        """The image (query) that each query is, or was first written of: what is independent."""
+        return np.arange(len(self.images)) if side == "image" else self.annotated.argmax(0)
+
+
+class Outcome(NamedTuple):
+    """What one model makes of a trial.
+
+    Attributes:
+      scores: logits (image, caption).
+      metrics: side -> metric -> (query).
+      uncertainty: side -> measure -> (query), the greater the less certain.
+      implication: how much each pair of `Truth` looks like implication (pair), if that is known.
+    """
+
+    scores: np.ndarray
+    metrics: dict[Side, dict[str, np.ndarray]]
+    uncertainty: dict[Side, dict[str, np.ndarray]]
+    implication: np.ndarray | None
+
+    @property
+    def probability(self) -> np.ndarray:
+        """The match probability (image, caption), if the scores are its logits."""
+        return np.asarray(jax.nn.sigmoid(self.scores))
+
+
+def pairs_of_captions(denotations: np.ndarray, *, seed: int) -> tuple[np.ndarray, ...]:
+    """Pairs of captions (pair), as many of which are nested as not: narrow, wide, implied.
+
+    Of those that are not, neither implies the other.
+    """
+    sizes = denotations.sum(1)
+    common = denotations.astype(np.float32) @ denotations.T.astype(np.float32)
+    within = (common == sizes[:, None]) & (sizes[:, None] < sizes)
+    apart = (common < sizes[:, None]) & (common < sizes)
+    random = np.random.default_rng(seed)
+    chosen = [np.argwhere(mask) for mask in (within, apart)]
+    number = min(_PAIRS // 2, *map(len, chosen))
+    nested, others = (random.permutation(pairs)[:number] for pairs in chosen)
+    narrow, wide = np.concatenate([nested, others]).T
+    return narrow, wide, np.arange(2 * number) < number
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _embed_images(model: Model, parameters: Any, images: jax.Array) -> Any:
+    return model.embed_images(parameters, images)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _embed_texts(model: Model, parameters: Any, texts: jax.Array) -> Any:
+    return model.embed_texts(parameters, texts)
+
+
+def embed_images(model: Model, parameters: Any, images: np.ndarray) -> Any:
+    """Embeddings (image, ...) of any number of images."""
+    of_part = functools.partial(_embed_images, model, parameters)
+    return in_parts(of_part, images, _EMBEDDED_AT_ONCE)
+
+
+def embed_texts(model: Model, parameters: Any, texts: np.ndarray) -> Any:
+    """Embeddings (caption, ...) of any number of captions."""
+    of_part = functools.partial(_embed_texts, model, parameters)
+    return in_parts(of_part, texts, _EMBEDDED_AT_ONCE)
+
+
+_scores = jax.jit(methods.scores, static_argnums=0)
+
+
+@functools.partial(jax.jit, static_argnames="most")
+def _metrics(scores: jax.Array, positives: jax.Array, annotated: jax.Array, *, most: int):
+    """Every metric (query) of scores (query, item)."""
+    return {
+        "R@1": retrieval.recall_at_k(scores, positives, k=1),
+        "R@5": retrieval.recall_at_k(scores, positives, k=min(5, scores.shape[1])),
+        "R-Precision": retrieval.r_precision(scores, positives, max_positives=most),
+        "mAP@R": retrieval.map_at_r(scores, positives, max_positives=most),
+        "annotated R@1": retrieval.recall_at_k(scores, annotated, k=1),
+    }
+
+
+def metrics_of(side: Side, scores: Any, trial: Trial) -> dict[str, np.ndarray]:
+    """Every metric (query) of the scores (query, item) of one side as queries."""
+    positives, annotated = (
+        x if side == "image" else x.T for x in (trial.positives, trial.annotated)
+    )
+    most = int(positives.sum(1).max())
+    return jax.tree.map(np.asarray, _metrics(scores, positives, annotated, most=most))
+
+
+def metrics(scores: np.ndarray, trial: Trial) -> dict[Side, dict[str, np.ndarray]]:
+    """Every metric of scores (image, caption), for both sides."""
+    return {
+        "image": metrics_of("image", scores, trial),
+        "caption": metrics_of("caption", scores.T, trial),
+    }
+
+
+@jax.jit
+def baselines(scores: jax.Array) -> dict[str, jax.Array]:
+    """What any scores (query, item) say of uncertainty."""
+    best = jax.lax.top_k(scores, 2)[0]
+    share = jax.nn.log_softmax(scores, axis=1)
+    return {
+        "minus best score": -best[:, 0],
+        "minus margin": best[:, 1] - best[:, 0],
+        "entropy over items": -jnp.sum(jnp.exp(share) * share, axis=1),
+    }
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _own(model: Model, parameters: Any, embedding: Any) -> dict[str, jax.Array]:
+    """What an embedding itself says of its uncertainty."""
+    if model.method == "meru":  # general things lie near the root
+        return {"minus radius": -jnp.linalg.norm(embedding, axis=1)}
+    if not model.is_probabilistic:
+        return {"minus norm": -jnp.linalg.norm(embedding, axis=1)}
+    measures = {"total variance": embedding.variance.sum(1)}
+    if model.method == "pcme":
+        scale, shift = methods.logit_parameters(parameters)
+        eta = functools.partial(probemb.self_mismatch, negative_scale=scale, shift=shift)
+        measures["eta"] = jax.vmap(eta)(embedding)
+    return measures
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _implication(model: Model, parameters: Any, narrow: Any, wide: Any) -> jax.Array:
+    """How much each pair of captions (pair, ...) looks like implication.
+
+    Of Gaussians ProLIP's log of the integral of p^2 q, of MERU how deep the narrow caption lies
+    in the cone of the wide one, of directions their cosine.
+    """
+    if model.method == "meru":
+        curvature = methods.curvature_of(parameters)
+        narrow, wide = (hyperbolic.exponential_map(x, curvature=curvature) for x in (narrow, wide))
+        angle = hyperbolic.exterior_angle(wide, narrow, curvature=curvature)
+        return hyperbolic.half_aperture(wide, curvature=curvature) - angle
+    if model.is_probabilistic:
+        return probemb.inclusion_test(narrow, wide).sum(1)
+    return jnp.sum(normalized(narrow) * normalized(wide), axis=1)
+
+
+def evaluate(model: Model, parameters: Any, trial: Trial) -> Outcome:
+    """Run a model on a trial."""
+    images = embed_images(model, parameters, trial.images)
+    texts = embed_texts(model, parameters, trial.texts)
+    scores = np.asarray(_scores(model, parameters, images, texts))
+    implication = None
+    if trial.truth is not None:
+        pair = (
+            jax.tree.map(lambda x, ids=ids: x[ids], texts)
+            for ids in (trial.truth.narrow, trial.truth.wide)
+        )
+        implication = np.asarray(_implication(model, parameters, *pair))
+    uncertainty: dict[Side, dict[str, np.ndarray]] = {
+        side: jax.tree.map(np.asarray, {**_own(model, parameters, own), **baselines(of_side)})
+        for side, own, of_side in zip(SIDES, (images, texts), (scores, scores.T), strict=True)
+    }
+    return Outcome(scores, metrics(scores, trial), uncertainty, implication)
+
+
+def ceiling(trial: Trial) -> dict[Side, dict[str, np.ndarray]] | None:
+    """What ranking by the known match probability reaches, equal ones in random order.
+
+    No one who knows nothing of the split has more R@1 of captions to expect; other metrics
+    can be exceeded, and what was annotated is not asked.
+    """
+    return None if trial.truth is None else metrics(trial.truth.match_probability, trial)
+
+
+def minus_words(captions: tuple[str, ...]) -> np.ndarray:
+    """Minus the number of words (caption): what is said in few words may be vague."""
+    return -np.array([len(caption.split()) for caption in captions], np.float32)

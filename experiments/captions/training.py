@@ -1,0 +1,202 @@
+"""Training and evaluation of methods on images and captions, whatever the images are."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import optax
+
+from experiments import runs
+from experiments.captions import evaluation, page
+from experiments.captions import methods as caption_methods
+from experiments.captions.evaluation import Trial
+from experiments.captions.methods import Method, Model, Settings
+from experiments.captions.page import Outcomes
+from experiments.runs import training
+
+_BOOTSTRAP_SEED = 0
+_LEAST = {
+    "dimension": 2,
+    "num_steps": 1,
+    "batch_size": 2,
+    "num_samples": 1,
+    "num_resamples": 100,
+    "checkpoint_every": 1,
+    "log_every": 1,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """Options of a training on images and captions, whatever the images are."""
+
+    methods: tuple[Method, ...] = caption_methods.METHODS
+    """What to train and compare."""
+    dimension: int = 32
+    """D, the dimensions of an embedding."""
+    width: int = 64
+    """Of the text tower, and of those of features; a multiple of 4."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """A training for each."""
+    num_steps: int = 4000
+    """Steps of a training."""
+    batch_size: int = 64
+    """Images of a batch, each with one caption."""
+    learning_rate: float | None = None
+    """The rate of Adam at the start; it falls to 0 along a cosine. Default: each method's own
+    (`caption_methods.SETTINGS`)."""
+    num_samples: int = 4
+    """Samples of an embedding in PCME's loss."""
+    bottleneck_weight: float | None = None
+    """beta, of the divergence of a Gaussian from the standard normal one, in nats. Default: each
+    method's own (`caption_methods.SETTINGS`)."""
+    num_resamples: int = 1000
+    """Resamples of a bootstrap interval, 100 or more."""
+    checkpoint_every: int = 500
+    """Steps from one checkpoint to the next."""
+    log_every: int = 100
+    """Steps from one line of metrics.jsonl to the next."""
+    toy: bool = False
+    """To see all of it quickly, too short for what is expected: of the options that are not
+    given, one seed, 150 steps, 100 resamples."""
+    output: Path | None = None
+    """The folder of the run. Default: in results, named after all options."""
+
+
+TOY: dict[str, Any] = {"seeds": (0,), "num_steps": 150, "num_resamples": 100}
+"""What `toy` puts in place of options left at their default."""
+
+
+def check(options: Training) -> None:
+    """Refuse options that nothing can be trained with.
+
+    Raises:
+      ValueError: an option is out of range.
+    """
+    runs.check_least(options, _LEAST)
+    runs.check_choices(options, "methods")
+    for method in options.methods:
+        if method not in caption_methods.METHODS:
+            raise ValueError(f"methods must be among {caption_methods.METHODS}, got {method!r}")
+    runs.check_training(options)
+    weight = options.bottleneck_weight
+    if weight is not None and not 0.0 <= weight < float("inf"):
+        raise ValueError(f"bottleneck_weight must not be negative, got {weight}")
+    if options.width < 4 or options.width % 4:
+        raise ValueError(f"width must be a positive multiple of 4, got {options.width}")
+
+
+def settings_of(options: Training, method: Method) -> Settings:
+    """What a method is trained with: its own settings, but for what the options say."""
+    settings = caption_methods.SETTINGS[method]
+    if options.learning_rate is not None:
+        settings = settings._replace(learning_rate=options.learning_rate)
+    if options.bottleneck_weight is not None and method in caption_methods.PROBABILISTIC:
+        settings = settings._replace(weight=options.bottleneck_weight)
+    return settings
+
+
+def every_settings(options: Training) -> dict[str, list[float]]:
+    """What every method is trained with, as JSON has it."""
+    return {method: list(settings_of(options, method)) for method in options.methods}
+
+
+def train(
+    options: Training,
+    settings: Settings,
+    model: Model,
+    batches: Callable[..., grain.MapDataset],
+    folder: Path,
+) -> list[dict[str, Any]]:
+    """The parameters of a model for each seed, gone on with where training was stopped.
+
+    Args:
+      options: of the experiment.
+      settings: of the method.
+      model: the model.
+      batches: of a seed, by keyword.
+      folder: of the run.
+    """
+    schedule = optax.cosine_decay_schedule(settings.learning_rate, options.num_steps)
+    optimizer = optax.adam(schedule)
+    step = functools.partial(
+        caption_methods.train_step,
+        model,
+        optimizer,
+        num_samples=options.num_samples,
+        weight=settings.weight,
+    )
+    return training.fit_seeds(
+        folder / "runs",
+        model.method,
+        options.seeds,
+        model.initialize,
+        optimizer,
+        step,
+        batches,
+        num_steps=options.num_steps,
+        checkpoint_every=options.checkpoint_every,
+        log_every=options.log_every,
+    )
+
+
+def evaluate(
+    models: dict[str, Model], parameters: dict[str, list[Any]], trials: dict[str, Trial]
+) -> dict[str, Outcomes]:
+    """What every model makes of every trial."""
+    outcomes = {}
+    for split, trial in trials.items():
+        print(f"evaluating on {split}", flush=True)
+        outcomes[split] = {
+            method: [evaluation.evaluate(model, trained, trial) for trained in parameters[method]]
+            for method, model in models.items()
+        }
+    return outcomes
+
+
+def compare(
+    options: Training,
+    models: dict[str, Model],
+    batches: Callable[..., grain.MapDataset],
+    trials: dict[str, Trial],
+    folder: Path,
+    *,
+    draw: Callable[[Path, dict[str, list[Any]], dict[str, Outcomes]], None],
+    title: str,
+    **head: Any,
+) -> dict[str, Any]:
+    """Train what is not trained yet, evaluate, save the report, and return its numbers.
+
+    Args:
+      options: of the experiment.
+      models: by method.
+      batches: of a seed, by keyword.
+      trials: by split.
+      folder: of the run.
+      draw: saves pictures in a folder, given parameters by method and outcomes by split.
+      title: of the report.
+      head: what the report says of itself, as of `runs.head`.
+    """
+    started = time.perf_counter()
+    print(f"{head['data']}\nin {folder}", flush=True)
+    parameters = {
+        method: train(options, settings_of(options, model.method), model, batches, folder)
+        for method, model in models.items()
+    }
+    outcomes = evaluate(models, parameters, trials)
+    content = page.content(
+        outcomes,
+        trials,
+        key=jax.random.key(_BOOTSTRAP_SEED),
+        num_resamples=options.num_resamples,
+        **head,
+    )
+    text = page.markdown(content, title)
+    runs.save_report(folder, content, text, lambda partial: draw(partial, parameters, outcomes))
+    print(f"this call took {time.perf_counter() - started:.0f} s")
+    return content

@@ -1,0 +1,1 @@
+"""What is read: each file is one data set, or one format of files."""

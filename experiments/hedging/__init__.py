@@ -1,0 +1,1 @@
+"""Hedged instance embeddings (HIB): model, evaluation, page and pictures."""

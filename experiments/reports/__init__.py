@@ -1,0 +1,1 @@
+"""What every report shares: estimates with their intervals, and tables."""

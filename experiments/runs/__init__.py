@@ -1,0 +1,221 @@
+"""A run of an experiment is a folder: its options, its trainings, its report.
+
+An experiment is a frozen dataclass `Config` of options, and a function that runs it. Its folder
+is named after the options; the same command finds it again, goes on where it was stopped,
+and shows the report of what is complete.
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import jax
+import tyro
+
+from experiments.runs import files as results
+
+_CONFIG = "config.json"
+
+
+def check_least(config: Any, least: dict[str, int]) -> None:
+    """Refuse numbers below the least that makes sense.
+
+    Raises:
+      ValueError: an option is.
+    """
+    for name, value in least.items():
+        found = getattr(config, name)
+        for number in found if isinstance(found, tuple) else (found,):
+            if number < value:
+                raise ValueError(f"{name} must be at least {value}, got {number}")
+
+
+def check_choices(config: Any, *names: str) -> None:
+    """Refuse lists that are empty, or name something twice.
+
+    Raises:
+      ValueError: an option is such a list.
+    """
+    for name in names:
+        values = getattr(config, name)
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"{name} must be at least one and all different, got {values}")
+
+
+def check_seed(config: Any, name: str = "seed") -> None:
+    """Refuse seeds that no random key can be made of.
+
+    Raises:
+      ValueError: one is beyond 32 bits.
+    """
+    found = getattr(config, name)
+    for seed in found if isinstance(found, tuple) else (found,):
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"{name} must lie in 0..2^32 - 1, got {seed}")
+
+
+def check_training(config: Any) -> None:
+    """Refuse seeds or a learning rate that nothing can be trained with.
+
+    Raises:
+      ValueError: an option is out of range.
+    """
+    check_choices(config, "seeds")
+    check_seed(config, "seeds")
+    if config.learning_rate is not None and not 0.0 < config.learning_rate < float("inf"):
+        raise ValueError(f"learning_rate must be positive, got {config.learning_rate}")
+
+
+def shortened(config: Any, toy: dict[str, Any]) -> Any:
+    """The configuration with the values of a toy run for options left at their default."""
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    left = {name: toy[name] for name in toy if getattr(config, name) == defaults[name]}
+    return dataclasses.replace(config, **left)
+
+
+def options(config: Any, *, without: Collection[str]) -> dict[str, Any]:
+    """The options that numbers depend on, as JSON has them."""
+    every = results.plain(dataclasses.asdict(config))
+    return {name: value for name, value in every.items() if name not in without}
+
+
+def folder_of(name: str, options: dict[str, Any]) -> Path:
+    """The default folder of a run, named after what it is and all its options."""
+    digest = hashlib.sha256(json.dumps(options).encode()).hexdigest()[:8]
+    return Path("results") / f"{name}-{digest}"
+
+
+def command(module: str, config: Any, *, files: Collection[str], hidden: Collection[str]) -> str:
+    """The command of a configuration, without what is at its default.
+
+    Args:
+      module: such as "experiments.hedged_digits".
+      config: as it was given.
+      files: options that say where something lies on this machine: shown as FOLDER or FILE.
+      hidden: options that are not shown.
+    """
+    words = ["python", "-m", module]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value == field.default or field.name in hidden:
+            continue
+        words.append(f"--{field.name.replace('_', '-')}")
+        values = value if isinstance(value, tuple) else (value,)
+        if field.name in files:
+            words += ["FILE" if Path(each).suffix else "FOLDER" for each in values]
+        elif not isinstance(value, bool):
+            words += map(str, values)
+    return shlex.join(words)
+
+
+def check_folder(folder: Path, options: dict[str, Any]) -> None:
+    """Refuse a folder that holds something else, or a run with other options.
+
+    Raises:
+      ValueError: it does.
+    """
+    path = folder / _CONFIG
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"output must be a folder, {folder} is a file")
+    if path.exists():
+        try:
+            before = json.loads(path.read_text("utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: {error}") from None
+        for name, now in options.items():
+            if before.get(name) != now:
+                raise ValueError(
+                    f"output must be a new folder or a run with the same options, {folder} has "
+                    f"{name} = {before.get(name)!r}, now it is {now!r}"
+                )
+    elif folder.exists() and any(other != results.partial(path) for other in folder.iterdir()):
+        raise ValueError(f"output must be a new folder or a run's, {folder} is neither")
+
+
+def begin(folder: Path, options: dict[str, Any]) -> None:
+    """Make the folder of a run, with its options."""
+    folder.mkdir(parents=True, exist_ok=True)
+    results.replace_text(folder / _CONFIG, json.dumps(options, indent=2) + "\n")
+
+
+def report_of(folder: Path) -> Path:
+    """Where a run has its report when it is complete."""
+    return folder / "report"
+
+
+def head(command: str, options: dict[str, Any], data: str) -> dict[str, Any]:
+    """What a report says of its run: how it was asked for, of what data, and on what."""
+    return {
+        "command": command,
+        "config": options,
+        "data": data,
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax")},
+        "backend": jax.default_backend(),
+    }
+
+
+def save_report(
+    folder: Path, content: dict[str, Any], text: str, draw: Callable[[Path], None]
+) -> None:
+    """Write the report of a run whole: results.json, results.md, and what `draw` saves; print it.
+
+    Args:
+      folder: of the run.
+      content: all numbers, strictly JSON.
+      text: of them.
+      draw: saves pictures and other files in the folder that it is given.
+    """
+    report = report_of(folder)
+    with results.new_folder(report) as partial:
+        results.write_json(partial / "results.json", content)
+        results.replace_text(partial / "results.md", text)
+        draw(partial)
+    print(f"\n{text}\nsaved {report}")
+
+
+def earlier(folder: Path, options: dict[str, Any]) -> dict[str, Any] | None:
+    """Print the report of a run that is complete, and return its numbers; else None.
+
+    Raises:
+      ValueError: the folder holds something else or a run with other options, or the report is
+        damaged.
+    """
+    check_folder(folder, options)
+    report = report_of(folder)
+    if not report.exists():
+        return None
+    try:
+        text = (report / "results.md").read_text("utf-8")
+        content = json.loads((report / "results.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{report} is damaged ({error}): delete it, and the same command writes it anew"
+        ) from None
+    print(f"{text}\ncomplete: {report} holds this and the pictures")
+    print(f"to start over, delete {report.parent}")
+    return content
+
+
+def main(
+    module: str,
+    description: str | None,
+    config: Any,
+    run: Callable[[Any], Any],
+    *,
+    interrupted: str = "interrupted; the same command goes on",
+) -> None:
+    """Read options from the command line, run, and turn an error into one line."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        run(tyro.cli(config, prog=f"python -m {module}", description=description))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(interrupted)

@@ -1,0 +1,131 @@
+import re
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from experiments.towers import text
+from experiments.towers.text import PADDING, UNKNOWN, Vocabulary, words_of
+
+LENGTH, WIDTH = 6, 8
+VOCABULARY = Vocabulary(["a", "cat", "dog", "sees", ","])
+TOWER = text.TextTower(len(VOCABULARY), LENGTH, WIDTH, rngs=nnx.Rngs(0))
+
+
+def test_words_are_letters_digits_apostrophes_and_commas():
+    assert words_of("A dog's 2 cats, seen (twice).") == "a dog's 2 cats , seen twice".split()
+    assert words_of("Ein Käfer,,") == ["ein", "käfer", ",", ","]
+    assert words_of(" .!- ") == []
+
+
+def test_words_have_the_numbers_from_two_on():
+    assert VOCABULARY.words == ("", "?", "a", "cat", "dog", "sees", ",")
+    assert len(VOCABULARY) == 7
+    encoded = VOCABULARY.encode(["A cat, a bird", "dog"])
+    assert encoded.dtype == np.int32
+    assert encoded.tolist() == [[2, 3, 6, 2, UNKNOWN], [4] + 4 * [PADDING]]
+
+
+def test_a_length_cuts_and_pads():
+    texts = ["a cat sees a dog", "dog"]
+    assert VOCABULARY.encode(texts, length=3).tolist() == [[2, 3, 5], [4, 0, 0]]
+    assert VOCABULARY.encode(texts, length=7).shape == (2, 7)
+
+
+def test_a_vocabulary_of_texts_has_the_frequent_words_in_order():
+    texts = ["a cat sees a dog", "The dog", "a bird"]
+    assert Vocabulary.of(texts).words[2:] == ("a", "bird", "cat", "dog", "sees", "the")
+    frequent = Vocabulary.of(texts, least=2)
+    assert frequent.words[2:] == ("a", "dog")
+    assert frequent.encode(texts[:1]).tolist() == [[2, UNKNOWN, UNKNOWN, 2, 3]]
+    assert len(Vocabulary.of([])) == 2
+
+
+@pytest.mark.parametrize("words", [["cat", "cat"], ["cat", ""], ["?"]])
+def test_bad_words(words):
+    with pytest.raises(ValueError, match=r"words must be all different, and neither empty nor '?'"):
+        Vocabulary(words)
+
+
+@pytest.mark.parametrize("texts", [[], [""], ["a cat", "..."]])
+def test_bad_texts(texts):
+    with pytest.raises(ValueError, match="texts must be at least one, each with at least one word"):
+        VOCABULARY.encode(texts)
+
+
+@pytest.mark.parametrize("length", [0, -1])
+def test_bad_length(length):
+    with pytest.raises(ValueError, match=f"length must be at least 1, got {length}"):
+        VOCABULARY.encode(["a cat"], length=length)
+
+
+GRAPH, PARAMETERS = nnx.split(TOWER)
+
+
+@jax.jit
+def apply(parameters, tokens):
+    return nnx.merge(GRAPH, parameters)(tokens)
+
+
+def run(*texts, length=LENGTH):
+    """Pooled and local features and the mask of three texts."""
+    return jax.tree.map(np.asarray, apply(PARAMETERS, VOCABULARY.encode(texts, length=length)))
+
+
+def close(found, expected):
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_shapes_and_where_there_are_words():
+    pooled, local, mask = run("a cat sees", "dog", "a dog", length=5)
+    assert pooled.shape == (3, text.HIDDEN) and local.shape == (3, 5, WIDTH)
+    assert mask.sum(1).tolist() == [3, 1, 2] and (mask[:, :-1] >= mask[:, 1:]).all()
+    assert (pooled >= 0.0).all() and pooled.std() > 0.0
+
+
+def test_padding_changes_nothing():
+    texts = ("a cat sees a dog", "a dog", "cat")
+    pooled, local, mask = run(*texts, length=5)
+    padded, local_padded, mask_padded = run(*texts)
+    close(padded, pooled)
+    close(local_padded[mask_padded], local[mask])
+
+
+def test_the_mean_is_over_words_alone():
+    pooled, local, mask = run("a cat sees", "dog", "a dog sees, a cat")
+    kernel, bias = (np.asarray(x[...]) for x in (TOWER.hidden.kernel, TOWER.hidden.bias))
+    for features, x, words in zip(pooled, local, mask, strict=True):
+        close(features, np.maximum(x[: words.sum()].mean(0) @ kernel + bias, 0.0))
+
+
+def test_the_order_of_words_matters():
+    pooled, _, _ = run("a cat sees a dog", "a dog sees a cat", "a cat sees a dog")
+    np.testing.assert_array_equal(pooled[0], pooled[2])
+    assert np.abs(pooled[0] - pooled[1]).max() > 1e-2
+
+
+def test_a_text_does_not_see_another():
+    close(run("a cat", "dog sees dog sees", "a")[0][0], run("a cat", "dog", "a, a, a")[0][0])
+
+
+def test_gradients_are_finite_even_without_a_word():
+    def loss(parameters, tokens):
+        pooled, local, _ = apply(parameters, tokens)
+        return jnp.square(pooled).sum() + jnp.square(local).sum()
+
+    gradient_of = jax.jit(jax.grad(loss))
+    for tokens in ([[2, 3, 5, 0], [4, 0, 0, 0]], [[0, 0, 0, 0], [0, 0, 0, 0]]):
+        gradient = gradient_of(PARAMETERS, np.array(tokens, np.int32))
+        chex.assert_tree_all_finite(gradient)
+        known = np.abs(gradient.words.embedding[...]).max(1) > 0.0
+        assert np.flatnonzero(known).tolist() == np.unique(tokens).tolist()
+
+
+@pytest.mark.parametrize("shape", [(1, 7), (2,)])
+def test_bad_tokens(shape):
+    message = re.escape(f"tokens must be (batch, at most 6), got {shape}")
+    with pytest.raises(ValueError, match=message):
+        TOWER(jnp.ones(shape, jnp.int32))
