@@ -21,9 +21,11 @@ from jax import lax
 import lasi_jax
 from experiments.image_metrics import named
 from experiments.runs.timing import alternate, report, temporary_gigabytes
-from lasi_jax import deep_features, least_squares, squeezenet, structural
+from lasi_jax import deep_features, structural
 from lasi_jax.embedding import DECAY, OFFSET, RIDGE
-from lasi_jax.neighborhood import neighbor_index
+from lasi_jax.networks import squeezenet
+from lasi_jax.wls import least_squares
+from lasi_jax.wls.neighborhood import neighbor_index
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,7 +37,7 @@ from experiments.captions.methods import Features, Model, Words
 from experiments.data import array_files, embedding_files, photographs
 from experiments.runs import files as results
 from experiments.towers import text as text_tower
-from lasi_jax import squeezenet
+from lasi_jax.networks import squeezenet
 
 _MODULE = "experiments.photograph_captions"
 _EVALUATION_SEED = 0
@@ -57,7 +57,8 @@ class Config(caption_training.Training):
     photographs: Path | None = None
     """The folder of its photographs."""
     squeezenet: Path | None = None
-    """The weights of SqueezeNet, .npz or .safetensors, as `lasi_jax.squeezenet.load` reads them."""
+    """The weights of SqueezeNet, .npz or .safetensors: `lasi_jax.networks.squeezenet.load` reads
+    them."""
     features: Path | None = None
     """Instead of those three: a file of features of images and captions."""
     test_share: float = 0.25

@@ -17,35 +17,42 @@ in 0..1 or uint8. Three things to know first:
 Pure functions, ready for `jit`, `grad` and `vmap`; they need jax alone, and
 `agreement` SciPy, which comes with it. Data flows down this list:
 
-    neighborhood    which earlier elements predict each element (static)
-    tiling          how an image is cut into blocks and chunks (static)
-    causal_sums     sums over all earlier elements, in linear time
-    batching        how vmap and a mesh run over images
-    least_squares   the ridge system of every element
-    regression      image -> solved blocks, and back for the gradient
-    images          what users pass -> checked values in [-1, 1]
-    embedding       coefficients, embedding, prediction
-    distance        distance, distance_map
+    batching           how vmap and a mesh run over images
+    wls
+        neighborhood   which earlier elements predict each element (static)
+        tiling         how an image is cut into blocks and chunks (static)
+        causal_sums    sums over all earlier elements, in linear time
+        least_squares  the ridge system of every element
+        regression     image -> solved blocks, and back for the gradient
+    images             what users pass -> checked values in [-1, 1]
+    embedding          coefficients, embedding, prediction
+    distance           distance, distance_map
 
 Beside it stand the metrics that it is compared with, and how metrics are judged:
 
-    means           the mean of a map, within its range
-    structural      SSIM and MS-SSIM
-    deep_features   LPIPS, feature, style and DeePSiM losses over any feature function
-    agreement       2AFC, JND and correlations with people's judgements, with intervals
-    competition     the images on which two metrics differ most
-    weight_files    arrays by name in a user's file
-    convolution     how an image enters a network, and what its layers are made of
-    squeezenet      image -> feature maps of SqueezeNet, whose weights are in a file
-    trunks          the same of AlexNet and VGG16
-    lpips_heads     LPIPS's weights of channels, from a file
+    means              the mean of a map, within its range
+    metrics
+        structural     SSIM and MS-SSIM
+        deep_features  LPIPS, feature, style and DeePSiM losses over any feature function
+    judging
+        agreement      2AFC, JND and correlations with people's judgements, with intervals
+    probing
+        competition    the images on which two metrics differ most
+    networks
+        weight_files   arrays by name in a user's file
+        convolution    how an image enters a network, and what its layers are made of
+        squeezenet     image -> feature maps of SqueezeNet, whose weights are in a file
+        trunks         the same of AlexNet and VGG16
+        lpips_heads    LPIPS's weights of channels, from a file
 
-What reads files is imported by name: `from lasi_jax import squeezenet`.
+What reads files is imported by name: `from lasi_jax.networks import squeezenet`.
 """
 
-from lasi_jax import agreement, competition, deep_features, structural
 from lasi_jax.distance import distance, distance_map
 from lasi_jax.embedding import coefficients, embedding, prediction
+from lasi_jax.judging import agreement
+from lasi_jax.metrics import deep_features, structural
+from lasi_jax.probing import competition
 
 __all__ = [
     "agreement",

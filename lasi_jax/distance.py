@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lasi_jax import images, least_squares
+from lasi_jax import images
 from lasi_jax.batching import one_at_a_time, zero
 from lasi_jax.embedding import DECAY, RIDGE, normalize
-from lasi_jax.regression import Regression, pull_back, regress
-from lasi_jax.tiling import from_tiles, tiling, to_tiles
+from lasi_jax.wls import least_squares
+from lasi_jax.wls.regression import Regression, pull_back, regress
+from lasi_jax.wls.tiling import from_tiles, tiling, to_tiles
 
 # Embeddings closer than this many units of rounding coincide. The direction of
 # their difference is noise, and without the rule it would enter the gradient.

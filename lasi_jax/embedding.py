@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lasi_jax import images, least_squares
+from lasi_jax import images
 from lasi_jax.batching import one_at_a_time, zero
-from lasi_jax.regression import Regression, neighbor_values, pull_back, regress
-from lasi_jax.tiling import from_tiles, tiling, to_tiles
+from lasi_jax.wls import least_squares
+from lasi_jax.wls.regression import Regression, neighbor_values, pull_back, regress
+from lasi_jax.wls.tiling import from_tiles, tiling, to_tiles
 
 # Both from the released code: the ridge belongs to values in [-1, 1], and the
 # offset gives a direction to coefficients that are all zero.

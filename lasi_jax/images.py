@@ -26,7 +26,7 @@ from jax.core import Tracer
 from jax.experimental import checkify
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lasi_jax.regression import Regression
+from lasi_jax.wls.regression import Regression
 
 # Room for the rounding of a resize or a colour conversion, relative to the range's width.
 _SLACK = 1e-6

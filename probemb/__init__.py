@@ -3,41 +3,52 @@
 Pure functions of arrays, ready for `jit`, `grad` and `vmap`; but for the
 last ones they need jax alone. Data flows down this list:
 
-    arguments             what users pass -> checked float arrays
-    euclidean             lengths and distances of points, gradient-safe
-    bessel                the modified Bessel function, of any order, in logarithms
-    gaussians             DiagonalGaussian and GaussianMixture
-    generalized_gaussian  GeneralizedGaussian
-    von_mises_fisher      VonMisesFisher
-    monte_carlo           entropy and divergence from samples
-    distances             between two Gaussians
-    pairwise              between all pairs of two sets
-    separation            the distribution of the distance of two samples, by quadrature
-    matching              the probability that two inputs match
-    reduction             all pairs of a batch in blocks, on one device or a ring of them
-    batches               batches of pairs with labels, checked
-    regularizers          the bottleneck, uniformity
-    contrastive           HIB, PCME
-    logistic              PCME++, ProLIP, SigLIP
-    softmax               its cross-entropies over rows and columns, from tiles
-    ranking               InfoNCE, triplet
-    hyperbolic            MERU: distances, cones and the loss in the Lorentz model
-    inclusion             ProLIP's inclusion test and losses
-    reconstruction        ProbVLM, BayesCap, PFE: losses of adapters on frozen embeddings
-    temperature           distributions made wider or narrower after training
-    mixing                Mixup and CutMix with soft labels
-    sharding              a loss over the devices of a mesh
-    retrieval             recall@K, R-Precision, mAP@R, PMRP, with many positives and ties
-    search                sampled distance as inner products, the best k, match probability next
-    ranks                 where weighted items stand in an order, whether two orders agree
-    calibration           does uncertainty predict error, are probabilities frequencies
-    serving               Faiss and Qdrant; needs the extra `serving`, imported by name
-    heads                 Flax: features -> embedding; needs flax, imported by name
-    adapters              Flax: frozen embedding -> distribution; needs flax, imported by name
+    numerics
+        arguments             what users pass -> checked float arrays
+        euclidean             lengths and distances of points, gradient-safe
+        bessel                the modified Bessel function, of any order, in logarithms
+        reduction             all pairs of a batch in blocks, on one device or a ring of them
+        sharding              a loss over the devices of a mesh
+    distributions
+        gaussians             DiagonalGaussian and GaussianMixture
+        generalized_gaussian  GeneralizedGaussian
+        von_mises_fisher      VonMisesFisher
+        monte_carlo           entropy and divergence from samples
+    pairs
+        distances             between two Gaussians
+        pairwise              between all pairs of two sets
+        separation            the distribution of the distance of two samples, by quadrature
+        matching              the probability that two inputs match
+    losses
+        batches               batches of pairs with labels, checked
+        regularizers          the bottleneck, uniformity
+        contrastive           HIB, PCME
+        logistic              PCME++, ProLIP, SigLIP
+        softmax               its cross-entropies over rows and columns, from tiles
+        ranking               InfoNCE, triplet
+        hyperbolic            MERU: distances, cones and the loss in the Lorentz model
+        inclusion             ProLIP's inclusion test and losses
+        reconstruction        ProbVLM, BayesCap, PFE: losses of adapters on frozen embeddings
+        temperature           distributions made wider or narrower after training
+        mixing                Mixup and CutMix with soft labels
+    judging
+        retrieval             recall@K, R-Precision, mAP@R, PMRP, with many positives and ties
+        ranks                 where weighted items stand in an order, whether two orders agree
+        calibration           does uncertainty predict error, are probabilities frequencies
+    search                    sampled distance as inner products, the best k, match probability next
+    serving                   Faiss and Qdrant; needs the extra `serving`, imported by name
+    heads                     Flax: features -> embedding; needs flax, imported by name
+    adapters                  Flax: frozen embedding -> distribution; needs flax, imported by name
 """
 
-from probemb import calibration, distances, hyperbolic, monte_carlo, pairwise, retrieval, search
-from probemb.contrastive import (
+from probemb import search
+from probemb.distributions import monte_carlo
+from probemb.distributions.gaussians import DiagonalGaussian, GaussianMixture
+from probemb.distributions.generalized_gaussian import GeneralizedGaussian
+from probemb.distributions.von_mises_fisher import VonMisesFisher
+from probemb.judging import calibration, retrieval
+from probemb.losses import hyperbolic
+from probemb.losses.contrastive import (
     pcme,
     pcme_of_samples,
     pcme_quadrature,
@@ -46,28 +57,18 @@ from probemb.contrastive import (
     soft_contrastive_of_samples,
     soft_contrastive_quadrature,
 )
-from probemb.gaussians import DiagonalGaussian, GaussianMixture
-from probemb.generalized_gaussian import GeneralizedGaussian
-from probemb.hyperbolic import meru
-from probemb.inclusion import (
+from probemb.losses.hyperbolic import meru
+from probemb.losses.inclusion import (
     inclusion_loss,
     inclusion_loss_released,
     inclusion_test,
     inclusion_test_released,
     masked_inclusion_loss,
 )
-from probemb.logistic import pcmepp, prolip, siglip
-from probemb.matching import (
-    closed_form_match_logit,
-    expected_match_probability,
-    log_expected_match_probability,
-    monte_carlo_match_probability,
-    monte_carlo_self_mismatch,
-    self_mismatch,
-)
-from probemb.mixing import cutmix, mixup, soft_labels
-from probemb.ranking import info_nce, triplet
-from probemb.reconstruction import (
+from probemb.losses.logistic import pcmepp, prolip, siglip
+from probemb.losses.mixing import cutmix, mixup, soft_labels
+from probemb.losses.ranking import info_nce, triplet
+from probemb.losses.reconstruction import (
     bayescap,
     pfe,
     probvlm,
@@ -75,10 +76,18 @@ from probemb.reconstruction import (
     reconstruction,
     reconstruction_released,
 )
-from probemb.regularizers import kl_to_standard_normal, uniformity
-from probemb.sharding import sharded
-from probemb.temperature import fit_temperature, tempered
-from probemb.von_mises_fisher import VonMisesFisher
+from probemb.losses.regularizers import kl_to_standard_normal, uniformity
+from probemb.losses.temperature import fit_temperature, tempered
+from probemb.numerics.sharding import sharded
+from probemb.pairs import distances, pairwise
+from probemb.pairs.matching import (
+    closed_form_match_logit,
+    expected_match_probability,
+    log_expected_match_probability,
+    monte_carlo_match_probability,
+    monte_carlo_self_mismatch,
+    self_mismatch,
+)
 
 __all__ = [
     "DiagonalGaussian",

@@ -17,11 +17,11 @@ import numpy as np
 from flax import nnx
 from jax.scipy.special import gammaln
 
-from probemb import arguments
-from probemb.euclidean import normalized
-from probemb.gaussians import DiagonalGaussian
-from probemb.generalized_gaussian import GeneralizedGaussian
-from probemb.von_mises_fisher import VonMisesFisher
+from probemb.distributions.gaussians import DiagonalGaussian
+from probemb.distributions.generalized_gaussian import GeneralizedGaussian
+from probemb.distributions.von_mises_fisher import VonMisesFisher
+from probemb.numerics import arguments
+from probemb.numerics.euclidean import normalized
 
 Output = Literal["generalized_gaussian", "gaussian", "von_mises_fisher"]
 """The family of an adapter's distributions."""

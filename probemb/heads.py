@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from probemb import arguments
-from probemb.euclidean import normalized
-from probemb.gaussians import DiagonalGaussian, GaussianMixture
+from probemb.distributions.gaussians import DiagonalGaussian, GaussianMixture
+from probemb.numerics import arguments
+from probemb.numerics.euclidean import normalized
 
 
 def _check(**lengths: int) -> None:

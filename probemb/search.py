@@ -23,11 +23,11 @@ import numpy as np
 from jax import experimental
 from jax.sharding import Mesh, PartitionSpec
 
-from probemb import arguments
-from probemb.euclidean import product
-from probemb.gaussians import gaussian_or_mixture
-from probemb.matching import log_expected_match_probability
-from probemb.sharding import in_context, mesh_axis, placed
+from probemb.distributions.gaussians import gaussian_or_mixture
+from probemb.numerics import arguments
+from probemb.numerics.euclidean import product
+from probemb.numerics.sharding import in_context, mesh_axis, placed
+from probemb.pairs.matching import log_expected_match_probability
 
 # The most queries that are scored at once.
 _QUERIES = 1024

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from probemb import arguments
+from probemb.numerics import arguments
 from probemb.search import TopK
 
 _LARGEST_ID = 2**64 - 1

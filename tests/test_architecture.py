@@ -29,18 +29,63 @@ def imports_of(path: Path) -> set[str]:
 @pytest.mark.parametrize("package", PACKAGES)
 def test_packages_are_leaves(package):
     others = {"lasi_jax", "probemb", "experiments", "notebooks", "tests"} - {package}
-    for path in (ROOT / package).glob("*.py"):
+    for path in (ROOT / package).rglob("*.py"):
         assert not {name.split(".")[0] for name in imports_of(path)} & others, path
+
+
+def modules_of(package: str) -> list[str]:
+    """The modules in the order of the package's docstring: a room in a line, its own below it."""
+    rows = re.findall(r"^    (    )?([a-z_0-9]+)(  .*)?$", PACKAGES[package].__doc__, re.M)
+    modules, room = [], ""
+    for inside, name, described in rows:
+        room = room if inside else "" if described else f"{name}."
+        modules += [f"{room}{name}"] if described else []
+    return modules
 
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_imports_flow_down_the_order_in_the_docstring(package):
-    order = re.findall(r"^    (\w+)  ", PACKAGES[package].__doc__, re.M)
-    files = {path.stem for path in (ROOT / package).glob("*.py")} - {"__init__"}
-    assert set(order) == files
+    order, root = modules_of(package), ROOT / package
+    files = {path.relative_to(root).with_suffix("") for path in root.rglob("*.py")}
+    assert set(order) == {".".join(path.parts) for path in files if path.stem != "__init__"}
     for place, module in enumerate(order):
         below = {f"{package}.{later}" for later in order[place:]}
-        assert not imports_of(ROOT / package / f"{module}.py") & below, module
+        assert not imports_of(root / f"{module.replace('.', '/')}.py") & below, module
+
+
+# What a room of a package may import from, beside itself: modules at its top by their names.
+PACKAGE_ROOMS = {
+    "lasi_jax": {
+        "wls": {"batching"},
+        "metrics": {"images", "means"},
+        "judging": set(),
+        "probing": {"images", "batching"},
+        "networks": {"images"},
+    },
+    "probemb": {
+        "numerics": set(),
+        "distributions": {"numerics"},
+        "pairs": {"numerics", "distributions"},
+        "losses": {"numerics", "distributions", "pairs"},
+        "judging": {"numerics"},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("package", "room"), [(name, room) for name, rooms in PACKAGE_ROOMS.items() for room in rooms]
+)
+def test_rooms_of_a_package_import_downwards(package, room):
+    for path in (ROOT / package / room).glob("*.py"):
+        parts = [name.split(".") for name in imports_of(path)]
+        seen = {name[1] for name in parts if name[0] == package and len(name) > 1}
+        assert seen <= PACKAGE_ROOMS[package][room] | {room}, path
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_folder_of_a_package_is_a_room(package):
+    folders = {path.parent.name for path in (ROOT / package).glob("*/*.py")}
+    assert folders == set(PACKAGE_ROOMS[package])
 
 
 # A room of `experiments`, and the rooms that it may import from beside the packages.
@@ -89,11 +134,12 @@ def test_python_m_experiments_lists_what_every_question_asks(capsys):
         assert f"{question} (" in printed and first_line(question) in printed
 
 
-def test_tests_of_experiments_mirror_them():
-    tests = ROOT / "tests" / "experiments"
-    for path in tests.rglob("test_*.py"):
+@pytest.mark.parametrize("part", ["lasi_jax", "probemb", "experiments"])
+def test_tests_in_rooms_mirror_them(part):
+    tests = ROOT / "tests" / part
+    for path in tests.glob("*/test_*.py"):
         tested = path.relative_to(tests).with_name(f"{path.stem.removeprefix('test_')}.py")
-        assert (EXPERIMENTS / tested).exists(), path
+        assert (ROOT / part / tested).exists(), path
 
 
 def public_functions():

@@ -19,7 +19,7 @@ from experiments.data import embedding_files
 from experiments.data.embedding_files import Embeddings, PairedEmbeddings, Part
 from experiments.runs.in_parts import in_parts
 from probemb import adapters, pairwise
-from probemb.euclidean import normalized, product
+from probemb.numerics.euclidean import normalized, product
 
 RANKINGS = ("locations", "query's location", "sampled distance")
 """How distributions rank, beside the frozen embeddings."""

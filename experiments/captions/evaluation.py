@@ -18,7 +18,7 @@ from experiments.captions import methods
 from experiments.captions.methods import Model
 from experiments.runs.in_parts import in_parts
 from probemb import hyperbolic, retrieval
-from probemb.euclidean import normalized
+from probemb.numerics.euclidean import normalized
 
 Side = Literal["image", "caption"]
 """What queries."""

@@ -27,8 +27,8 @@ from experiments.runs import training
 from experiments.towers import image as image_tower
 from experiments.towers import text as text_tower
 from probemb import heads, hyperbolic, pairwise
-from probemb.euclidean import normalized, product
-from probemb.gaussians import DiagonalGaussian
+from probemb.distributions.gaussians import DiagonalGaussian
+from probemb.numerics.euclidean import normalized, product
 
 Method = Literal["pcme", "pcmepp", "prolip", "info_nce", "siglip", "triplet", "meru"]
 """How images and captions are embedded and trained."""

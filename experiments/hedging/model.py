@@ -16,7 +16,8 @@ from experiments.data import occlusion
 from experiments.data.n_digit_mnist import Numbers
 from experiments.runs import training
 from experiments.towers import image
-from probemb import heads, matching
+from probemb import heads
+from probemb.pairs import matching
 
 Kind = Literal["point", "gaussian", "mixture"]
 """What an image is embedded as."""

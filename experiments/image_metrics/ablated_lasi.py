@@ -35,7 +35,7 @@ from jax import lax
 
 from lasi_jax import images
 from lasi_jax.embedding import DECAY, OFFSET, RIDGE
-from lasi_jax.neighborhood import neighbor_index
+from lasi_jax.wls.neighborhood import neighbor_index
 
 NEIGHBORHOODS = ("causal", "two-sided")
 REMEDIES = (

@@ -24,7 +24,8 @@ import jax
 import jax.numpy as jnp
 
 import lasi_jax
-from lasi_jax import deep_features, lpips_heads, squeezenet, structural, trunks
+from lasi_jax import deep_features, structural
+from lasi_jax.networks import lpips_heads, squeezenet, trunks
 
 Distance = Callable[[jax.Array, jax.Array], jax.Array]
 """Of two images (height, width, 3), uint8 or floats in 0..1, to a scalar."""

@@ -12,7 +12,7 @@ from experiments import photograph_captions
 from experiments.data import photographs
 from experiments.photograph_captions import Config, Pairs
 from experiments.towers import text as text_tower
-from lasi_jax import squeezenet
+from lasi_jax.networks import squeezenet
 
 TINY = {
     "methods": ("pcmepp", "info_nce"),

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import lasi_jax
-from lasi_jax import regression
-from lasi_jax.tiling import tiling
+from lasi_jax.wls import regression
+from lasi_jax.wls.tiling import tiling
 
 
 def pair_of(shape, dtype=np.float64):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lasi_jax
-from lasi_jax import regression, tiling
+from lasi_jax.wls import regression, tiling
 
 
 def image_of(shape, seed=0, dtype=np.float64):

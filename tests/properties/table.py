@@ -20,7 +20,8 @@ from qdrant_client import QdrantClient
 
 import lasi_jax
 import probemb
-from lasi_jax import squeezenet, structural, trunks
+from lasi_jax import structural
+from lasi_jax.networks import squeezenet, trunks
 from probemb import adapters, heads, serving
 from tests.properties.draws import Draw
 
@@ -63,7 +64,12 @@ class Row(NamedTuple):
 
 # What need not be imported with its package.
 BY_NAME = (
-    *("lasi_jax.squeezenet", "lasi_jax.trunks", "lasi_jax.lpips_heads", "lasi_jax.weight_files"),
+    *(
+        "lasi_jax.networks.squeezenet",
+        "lasi_jax.networks.trunks",
+        "lasi_jax.networks.lpips_heads",
+        "lasi_jax.networks.weight_files",
+    ),
     *("probemb.heads", "probemb.adapters", "probemb.serving"),
 )
 
@@ -81,13 +87,13 @@ def _functions_of(value: Any):
 
 def public_functions() -> dict[str, Callable]:
     """Every public function and method, once, by the name under which it is found first."""
-    modules = [lasi_jax, probemb]
+    modules = {"lasi_jax": lasi_jax, "probemb": probemb}
     for package in (lasi_jax, probemb):
-        parts = [getattr(package, name) for name in package.__all__]
-        modules += [part for part in parts if inspect.ismodule(part)]
-    modules += [importlib.import_module(name) for name in BY_NAME]
+        parts = {f"{package.__name__}.{name}": getattr(package, name) for name in package.__all__}
+        modules |= {name: part for name, part in parts.items() if inspect.ismodule(part)}
+    modules |= {name: importlib.import_module(name) for name in BY_NAME}
     found = {}
-    for module in modules:
+    for public, module in modules.items():
         own = [
             name
             for name, value in vars(module).items()
@@ -96,7 +102,7 @@ def public_functions() -> dict[str, Callable]:
         for name in vars(module).get("__all__", own):
             for part, function in _functions_of(getattr(module, name)):
                 if function not in found.values():
-                    found[f"{module.__name__}.{name}{part}"] = function
+                    found[f"{public}.{name}{part}"] = function
     return found
 
 
@@ -241,11 +247,11 @@ LASI_JAX = {
         ),
         but=_HOST,
     ),
-    "lasi_jax.squeezenet.initialize": Row(
+    "lasi_jax.networks.squeezenet.initialize": Row(
         lambda d: {"key": d.seed()}, {"version": "1.1"}, batches=1
     ),
     **_rows(
-        "lasi_jax.squeezenet",
+        "lasi_jax.networks.squeezenet",
         "features logits",
         Row(
             lambda d: {"image": d.image(17, 17, 3)},
@@ -253,18 +259,18 @@ LASI_JAX = {
             call=_network(lambda: squeezenet.initialize(jax.random.key(0), version="1.1")),
         ),
     ),
-    "lasi_jax.trunks.initialize": Row(
+    "lasi_jax.networks.trunks.initialize": Row(
         lambda d: {"key": d.seed()}, {"network": "alexnet"}, batches=1
     ),
-    "lasi_jax.trunks.features": Row(
+    "lasi_jax.networks.trunks.features": Row(
         lambda d: {"image": d.image(31, 31, 3)},
         batches=1,
         options={"layers": ("conv1",)},
         call=_network(lambda: trunks.initialize(jax.random.key(0), network="alexnet")),
     ),
-    **_rows("lasi_jax", "squeezenet.load trunks.load lpips_heads.load", _FILE),
-    **_rows("lasi_jax.weight_files", "names read load", _FILE),
-    "lasi_jax.weight_files.faults": Row(
+    **_rows("lasi_jax.networks", "squeezenet.load trunks.load lpips_heads.load", _FILE),
+    **_rows("lasi_jax.networks.weight_files", "names read load", _FILE),
+    "lasi_jax.networks.weight_files.faults": Row(
         lambda d: {"arrays": {"conv": d.floats(2, 3)}}, {"shapes": {"conv": (2, 3)}}, but=_HOST
     ),
 }

@@ -11,7 +11,7 @@ import probemb
 from experiments.captions import methods
 from experiments.captions.methods import Batch, Features, Model, Pictures, Words
 from experiments.runs import training
-from probemb.gaussians import DiagonalGaussian
+from probemb.distributions.gaussians import DiagonalGaussian
 
 BATCH, DIMENSION = 6, 5
 OPTIONS = {"num_samples": 2, "weight": 0.1}

@@ -10,7 +10,7 @@ import pytest
 import lasi_jax
 from experiments.image_metrics import ablated_lasi
 from experiments.image_metrics.ablated_lasi import Variant, measure
-from lasi_jax.neighborhood import neighbor_index
+from lasi_jax.wls.neighborhood import neighbor_index
 
 
 def images_of(shape, seed=0, number=2):

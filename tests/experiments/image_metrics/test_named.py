@@ -12,7 +12,8 @@ from safetensors.numpy import save_file
 
 import lasi_jax
 from experiments.image_metrics import named
-from lasi_jax import squeezenet, structural, trunks
+from lasi_jax import structural
+from lasi_jax.networks import squeezenet, trunks
 
 # Of each network its title, how files of LPIPS call it, the channels of its heads, the smallest
 # side that it takes, and where torchvision's `features` has its layers.

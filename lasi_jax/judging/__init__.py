@@ -1,0 +1,1 @@
+"""How metrics are held against people's judgements."""

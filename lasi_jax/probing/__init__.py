@@ -1,0 +1,1 @@
+"""What metrics see: the images on which they differ most."""

@@ -1,0 +1,1 @@
+"""The weighted least squares at every element: neighbours, sums, systems, solutions."""

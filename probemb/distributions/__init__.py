@@ -1,0 +1,1 @@
+"""The distributions: what an embedding is."""

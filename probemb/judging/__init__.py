@@ -1,0 +1,1 @@
+"""Whether retrieval and uncertainty can be trusted."""

@@ -1,0 +1,1 @@
+"""What embeddings learn from."""

@@ -1,0 +1,1 @@
+"""What everything stands on: checked arguments, lengths, Bessel functions, pairs in blocks."""

@@ -1,0 +1,1 @@
+"""Two embeddings: how far apart, and how probably they match."""
