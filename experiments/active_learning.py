@@ -28,7 +28,6 @@ no better than random choices. `answers/active_learning.md` has all numbers.
 
 import dataclasses
 import functools
-import time
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -53,7 +52,7 @@ from experiments.data.shifted_digits import Shift
 from experiments.runs import cells as cell_files
 from experiments.runs import training
 
-_MODULE = "experiments.active_learning"
+QUESTION = runs.Question("experiments.active_learning")
 _POOL_SEED, _TEST_SEED = 1, 2
 EPISTEMIC = "epistemic, dropout"
 """The measure of uncertainty of the members' disagreement alone."""
@@ -116,15 +115,9 @@ def resolved(config: Config) -> Config:
     return runs.shortened(config, TOY) if config.toy else config
 
 
-def _options(config: Config) -> dict[str, Any]:
+def options_of(config: Config) -> dict[str, Any]:
+    """The options that numbers depend on."""
     return runs.options(config, without=("datasets", "output"))
-
-
-def run_folder(config: Config) -> Path:
-    """Where a configuration lives: a folder of its own unless one is named."""
-    return config.output or runs.folder_of(
-        f"active_learning{'-toy' * config.toy}", _options(config)
-    )
 
 
 # --- choosing ---------------------------------------------------------------------------------
@@ -359,11 +352,9 @@ def some_of(split: Captioned, images: np.ndarray) -> Captioned:
 
 def run(config: Config) -> dict[str, Any]:
     """Train, choose and tune what is not there yet, save the report, return its numbers."""
-    started = time.perf_counter()
-    asked_for = runs.command(_MODULE, config, files=(), hidden=("datasets", "output"))
-    config = resolved(config)
-    options, folder = _options(config), run_folder(config)
-    if (content := runs.earlier(folder, options)) is not None:
+    asked, config = config, resolved(config)
+    this = QUESTION.run(asked, config, options_of(config))
+    if (content := this.earlier()) is not None:
         return content
     loaded = captioned_digits.load("sklearn", config.datasets)
     train, test = loaded["train"], loaded["test_seen"]
@@ -380,8 +371,7 @@ def run(config: Config) -> dict[str, Any]:
         f"steps of the encoder, {config.adapter_steps:,} of the adapters, "
         f"{config.tuning_steps:,} of a tuning"
     )
-    runs.begin(folder, options)
-    print(f"{data}\nin {folder}", flush=True)
+    this.begin(data)
     trial = adapted_encoder.trial(test)
     fields, words = [], digit_trials.encode(plain.captions)
     for shift in config.shifts:
@@ -391,7 +381,9 @@ def run(config: Config) -> dict[str, Any]:
         fields.append(Field(shift, pool, plain.images, words, trials))
     cells = []
     for seed in config.seeds:
-        adapted = adapted_encoder.train(train, folder / "encoders" / str(seed), config, seed=seed)
+        adapted = adapted_encoder.train(
+            train, this.folder / "encoders" / str(seed), config, seed=seed
+        )
         known, tested = (
             digit_encoder.embed_captions(adapted.encoder, captions)
             for captions in (some_of(train, of_adapters).captions, test.captions)
@@ -399,21 +391,18 @@ def run(config: Config) -> dict[str, Any]:
         old = batches(config, train, digit_trials.encode(train.captions), of_encoder, seed=seed)
         source = Source(adapted, known, tested, old, seed)
         for field in fields:
-            cells += fill(config, folder / "cells", source, field)
+            cells += fill(config, this.folder / "cells", source, field)
     content = {
-        **runs.head(asked_for, options, data),
+        **this.head(data),
         **active_learning_page.numbers(cells),
     }
     content["answer"] = active_learning_page.answer(content)
-    runs.save_report(
-        folder,
+    return this.save(
         content,
         active_learning_page.markdown(content),
         lambda partial: active_learning_pictures.draw(partial / "active_learning.png", content),
     )
-    print(f"this call took {time.perf_counter() - started:.0f} s")
-    return content
 
 
 if __name__ == "__main__":
-    runs.main(_MODULE, __doc__, Config, run)
+    QUESTION.main(__doc__, Config, run)

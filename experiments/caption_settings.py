@@ -38,7 +38,7 @@ from experiments.reports.estimates import table
 from experiments.runs import cells, files, training
 from probemb import calibration
 
-_MODULE = "experiments.caption_settings"
+QUESTION = runs.Question("experiments.caption_settings")
 _RATE = 1e-3
 _WEIGHTS: dict[Method, tuple[float, ...]] = {
     **dict.fromkeys(caption_methods.PROBABILISTIC, (1e-4, 1e-3, 5e-3, 2e-2, 8e-2)),
@@ -188,42 +188,36 @@ def _text(content: dict[str, Any]) -> str:
 
 def run(config: Config) -> dict[str, Any]:
     """Train what is not trained yet, judge, save the report, and return its numbers."""
-    asked_for = runs.command(
-        _MODULE, config, files=("datasets", "output"), hidden=("datasets", "output")
-    )
-    config = resolved(config)
-    given = _options(config)
-    name = f"caption_settings{'-toy' * config.toy}"
-    folder = config.output or runs.folder_of(name, given)
-    if (content := runs.earlier(folder, given)) is not None:
+    asked, config = config, resolved(config)
+    this = QUESTION.run(asked, config, _options(config))
+    if (content := this.earlier()) is not None:
         return content
     splits = captioned_digits.load("sklearn", config.datasets, held_out=True)
     held_out = {
         split: digit_trials.make_trial(splits[split]) for split in ("test_seen", "test_unseen")
     }
     options = _trainings(config)
-    runs.begin(folder, given)
+    this.begin()
     every: list[dict[str, Any]] = []
     for method in config.methods:
         found: list[dict[str, Any]] = []
         while following := trials(method, found):
             for settings in following:
-                place = folder / f"{method}-{settings.learning_rate:g}-{settings.weight:g}"
+                place = this.folder / f"{method}-{settings.learning_rate:g}-{settings.weight:g}"
                 attempt = functools.partial(
                     _try, options, method, settings, splits, held_out, place
                 )
                 found.append(cells.cell(place / "judged.json", attempt))
         every += found
     content = {
-        **runs.head(asked_for, given, "scikit-learn's digits, those for training, split again"),
+        **this.head("scikit-learn's digits, those for training, split again"),
         "trials": every,
         "chosen": [
             best([row for row in every if row["method"] == method]) for method in config.methods
         ],
     }
-    runs.save_report(folder, content, _text(content), lambda _: None)
-    return content
+    return this.save(content, _text(content))
 
 
 if __name__ == "__main__":
-    runs.main(_MODULE, __doc__, Config, run)
+    QUESTION.main(__doc__, Config, run)

@@ -20,7 +20,6 @@ On two CPU cores: about three minutes by default, without `deep`. Expected: the 
 
 import dataclasses
 import functools
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,8 +37,7 @@ from experiments.image_metrics.competition_page import SIDES, Side
 from experiments.runs import cells, files
 from lasi_jax import competition
 
-_MODULE = "experiments.competition"
-_FILES = ("reference", "weights", "heads")
+QUESTION = runs.Question("experiments.competition", files=("reference", "weights", "heads"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,9 +153,7 @@ def _title(name: str, network: named.Network | None) -> str:
 
 def run(config: Config) -> dict[str, Any]:
     """Walk to the images that are not there yet, save the report, and return its numbers."""
-    started = time.perf_counter()
-    asked_for = runs.command(_MODULE, config, files=_FILES, hidden=("output",))
-    config = resolved(config)
+    asked, config = config, resolved(config)
     assert config.second is not None
     network = named.network(config.weights, config.heads)
     names = {"first": config.first, "second": config.second}
@@ -166,31 +162,31 @@ def run(config: Config) -> dict[str, Any]:
     reference, start = begun(config)
     options = runs.options(config, without=("output",)) | named.digests(config)
     options["reference"] = config.reference and named.digest(config.reference)
-    folder = config.output or runs.folder_of("competition", options)
-    if (content := runs.earlier(folder, options)) is not None:
+    this = QUESTION.run(asked, config, options)
+    if (content := this.earlier()) is not None:
         return content
     data = (
         f"{config.reference.name if config.reference else config.photograph}, {config.size} "
         f"pixels a side, with noise of standard deviation {config.noise:g}"
     )
-    runs.begin(folder, options)
-    print(f"{data}\nin {folder}", flush=True)
+    this.begin(data)
     metrics = {role: named.metric(name, network) for role, name in names.items()}
     sides = {}
     for moved, held, both in (("first", "second", SIDES[:2]), ("second", "first", SIDES[2:])):
         roles = {"moved": metrics[moved], "held": metrics[held]}
         begin = jax.jit(functools.partial(competition.begin, **roles))
         for side in both:
-            path = folder / f"{side}.safetensors"
+            path = this.folder / f"{side}.safetensors"
             extreme = functools.partial(
                 _extreme, config, (reference, start), roles, side, begin, path
             )
-            sides[side] = cells.cell(folder / "cells" / f"{side}.json", extreme)
+            sides[side] = cells.cell(this.folder / "cells" / f"{side}.json", extreme)
     floats = {
-        side: safetensors.numpy.load_file(folder / f"{side}.safetensors")["image"] for side in SIDES
+        side: safetensors.numpy.load_file(this.folder / f"{side}.safetensors")["image"]
+        for side in SIDES
     }
     content = {
-        **runs.head(asked_for, options, data),
+        **this.head(data),
         "titles": {role: _title(name, network) for role, name in names.items()},
         "sides": sides,
     }
@@ -203,10 +199,8 @@ def run(config: Config) -> dict[str, Any]:
         files.save_tensors(partial / "images.safetensors", every)
         competition_page.draw(partial / "competition.png", content, seen)
 
-    runs.save_report(folder, content, competition_page.markdown(content), draw)
-    print(f"this call took {time.perf_counter() - started:.0f} s")
-    return content
+    return this.save(content, competition_page.markdown(content), draw)
 
 
 if __name__ == "__main__":
-    runs.main(_MODULE, __doc__, Config, run)
+    QUESTION.main(__doc__, Config, run)

@@ -29,7 +29,11 @@ from experiments.captions.digit_trials import Matches
 from experiments.data import captioned_digits, digits
 from experiments.data.digits import Source
 
-_MODULE = "experiments.digit_captions"
+QUESTION = runs.Question(
+    "experiments.digit_captions",
+    files=("mnist",),
+    name=lambda config: f"digit_captions-{config.source}",
+)
 _FOLDERS = ("mnist", "datasets", "output")
 
 
@@ -67,24 +71,18 @@ def resolved(config: Config) -> Config:
     return runs.shortened(config, training.TOY) if config.toy else config
 
 
-def _options(config: Config) -> dict[str, Any]:
+def options_of(config: Config) -> dict[str, Any]:
+    """The options that numbers depend on."""
     options = runs.options(config, without=(*_FOLDERS, "checkpoint_every", "log_every"))
     return options | {"settings": training.every_settings(config)}
 
 
-def run_folder(config: Config) -> Path:
-    """Where a configuration lives: a folder of its own unless one is named."""
-    name = f"digit_captions-{config.source}{'-toy' * config.toy}"
-    return config.output or runs.folder_of(name, _options(config))
-
-
 def run(config: Config) -> dict[str, Any]:
     """Train what is not trained yet, evaluate, save the report, and return its numbers."""
-    asked_for = runs.command(_MODULE, config, files=_FOLDERS, hidden=("datasets", "output"))
-    config = resolved(config)
+    asked, config = config, resolved(config)
     assert config.source is not None
-    options, folder = _options(config), run_folder(config)
-    if (content := runs.earlier(folder, options)) is not None:
+    this = QUESTION.run(asked, config, options_of(config))
+    if (content := this.earlier()) is not None:
         return content
     splits = captioned_digits.load(config.source, config.datasets, mnist=config.mnist)
     train = splits.pop("train")
@@ -111,7 +109,7 @@ def run(config: Config) -> dict[str, Any]:
         matches=config.matches,
     )
     batches(seed=0)  # complains of what does not fit, before anything is written
-    runs.begin(folder, options)
+    this.begin(data)
     first = next(iter(trials))
 
     def draw(partial: Path, parameters: dict[str, Any], outcomes: dict[str, Any]) -> None:
@@ -124,12 +122,12 @@ def run(config: Config) -> dict[str, Any]:
         models,
         batches,
         trials,
-        folder,
+        this,
+        data,
         draw=draw,
         title="Digit captions",
-        **runs.head(asked_for, options, data),
     )
 
 
 if __name__ == "__main__":
-    runs.main(_MODULE, __doc__, Config, run)
+    QUESTION.main(__doc__, Config, run)

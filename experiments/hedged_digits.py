@@ -18,7 +18,6 @@ ones at least 0.7. `answers/hedged_digits.md` has what is reached.
 
 import dataclasses
 import functools
-import time
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +33,12 @@ from experiments.hedging import model as hedged_model
 from experiments.hedging.model import Kind, Model
 from experiments.runs import training
 
-_MODULE = "experiments.hedged_digits"
 _EVALUATION_SEED = 0
+QUESTION = runs.Question(
+    "experiments.hedged_digits",
+    files=("mnist", "tables"),
+    name=lambda config: f"hedged_digits-{config.source}_{config.num_digits}_{config.protocol}",
+)
 _FOLDERS = ("mnist", "tables", "datasets", "output")
 _LEAST = {
     "num_steps": 1,
@@ -137,14 +140,9 @@ def resolved(config: Config) -> Config:
     return runs.shortened(config, _TOY) if config.toy else config
 
 
-def _options(config: Config) -> dict[str, Any]:
+def options_of(config: Config) -> dict[str, Any]:
+    """The options that numbers depend on."""
     return runs.options(config, without=(*_FOLDERS, "checkpoint_every", "log_every"))
-
-
-def run_folder(config: Config) -> Path:
-    """Where a configuration lives: a folder of its own unless one is named."""
-    name = f"hedged_digits-{config.source}_{config.num_digits}_{config.protocol}"
-    return config.output or runs.folder_of(name + "-toy" * config.toy, _options(config))
 
 
 def train(
@@ -183,13 +181,10 @@ def train(
 
 def run(config: Config) -> dict[str, Any]:
     """Train what is not trained yet, evaluate, save the report, and return its numbers."""
-    started = time.perf_counter()
-    asked_for = runs.command(_MODULE, config, files=_FOLDERS, hidden=("datasets", "output"))
-    config = resolved(config)
+    asked, config = config, resolved(config)
     assert config.source is not None
-    options = _options(config)
-    folder = run_folder(config)
-    if (content := runs.earlier(folder, options)) is not None:
+    this = QUESTION.run(asked, config, options_of(config))
+    if (content := this.earlier()) is not None:
         return content
     numbers = n_digit_mnist.load(
         config.source,
@@ -201,23 +196,24 @@ def run(config: Config) -> dict[str, Any]:
     )
     train_split = numbers.pop("train")
     trials = make_trials(config, numbers)
-    runs.begin(folder, options)
     data = (
         f"{digits.describe(config.source)}, {config.num_digits} digits, protocol "
         f"{config.protocol}, {len(train_split.numbers):,} training images; {config.num_steps:,} "
         "steps a training"
     )
-    print(f"{data}\nin {folder}", flush=True)
+    this.begin(data)
     height, width = train_split.images.shape[1:]
     models = {
         kind: Model(kind, config.dimension, height, width, config.channels)
         for kind in config.embeddings
     }
-    parameters = {kind: train(config, model, train_split, folder) for kind, model in models.items()}
+    parameters = {
+        kind: train(config, model, train_split, this.folder) for kind, model in models.items()
+    }
     outcomes = evaluate(config, models, parameters, trials)
     key = jax.random.key(_EVALUATION_SEED)
     content = {
-        **runs.head(asked_for, options, data),
+        **this.head(data),
         "splits": list(numbers),
         "performance": page.performance(outcomes, trials),
         "uncertainty": page.uncertainty(
@@ -226,14 +222,11 @@ def run(config: Config) -> dict[str, Any]:
         "separation": page.separation(outcomes),
     }
     content["expectations"] = page.expectations(content)
-    runs.save_report(
-        folder,
+    return this.save(
         content,
         page.markdown(content),
         lambda partial: pictures.draw(partial, models, parameters, trials, outcomes),
     )
-    print(f"this call took {time.perf_counter() - started:.0f} s")
-    return content
 
 
 def make_trials(
@@ -280,4 +273,4 @@ def evaluate(
 
 
 if __name__ == "__main__":
-    runs.main(_MODULE, __doc__, Config, run)
+    QUESTION.main(__doc__, Config, run)

@@ -23,7 +23,6 @@ order of the distances is nearly the default's.
 
 import dataclasses
 import functools
-import time
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,7 @@ from experiments.runs import cells, timing
 from lasi_jax import agreement
 from lasi_jax.embedding import DECAY, RIDGE
 
-_MODULE = "experiments.lasi_ablation"
+QUESTION = runs.Question("experiments.lasi_ablation", files=("bapps",))
 BASE = Variant(10, "causal", DECAY, RIDGE)
 _TIMED = 5
 _GREYS = (64, 128)
@@ -293,16 +292,14 @@ def _two_afc(
 
 def run(config: Config) -> dict[str, Any]:
     """Measure what is not there yet, save the report, and return its numbers."""
-    started = time.perf_counter()
-    asked_for = runs.command(_MODULE, config, files=("bapps",), hidden=("datasets", "output"))
-    config = resolved(config)
+    asked, config = config, resolved(config)
     options = runs.options(config, without=("datasets", "output"))
     judged = bapps.load(config.bapps, config.datasets, kind="2afc") if config.bapps else {}
     squares = graded(config)
     sources = [*squares.values(), *judged.values()]
     options["contents"] = [source.contents for source in sources]
-    folder = config.output or runs.folder_of(f"lasi_ablation{'-toy' * config.toy}", options)
-    if (content := runs.earlier(folder, options)) is not None:
+    this = QUESTION.run(asked, config, options)
+    if (content := this.earlier()) is not None:
         return content
     variants = plan(config)
     first = squares[config.sides[0]]
@@ -315,26 +312,22 @@ def run(config: Config) -> dict[str, Any]:
             f"; BAPPS, at most {config.limit:,} triplets of each of {len(judged)} subsets, "
             f"{bapps.SIDE} pixels a side"
         )
-    runs.begin(folder, options)
-    print(f"{data}\nin {folder}", flush=True)
+    this.begin(data)
     rows = [
-        _measured(config, folder, variant, side, squares[side], judged)
+        _measured(config, this.folder, variant, side, squares[side], judged)
         for variant, side in variants
     ]
     content = {
-        **runs.head(asked_for, options, data),
+        **this.head(data),
         "base": {**BASE._asdict(), "side": base_side(config)},
         "rows": rows,
     }
-    runs.save_report(
-        folder,
+    return this.save(
         content,
         ablation_page.markdown(content),
         lambda partial: ablation_page.draw(partial / "lasi_ablation.png", content),
     )
-    print(f"this call took {time.perf_counter() - started:.0f} s")
-    return content
 
 
 if __name__ == "__main__":
-    runs.main(_MODULE, __doc__, Config, run)
+    QUESTION.main(__doc__, Config, run)

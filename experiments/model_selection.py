@@ -24,8 +24,6 @@ five. The entropy of the scores, without any adapter, nearly always does.
 """
 
 import dataclasses
-import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,7 +38,7 @@ from experiments.data import captioned_digits, shifted_digits
 from experiments.data.shifted_digits import Shift
 from experiments.runs import cells as cell_files
 
-_MODULE = "experiments.model_selection"
+QUESTION = runs.Question("experiments.model_selection")
 _TRAIN_SEED, _TEST_SEED = 1, 2
 
 TOY: dict[str, Any] = {
@@ -81,15 +79,9 @@ def resolved(config: Config) -> Config:
     return runs.shortened(config, TOY) if config.toy else config
 
 
-def _options(config: Config) -> dict[str, Any]:
+def options_of(config: Config) -> dict[str, Any]:
+    """The options that numbers depend on."""
     return runs.options(config, without=("datasets", "output"))
-
-
-def run_folder(config: Config) -> Path:
-    """Where a configuration lives: a folder of its own unless one is named."""
-    return config.output or runs.folder_of(
-        f"model_selection{'-toy' * config.toy}", _options(config)
-    )
 
 
 def ask(adapted: AdaptedEncoder, trials: dict[Shift, Trial], num_members: int) -> dict[str, Any]:
@@ -120,11 +112,9 @@ def ask(adapted: AdaptedEncoder, trials: dict[Shift, Trial], num_members: int) -
 
 def run(config: Config) -> dict[str, Any]:
     """Train and ask the sources that are not there yet, save the report, return its numbers."""
-    started = time.perf_counter()
-    asked_for = runs.command(_MODULE, config, files=(), hidden=("datasets", "output"))
-    config = resolved(config)
-    options, folder = _options(config), run_folder(config)
-    if (content := runs.earlier(folder, options)) is not None:
+    asked, config = config, resolved(config)
+    this = QUESTION.run(asked, config, options_of(config))
+    if (content := this.earlier()) is not None:
         return content
     loaded = captioned_digits.load("sklearn", config.datasets)
     train, test = loaded["train"], loaded["test_seen"]
@@ -133,8 +123,7 @@ def run(config: Config) -> dict[str, Any]:
         f"of {len(test.images):,} with {len(test.captions):,} captions; "
         f"{config.encoder_steps:,} steps of an encoder, {config.adapter_steps:,} of adapters"
     )
-    runs.begin(folder, options)
-    print(f"{data}\nin {folder}", flush=True)
+    this.begin(data)
     plain = adapted_encoder.trial(test)
     trials: dict[Shift, Trial] = {
         domain: plain._replace(images=shifted_digits.shifted(test, domain, seed=_TEST_SEED).images)
@@ -146,27 +135,24 @@ def run(config: Config) -> dict[str, Any]:
 
             def compute(domain: Shift = domain, seed: int = seed) -> dict[str, Any]:
                 split = shifted_digits.shifted(train, domain, seed=_TRAIN_SEED)
-                place = folder / "sources" / f"{domain}-{seed}"
+                place = this.folder / "sources" / f"{domain}-{seed}"
                 adapted = adapted_encoder.train(split, place, config, seed=seed)
                 print(f"asking {domain}, seed {seed}", flush=True)
                 found = ask(adapted, trials, config.num_members)
                 return {"source": domain, "seed": seed, **found}
 
-            cells.append(cell_files.cell(folder / "cells" / f"{domain}-{seed}.json", compute))
+            cells.append(cell_files.cell(this.folder / "cells" / f"{domain}-{seed}.json", compute))
     content = {
-        **runs.head(asked_for, options, data),
+        **this.head(data),
         **model_selection_page.numbers(cells),
     }
     content["answer"] = model_selection_page.answer(content)
-    runs.save_report(
-        folder,
+    return this.save(
         content,
         model_selection_page.markdown(content),
         lambda partial: model_selection_pictures.draw(partial / "model_selection.png", content),
     )
-    print(f"this call took {time.perf_counter() - started:.0f} s")
-    return content
 
 
 if __name__ == "__main__":
-    runs.main(_MODULE, __doc__, Config, run)
+    QUESTION.main(__doc__, Config, run)

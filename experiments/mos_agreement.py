@@ -19,7 +19,6 @@ the levels of nearly every kind in order.
 """
 
 import dataclasses
-import time
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,9 @@ from experiments.data import opinion_scores, photographs
 from experiments.image_metrics import measured as measurement
 from experiments.image_metrics import named, opinions_page, opinions_pictures, severity
 
-_MODULE = "experiments.mos_agreement"
-_FILES = ("tid2013", "kadid10k", "photographs", "weights", "heads")
+QUESTION = runs.Question(
+    "experiments.mos_agreement", files=("tid2013", "kadid10k", "photographs", "weights", "heads")
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,31 +106,28 @@ def _described(
 
 def run(config: Config) -> dict[str, Any]:
     """Measure what is not there yet, save the report, and return its numbers."""
-    started = time.perf_counter()
     check(config)
     network = named.network(config.weights, config.heads)
     names = named.chosen(config, network)
-    asked_for = runs.command(_MODULE, config, files=_FILES, hidden=("datasets", "output"))
     options = runs.options(config, without=("datasets", "output"))
     options |= {"metrics": list(names), **named.digests(config)}
     judged = _judged(config)
     squares = None if judged else _squares(config)
     sources = {"severity": squares} if squares else judged
     options["contents"] = [source.contents for source in sources.values()]
-    folder = config.output or runs.folder_of("mos_agreement", options)
-    if (content := runs.earlier(folder, options)) is not None:
+    this = QUESTION.run(config, config, options)
+    if (content := this.earlier()) is not None:
         return content
     size = (0, 0)
     for source in sources.values():
         size = measurement.size_of(source)
         named.check_size(names, network, size)
     data = _described(judged, squares)
-    runs.begin(folder, options)
-    print(f"{data}\nin {folder}", flush=True)
+    this.begin(data)
     resampling = {"num_resamples": config.num_resamples, "seed": config.seed}
     measured = {}
     for name, source in sources.items():
-        place = folder / "distances" / name
+        place = this.folder / "distances" / name
         of_each = measurement.of_metrics(place, names, network, source, title=name)
         measured[name] = {metric: values[:, 0] for metric, values in of_each.items()}
     sets, drawn = [], {}
@@ -146,7 +143,7 @@ def run(config: Config) -> dict[str, Any]:
         found = opinions_page.of_severity(by_level, squares.photographs, **resampling)
         sets.append({"set": "severity", **found})
     content = {
-        **runs.head(asked_for, options, data),
+        **this.head(data),
         "human": bool(judged),
         "titles": {name: named.title(name, network, size) for name in names},
         "sets": sets,
@@ -160,10 +157,8 @@ def run(config: Config) -> dict[str, Any]:
             else:
                 opinions_pictures.severity_order(path, found, content["titles"])
 
-    runs.save_report(folder, content, opinions_page.markdown(content), draw)
-    print(f"this call took {time.perf_counter() - started:.0f} s")
-    return content
+    return this.save(content, opinions_page.markdown(content), draw)
 
 
 if __name__ == "__main__":
-    runs.main(_MODULE, __doc__, Config, run)
+    QUESTION.main(__doc__, Config, run)

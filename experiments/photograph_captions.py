@@ -39,9 +39,9 @@ from experiments.runs import files as results
 from experiments.towers import text as text_tower
 from lasi_jax.networks import squeezenet
 
-_MODULE = "experiments.photograph_captions"
 _EVALUATION_SEED = 0
 _FILES = ("captions", "photographs", "squeezenet", "features", "output")
+QUESTION = runs.Question("experiments.photograph_captions", files=_FILES)
 _ARRAYS = ("image_features", "image_ids", "caption_features", "caption_image_ids")
 _SIDE, _PLACES = 227, 3
 _MOST_WORDS = 32
@@ -112,11 +112,6 @@ def options_of(config: Config) -> dict[str, Any]:
         if (path := getattr(config, name)) is not None:
             options[f"{name}_sha256"] = embedding_files.digest(path, name=name)
     return options
-
-
-def run_folder(config: Config, options: dict[str, Any]) -> Path:
-    """Where a configuration lives: a folder of its own unless one is named."""
-    return config.output or runs.folder_of(f"photograph_captions{'-toy' * config.toy}", options)
 
 
 # --- photographs ------------------------------------------------------------------------------
@@ -330,7 +325,7 @@ def _split(config: Config, image_of: np.ndarray, number: int) -> np.ndarray:
     return is_test
 
 
-def read_pairs(config: Config, folder: Path, options: dict[str, Any]) -> tuple[Pairs, np.ndarray]:
+def read_pairs(config: Config, this: runs.Run) -> tuple[Pairs, np.ndarray]:
     """Images and captions, and which images are for testing.
 
     Where something is wrong with them, no folder of a run begins.
@@ -349,11 +344,11 @@ def read_pairs(config: Config, folder: Path, options: dict[str, Any]) -> tuple[P
     vocabulary = text_tower.Vocabulary.of(of_training, least=2)
     longest = max(len(text_tower.words_of(caption)) for caption in annotations.captions)
     texts = vocabulary.encode(annotations.captions, length=min(longest, _MOST_WORDS))
-    kept = folder / "features.safetensors"
+    kept = this.folder / "features.safetensors"
     digest = digest_of(annotations.files)
     images = features_of(annotations.files, digest, config.squeezenet, kept)
     if not kept.is_file():
-        runs.begin(folder, options)
+        this.begin()
         keep_features(images, digest, kept)
     return Pairs(images, texts, annotations.captions, annotations.image_of, vocabulary), is_test
 
@@ -375,13 +370,11 @@ def make_trial(pairs: Pairs, is_test: np.ndarray) -> Trial:
 
 def run(config: Config) -> dict[str, Any]:
     """Train what is not trained yet, evaluate, save the report, and return its numbers."""
-    asked_for = runs.command(_MODULE, config, files=_FILES, hidden=("output",))
-    config = resolved(config)
-    options = options_of(config)
-    folder = run_folder(config, options)
-    if (content := runs.earlier(folder, options)) is not None:
+    asked, config = config, resolved(config)
+    this = QUESTION.run(asked, config, options_of(config))
+    if (content := this.earlier()) is not None:
         return content
-    pairs, is_test = read_pairs(config, folder, options)
+    pairs, is_test = read_pairs(config, this)
     trial = make_trial(pairs, is_test)
     training = np.flatnonzero(~is_test[pairs.image_of])
     annotations = np.stack([pairs.image_of[training], training], 1)
@@ -407,18 +400,18 @@ def run(config: Config) -> dict[str, Any]:
         config.num_steps,
         batch_size=config.batch_size,
     )
-    runs.begin(folder, options)
+    this.begin(data)
     return caption_training.compare(
         config,
         models,
         batches,
         {"test": trial},
-        folder,
+        this,
+        data,
         draw=lambda partial, _, outcomes: pictures.draw(partial, trial, outcomes["test"]),
         title="Photograph captions",
-        **runs.head(asked_for, options, data),
     )
 
 
 if __name__ == "__main__":
-    runs.main(_MODULE, __doc__, Config, run)
+    QUESTION.main(__doc__, Config, run)

@@ -23,7 +23,6 @@ all numbers.
 """
 
 import dataclasses
-import time
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +39,10 @@ from experiments.captions.evaluation import Known
 from experiments.data import captioned_digits, embedding_files
 from experiments.data.embedding_files import PairedEmbeddings, Part
 
-_MODULE = "experiments.probvlm_adapters"
 _EVALUATION_SEED = 0
 _MOST_VALIDATION_PAIRS = 2000
 _FILES = ("images", "texts", "test_images", "test_texts")
+QUESTION = runs.Question("experiments.probvlm_adapters", files=_FILES)
 _FOLDERS = (*_FILES, "datasets", "output")
 _LEAST = {
     "hidden": 1,
@@ -176,11 +175,6 @@ def options_of(config: Config) -> dict[str, Any]:
     return options
 
 
-def run_folder(config: Config, options: dict[str, Any]) -> Path:
-    """Where a configuration lives: a folder of its own unless one is named."""
-    return config.output or runs.folder_of(f"probvlm_adapters{'-toy' * config.toy}", options)
-
-
 # --- embeddings -------------------------------------------------------------------------------
 
 
@@ -273,17 +267,14 @@ def _describe(paired: PairedEmbeddings, part: Part, validation: Part, test: Part
 
 def run(config: Config) -> dict[str, Any]:
     """Train what is not trained yet, evaluate, save the report, and return its numbers."""
-    started = time.perf_counter()
-    asked_for = runs.command(_MODULE, config, files=_FILES, hidden=("datasets", "output"))
-    config = resolved(config)
-    options = options_of(config)
-    folder = run_folder(config, options)
-    if (content := runs.earlier(folder, options)) is not None:
+    asked, config = config, resolved(config)
+    this = QUESTION.run(asked, config, options_of(config))
+    if (content := this.earlier()) is not None:
         return content
     known = None
     if config.images is None:
-        runs.begin(folder, options)
-        config, known = export_digits(config, folder)
+        this.begin()
+        config, known = export_digits(config, this.folder)
     paired, part, test, test_part = read(config)
     part, validation = embedding_files.split(
         paired, part, config.validation_share, name="validation_share"
@@ -301,8 +292,7 @@ def run(config: Config) -> dict[str, Any]:
     frozen = evaluation.freeze(test, test_part, trained_on, known)
     before = evaluation.frozen_outcome(frozen, logit_scale)
     data = f"{_describe(paired, part, validation, test_part)}; {num_steps:,} steps"
-    runs.begin(folder, options)
-    print(f"{data}\nin {folder}", flush=True)
+    this.begin(data)
     models = {
         method: Model(
             method,
@@ -318,7 +308,7 @@ def run(config: Config) -> dict[str, Any]:
             model,
             paired,
             part,
-            folder,
+            this.folder,
             seeds=config.seeds,
             num_steps=num_steps,
             batch_size=config.batch_size,
@@ -353,7 +343,7 @@ def run(config: Config) -> dict[str, Any]:
         key=key,
         num_resamples=config.num_resamples,
         logit_scale=logit_scale,
-        **runs.head(asked_for, options, data),
+        **this.head(data),
     )
 
     def draw(partial: Path) -> None:
@@ -366,10 +356,8 @@ def run(config: Config) -> dict[str, Any]:
             saved_adapters.save(partial / "adapters" / f"{method}.safetensors", saved)
 
     text = page.markdown(content, "ProbVLM adapters")
-    runs.save_report(folder, content, text, draw)
-    print(f"this call took {time.perf_counter() - started:.0f} s")
-    return content
+    return this.save(content, text, draw)
 
 
 if __name__ == "__main__":
-    runs.main(_MODULE, __doc__, Config, run)
+    QUESTION.main(__doc__, Config, run)

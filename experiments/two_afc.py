@@ -22,7 +22,6 @@ minute; `--limit 200` shows all of it soon.
 import csv
 import dataclasses
 import gzip
-import time
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,8 +35,7 @@ from experiments.image_metrics import choices_page, named
 from experiments.image_metrics import measured as measurement
 from experiments.image_metrics.choices_page import Judged
 
-_MODULE = "experiments.two_afc"
-_FILES = ("bapps", "weights", "heads", "distances")
+QUESTION = runs.Question("experiments.two_afc", files=("bapps", "weights", "heads", "distances"))
 _COLUMNS = ("subset", "d0", "d1", "human_prefers_p1")
 
 
@@ -197,12 +195,10 @@ def _measured(
 
 def run(config: Config) -> dict[str, Any]:
     """Measure what is not there yet, save the report, and return its numbers."""
-    started = time.perf_counter()
     check(config)
     network = named.network(config.weights, config.heads)
     names = named.chosen(config, network)
     named.check_size(names if config.bapps else (), network, (bapps.SIDE, bapps.SIDE))
-    asked_for = runs.command(_MODULE, config, files=_FILES, hidden=("datasets", "output"))
     options = runs.options(config, without=("datasets", "output"))
     given = _given(config, names)
     _check_one_judgement(given)
@@ -212,21 +208,20 @@ def run(config: Config) -> dict[str, Any]:
         source.contents for subsets in sources.values() for source in subsets.values()
     ]
     options["distances"] = {_name(path): named.digest(path) for path in config.distances}
-    folder = config.output or runs.folder_of("two_afc", options)
-    if (content := runs.earlier(folder, options)) is not None:
+    this = QUESTION.run(config, config, options)
+    if (content := this.earlier()) is not None:
         return content
     of_bapps = {
         subset: Judged(np.empty((0, 2)), source.judgements[: config.limit])
         for subset, source in sources.get("2afc", {}).items()
     }
     _check_one_judgement({"BAPPS": of_bapps, **given})
-    runs.begin(folder, options)
-    print(f"in {folder}", flush=True)
-    measured = _measured(config, folder, names, network, sources)
+    this.begin()
+    measured = _measured(config, this.folder, names, network, sources)
     choices, differences = {**measured.get("2afc", {}), **given}, measured.get("jnd", {})
     titles = {name: named.title(name, network, (bapps.SIDE, bapps.SIDE)) for name in names}
     content = {
-        **runs.head(asked_for, options, choices_page.described(choices, differences)),
+        **this.head(choices_page.described(choices, differences)),
         "titles": titles | {name: f"{name}, as given" for name in given},
         **choices_page.numbers(
             choices, differences, num_resamples=config.num_resamples, seed=config.seed
@@ -237,10 +232,8 @@ def run(config: Config) -> dict[str, Any]:
         if choices:
             choices_page.draw(partial / "two_afc.png", content)
 
-    runs.save_report(folder, content, choices_page.markdown(content), draw)
-    print(f"this call took {time.perf_counter() - started:.0f} s")
-    return content
+    return this.save(content, choices_page.markdown(content), draw)
 
 
 if __name__ == "__main__":
-    runs.main(_MODULE, __doc__, Config, run)
+    QUESTION.main(__doc__, Config, run)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -164,11 +163,11 @@ def compare(
     models: dict[str, Model],
     batches: Callable[..., grain.MapDataset],
     trials: dict[str, Trial],
-    folder: Path,
+    this: runs.Run,
+    data: str,
     *,
     draw: Callable[[Path, dict[str, list[Any]], dict[str, Outcomes]], None],
     title: str,
-    **head: Any,
 ) -> dict[str, Any]:
     """Train what is not trained yet, evaluate, save the report, and return its numbers.
 
@@ -177,15 +176,13 @@ def compare(
       models: by method.
       batches: of a seed, by keyword.
       trials: by split.
-      folder: of the run.
+      this: the run, which has begun.
+      data: of what it is.
       draw: saves pictures in a folder, given parameters by method and outcomes by split.
       title: of the report.
-      head: what the report says of itself, as of `runs.head`.
     """
-    started = time.perf_counter()
-    print(f"{head['data']}\nin {folder}", flush=True)
     parameters = {
-        method: train(options, settings_of(options, model.method), model, batches, folder)
+        method: train(options, settings_of(options, model.method), model, batches, this.folder)
         for method, model in models.items()
     }
     outcomes = evaluate(models, parameters, trials)
@@ -194,9 +191,7 @@ def compare(
         trials,
         key=jax.random.key(_BOOTSTRAP_SEED),
         num_resamples=options.num_resamples,
-        **head,
+        **this.head(data),
     )
     text = page.markdown(content, title)
-    runs.save_report(folder, content, text, lambda partial: draw(partial, parameters, outcomes))
-    print(f"this call took {time.perf_counter() - started:.0f} s")
-    return content
+    return this.save(content, text, lambda partial: draw(partial, parameters, outcomes))

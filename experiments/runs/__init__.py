@@ -1,8 +1,16 @@
 """A run of an experiment is a folder: its options, its trainings, its report.
 
-An experiment is a frozen dataclass `Config` of options, and a function that runs it. Its folder
+A question is a frozen dataclass `Config` of options, and a function that answers it. Its folder
 is named after the options; the same command finds it again, goes on where it was stopped,
-and shows the report of what is complete.
+and shows the report of what is complete:
+
+    this = QUESTION.run(asked, config, options)
+    if (content := this.earlier()) is not None:
+        return content
+    ...
+    this.begin(data)
+    ...
+    return this.save(content, text, draw)
 """
 
 import dataclasses
@@ -12,6 +20,7 @@ import json
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -19,7 +28,7 @@ from typing import Any
 import jax
 import tyro
 
-from experiments.runs import files as results
+from experiments.runs.files import new_folder, partial, plain, replace_text, write_json
 
 _CONFIG = "config.json"
 
@@ -82,7 +91,7 @@ def shortened(config: Any, toy: dict[str, Any]) -> Any:
 
 def options(config: Any, *, without: Collection[str]) -> dict[str, Any]:
     """The options that numbers depend on, as JSON has them."""
-    every = results.plain(dataclasses.asdict(config))
+    every = plain(dataclasses.asdict(config))
     return {name: value for name, value in every.items() if name not in without}
 
 
@@ -135,14 +144,8 @@ def check_folder(folder: Path, options: dict[str, Any]) -> None:
                     f"output must be a new folder or a run with the same options, {folder} has "
                     f"{name} = {before.get(name)!r}, now it is {now!r}"
                 )
-    elif folder.exists() and any(other != results.partial(path) for other in folder.iterdir()):
+    elif folder.exists() and any(other != partial(path) for other in folder.iterdir()):
         raise ValueError(f"output must be a new folder or a run's, {folder} is neither")
-
-
-def begin(folder: Path, options: dict[str, Any]) -> None:
-    """Make the folder of a run, with its options."""
-    folder.mkdir(parents=True, exist_ok=True)
-    results.replace_text(folder / _CONFIG, json.dumps(options, indent=2) + "\n")
 
 
 def report_of(folder: Path) -> Path:
@@ -150,57 +153,117 @@ def report_of(folder: Path) -> Path:
     return folder / "report"
 
 
-def head(command: str, options: dict[str, Any], data: str) -> dict[str, Any]:
-    """What a report says of its run: how it was asked for, of what data, and on what."""
-    return {
-        "command": command,
-        "config": options,
-        "data": data,
-        "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax")},
-        "backend": jax.default_backend(),
-    }
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run of a question, whole or begun.
 
-
-def save_report(
-    folder: Path, content: dict[str, Any], text: str, draw: Callable[[Path], None]
-) -> None:
-    """Write the report of a run whole: results.json, results.md, and what `draw` saves; print it.
-
-    Args:
-      folder: of the run.
-      content: all numbers, strictly JSON.
-      text: of them.
-      draw: saves pictures and other files in the folder that it is given.
+    Attributes:
+      command: as it was asked for.
+      options: all that its numbers depend on, as JSON has them.
+      folder: where it lives.
+      started: when this call began, by `time.perf_counter`.
     """
-    report = report_of(folder)
-    with results.new_folder(report) as partial:
-        results.write_json(partial / "results.json", content)
-        results.replace_text(partial / "results.md", text)
-        draw(partial)
-    print(f"\n{text}\nsaved {report}")
+
+    command: str
+    options: dict[str, Any]
+    folder: Path
+    started: float = dataclasses.field(default_factory=time.perf_counter)
+
+    def earlier(self) -> dict[str, Any] | None:
+        """Print the report of a run that is complete, and return its numbers; else None.
+
+        Raises:
+          ValueError: the folder holds something else or a run with other options, or the report
+            is damaged.
+        """
+        check_folder(self.folder, self.options)
+        report = report_of(self.folder)
+        if not report.exists():
+            return None
+        try:
+            text = (report / "results.md").read_text("utf-8")
+            content = json.loads((report / "results.json").read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{report} is damaged ({error}): delete it, and the same command writes it anew"
+            ) from None
+        print(f"{text}\ncomplete: {report} holds this and the pictures")
+        print(f"to start over, delete {report.parent}")
+        return content
+
+    def begin(self, data: str | None = None) -> None:
+        """Make the folder, with the options in it; print of what data the run is."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        replace_text(self.folder / _CONFIG, json.dumps(self.options, indent=2) + "\n")
+        print(f"{data}\nin {self.folder}" if data else f"in {self.folder}", flush=True)
+
+    def head(self, data: str) -> dict[str, Any]:
+        """What a report says of its run: how it was asked for, of what data, and on what."""
+        return {
+            "command": self.command,
+            "config": self.options,
+            "data": data,
+            "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax")},
+            "backend": jax.default_backend(),
+        }
+
+    def save(
+        self,
+        content: dict[str, Any],
+        text: str,
+        draw: Callable[[Path], None] = lambda _: None,
+    ) -> dict[str, Any]:
+        """Write the report whole: results.json, results.md, and what `draw` saves; print it.
+
+        Args:
+          content: all numbers, strictly JSON; returned.
+          text: of them.
+          draw: saves pictures and other files in the folder that it is given.
+        """
+        report = report_of(self.folder)
+        with new_folder(report) as whole:
+            write_json(whole / "results.json", content)
+            replace_text(whole / "results.md", text)
+            draw(whole)
+        print(f"\n{text}\nsaved {report}")
+        print(f"this call took {time.perf_counter() - self.started:.0f} s")
+        return content
 
 
-def earlier(folder: Path, options: dict[str, Any]) -> dict[str, Any] | None:
-    """Print the report of a run that is complete, and return its numbers; else None.
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """What is asked, by whichever options.
 
-    Raises:
-      ValueError: the folder holds something else or a run with other options, or the report is
-        damaged.
+    Attributes:
+      module: such as "experiments.hedged_digits".
+      files: options that say where something lies on this machine: shown as FOLDER or FILE.
+      name: of a run's folder, by its options; default: the module's.
     """
-    check_folder(folder, options)
-    report = report_of(folder)
-    if not report.exists():
-        return None
-    try:
-        text = (report / "results.md").read_text("utf-8")
-        content = json.loads((report / "results.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{report} is damaged ({error}): delete it, and the same command writes it anew"
-        ) from None
-    print(f"{text}\ncomplete: {report} holds this and the pictures")
-    print(f"to start over, delete {report.parent}")
-    return content
+
+    module: str
+    files: tuple[str, ...] = ()
+    name: Callable[[Any], str] | None = None
+
+    def folder(self, config: Any, options: dict[str, Any]) -> Path:
+        """Where a run lives: in `config.output`, or a folder named after its options."""
+        name = self.name(config) if self.name else self.module.rpartition(".")[2]
+        toy = "-toy" if getattr(config, "toy", False) else ""
+        return config.output or folder_of(name + toy, options)
+
+    def run(self, asked: Any, config: Any, options: dict[str, Any]) -> Run:
+        """A run of it.
+
+        Args:
+          asked: the options as they were given.
+          config: with defaults filled in.
+          options: all that numbers depend on, as JSON has them.
+        """
+        said = command(self.module, asked, files=self.files, hidden=("datasets", "output"))
+        return Run(said, options, self.folder(config, options))
+
+    def main(self, description: str | None, config: Any, answer: Callable[[Any], Any]) -> None:
+        """Answer it from the command line."""
+        main(self.module, description, config, answer)
 
 
 def main(

@@ -200,7 +200,8 @@ def test_other_options_are_another_run(folder, content):
         active_learning.run(config(folder, tuning_steps=3))
 
     def name(**options):
-        return active_learning.run_folder(active_learning.Config(**options)).name
+        given = active_learning.Config(**options)
+        return active_learning.QUESTION.folder(given, active_learning.options_of(given)).name
 
     assert name() == name(datasets="elsewhere") != name(budgets=(32,))
     assert name(toy=True).startswith("active_learning-toy-")

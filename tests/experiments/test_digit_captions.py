@@ -75,7 +75,8 @@ def test_other_options_are_another_run(folder, content):
         digit_captions.run(config(folder, dimension=5))
 
     def name(**options):
-        return digit_captions.run_folder(digit_captions.resolved(digit_captions.Config(**options)))
+        given = digit_captions.resolved(digit_captions.Config(**options))
+        return digit_captions.QUESTION.folder(given, digit_captions.options_of(given))
 
     assert name() == name(checkpoint_every=7) != name(matches="all")
     assert name(toy=True).name.startswith("digit_captions-sklearn-toy-")

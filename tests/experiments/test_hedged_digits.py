@@ -117,7 +117,8 @@ def test_how_often_it_saves_and_logs_may_change(folder, content):
 
 def test_default_folders_are_named_after_all_options():
     def name(**options):
-        return hedged_digits.run_folder(hedged_digits.resolved(hedged_digits.Config(**options)))
+        given = hedged_digits.resolved(hedged_digits.Config(**options))
+        return hedged_digits.QUESTION.folder(given, hedged_digits.options_of(given))
 
     assert name() == name() != name(seeds=(7,))
     assert name().name.startswith("hedged_digits-sklearn_2_number-")

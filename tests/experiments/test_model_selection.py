@@ -194,7 +194,8 @@ def test_other_options_are_another_run(folder, content):
         model_selection.run(config(folder, adapter_steps=3))
 
     def name(**options):
-        return model_selection.run_folder(model_selection.Config(**options)).name
+        given = model_selection.Config(**options)
+        return model_selection.QUESTION.folder(given, model_selection.options_of(given)).name
 
     assert name() == name(datasets="elsewhere") != name(seeds=(0,))
     assert name(toy=True).startswith("model_selection-toy-")

@@ -355,8 +355,8 @@ def refuse(*_):
 
 
 def pairs_of(config):
-    options = photograph_captions.options_of(config)
-    return photograph_captions.read_pairs(config, config.output, options)
+    this = photograph_captions.QUESTION.run(config, config, photograph_captions.options_of(config))
+    return photograph_captions.read_pairs(config, this)
 
 
 def test_photographs_become_features_once(photo_config, photo_folder, monkeypatch):
@@ -447,7 +447,8 @@ def test_default_folders_are_named_after_the_options(tmp_path):
     def name(file="pairs.npz", **options):
         config = Config(features=tmp_path / file, **options)
         config = photograph_captions.resolved(config)
-        return photograph_captions.run_folder(config, photograph_captions.options_of(config)).name
+        options = photograph_captions.options_of(config)
+        return photograph_captions.QUESTION.folder(config, options).name
 
     assert name() == name(checkpoint_every=7) and name().startswith("photograph_captions-")
     assert name() == name("same.npz") != name("other.npz")

@@ -359,7 +359,7 @@ def test_default_folders_are_named_after_options_and_files(folder, tmp_path):
 
     def name(folder=folder, **options):
         given = probvlm_adapters.resolved(config(folder, output=None, **options))
-        return probvlm_adapters.run_folder(given, probvlm_adapters.options_of(given)).name
+        return probvlm_adapters.QUESTION.folder(given, probvlm_adapters.options_of(given)).name
 
     assert name() == name(checkpoint_every=7) == name(tmp_path)
     save(tmp_path, *vectors(40, seed=1))

@@ -154,5 +154,5 @@ def test_where_nothing_fails_no_failure_is_predicted(trial):
 def test_numbers_survive_json_and_text_is_made_of_them(content, tmp_path):
     again = json.loads(json.dumps(content, allow_nan=False))
     assert page.markdown(again, "Title") == page.markdown(content, "Title")
-    runs.save_report(tmp_path, content, "Title", lambda folder: None)
+    runs.Run("command", {}, tmp_path).save(content, "Title")
     assert json.loads((tmp_path / "report" / "results.json").read_text()) == again
