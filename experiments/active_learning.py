@@ -42,10 +42,11 @@ from experiments.adapters import active_learning_page, active_learning_pictures,
 from experiments.adapters.active_learning_page import START, WHOLE
 from experiments.adapters.adapted_encoder import AdaptedEncoder
 from experiments.adapters.evaluation import OWN
-from experiments.captions import digit_encoder, digit_trials, methods
+from experiments.captions import digit_encoder, digit_trials, two_towers
+from experiments.captions.batches import Batch, annotated_batches
 from experiments.captions.digit_encoder import Encoder
 from experiments.captions.evaluation import Trial
-from experiments.captions.methods import Batch, Model
+from experiments.captions.two_towers import Model
 from experiments.data import captioned_digits, shifted_digits
 from experiments.data.captioned_digits import Captioned
 from experiments.data.shifted_digits import Shift
@@ -186,7 +187,7 @@ def _step(
     optimizer = optax.multi_transform(
         {"tuned": optax.adam(rate), "frozen": optax.set_to_zero()}, of
     )
-    step = functools.partial(methods.train_step, model, optimizer, num_samples=1, weight=0.0)
+    step = functools.partial(two_towers.train_step, model, optimizer, num_samples=1, weight=0.0)
     return optimizer, jax.jit(step)
 
 
@@ -202,7 +203,7 @@ def batches(
       images: which of them.
       seed: batch k is a function of it, of k and of the images.
     """
-    return methods.batches(
+    return annotated_batches(
         split.images,
         words,
         split.annotations[np.isin(split.annotations[:, 0], images)],

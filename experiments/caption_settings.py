@@ -11,7 +11,7 @@ Spearman's correlation of the method's own uncertainty with the true ambiguity, 
 unseen numbers. The digits and numbers are those for training, split again
 (`captioned_digits.load`): the test of `digit_captions` has no part in it.
 
-What is chosen belongs into `caption_methods.SETTINGS`, the defaults of `digit_captions` and
+What is chosen belongs into `captions.methods`, the defaults of `digit_captions` and
 `photograph_captions`. A shorter training than theirs tells little: at 1,500 steps retrieval has
 hardly begun. The same command again goes on where the last one was stopped. On two CPU cores:
 about an hour and a half by default.
@@ -27,10 +27,9 @@ import numpy as np
 
 from experiments import runs
 from experiments.captions import digit_trials, evaluation
-from experiments.captions import methods as caption_methods
 from experiments.captions import training as caption_training
-from experiments.captions.evaluation import OWN, Outcome, Trial
-from experiments.captions.methods import Method, Settings
+from experiments.captions.evaluation import Outcome, Trial
+from experiments.captions.methods import METHODS, Settings
 from experiments.captions.training import Training
 from experiments.data import captioned_digits
 from experiments.data.captioned_digits import Captioned
@@ -40,11 +39,12 @@ from probemb import calibration
 
 QUESTION = runs.Question("experiments.caption_settings")
 _RATE = 1e-3
-_WEIGHTS: dict[Method, tuple[float, ...]] = {
-    **dict.fromkeys(caption_methods.PROBABILISTIC, (1e-4, 1e-3, 5e-3, 2e-2, 8e-2)),
-    "triplet": (0.05, 0.1, 0.2, 0.4, 0.8),
-    "meru": (0.0, 0.05, 0.2, 0.8, 3.2),
+_WEIGHTS: dict[str, tuple[float, ...]] = {
+    "bottleneck": (1e-4, 1e-3, 5e-3, 2e-2, 8e-2),
+    "margin": (0.05, 0.1, 0.2, 0.4, 0.8),
+    "entailment": (0.0, 0.05, 0.2, 0.8, 3.2),
 }
+"""Of what a method weighs."""
 _OTHER_RATES = (5e-4, 2e-3)
 _RATES = (2.5e-4, 5e-4, 7e-4, 1e-3, 1.4e-3, 2e-3, 4e-3)
 """Of methods without a weight."""
@@ -56,7 +56,7 @@ _OF_TRAINING = ("dimension", "width", "batch_size", "num_samples")
 class Config:
     """Options of the choice of settings; all others are those of digit captions."""
 
-    methods: tuple[Method, ...] = caption_methods.METHODS
+    methods: tuple[str, ...] = tuple(METHODS)
     """Whose settings to choose."""
     num_steps: int = 4000
     """Steps of a training."""
@@ -97,13 +97,14 @@ def _options(config: Config) -> dict[str, Any]:
     return files.plain(given | {"other rates": _OTHER_RATES})
 
 
-def trials(method: Method, found: list[dict[str, Any]]) -> list[Settings]:
+def trials(method: str, found: list[dict[str, Any]]) -> list[Settings]:
     """What is to be tried next of a method, given what was: weights first, then rates."""
-    if method not in _WEIGHTS:
+    weights = _WEIGHTS.get(METHODS[method].weighs)
+    if weights is None:
         return [] if found else [Settings(rate) for rate in _RATES]
     if not found:
-        return [Settings(_RATE, weight) for weight in _WEIGHTS[method]]
-    if len(found) > len(_WEIGHTS[method]):
+        return [Settings(_RATE, weight) for weight in weights]
+    if len(found) > len(weights):
         return []
     return [Settings(rate, best(found)["weight"]) for rate in _OTHER_RATES]
 
@@ -113,10 +114,10 @@ def best(found: list[dict[str, Any]]) -> dict[str, Any]:
     return max(found, key=lambda row: -math.inf if row["sum"] is None else row["sum"])
 
 
-def judge(outcome: Outcome, trial: Trial, method: Method) -> dict[str, float]:
+def judge(outcome: Outcome, trial: Trial, method: str) -> dict[str, float]:
     """How well captions find images, and how right their own uncertainty is."""
     assert trial.truth is not None
-    own = outcome.uncertainty["caption"][OWN[method]].astype(np.float64)
+    own = outcome.uncertainty["caption"][METHODS[method].judged_by].astype(np.float64)
     ambiguity = trial.truth.ambiguity["caption"]
     varied = own.min() < own.max()
     return {
@@ -127,7 +128,7 @@ def judge(outcome: Outcome, trial: Trial, method: Method) -> dict[str, float]:
 
 def _try(
     options: Training,
-    method: Method,
+    method: str,
     settings: Settings,
     splits: dict[str, Captioned],
     held_out: dict[str, Trial],

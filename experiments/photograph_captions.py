@@ -30,10 +30,11 @@ import skimage.transform
 from tqdm import tqdm
 
 from experiments import runs
-from experiments.captions import methods, pictures
+from experiments.captions import pictures
 from experiments.captions import training as caption_training
+from experiments.captions.batches import annotated_batches
 from experiments.captions.evaluation import Trial
-from experiments.captions.methods import Features, Model, Words
+from experiments.captions.two_towers import Features, Model, Words
 from experiments.data import array_files, embedding_files, photographs
 from experiments.runs import files as results
 from experiments.towers import text as text_tower
@@ -393,7 +394,7 @@ def run(config: Config) -> dict[str, Any]:
         for method in config.methods
     }
     batches = functools.partial(
-        methods.batches,
+        annotated_batches,
         pairs.images,
         pairs.texts,
         annotations,

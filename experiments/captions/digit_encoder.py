@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import optax
 
-from experiments.captions import digit_trials, evaluation, methods
+from experiments.captions import digit_trials, evaluation, two_towers
+from experiments.captions.batches import annotated_batches
 from experiments.captions.evaluation import Known, Side, Truth
-from experiments.captions.methods import Model, Pictures, Words
+from experiments.captions.two_towers import Model, Pictures, Words
 from experiments.data import caption_grammar, embedding_files
 from experiments.data.captioned_digits import Captioned
 from experiments.runs import training
@@ -49,7 +50,7 @@ def _step(model: Model, num_steps: int) -> tuple[optax.GradientTransformation, A
     """The optimizer and the step, the same for all trainings of one form: compiled once."""
     optimizer = optax.adam(optax.cosine_decay_schedule(_RATE, num_steps))
     return optimizer, functools.partial(
-        methods.train_step, model, optimizer, num_samples=1, weight=0.0
+        two_towers.train_step, model, optimizer, num_samples=1, weight=0.0
     )
 
 
@@ -82,7 +83,7 @@ def train(
     optimizer, step = _step(model, num_steps)
     annotations = train_split.annotations
     batches = functools.partial(
-        methods.batches,
+        annotated_batches,
         train_split.images,
         digit_trials.encode(train_split.captions),
         annotations[np.isin(annotations[:, 0], images)],

@@ -7,9 +7,10 @@ from typing import Literal
 import grain
 import numpy as np
 
-from experiments.captions import evaluation, methods
+from experiments.captions import evaluation
+from experiments.captions.batches import annotated_batches
 from experiments.captions.evaluation import Side, Trial, Truth
-from experiments.captions.methods import Method, Model, Pictures, Words
+from experiments.captions.two_towers import Model, Pictures, Words
 from experiments.data import caption_grammar
 from experiments.data.captioned_digits import Captioned
 from experiments.towers import text
@@ -48,7 +49,7 @@ def make_trial(split: Captioned) -> Trial:
 
 
 def make_model(
-    method: Method, split: Captioned, *, dimension: int, width: int, channels: tuple[int, int]
+    method: str, split: Captioned, *, dimension: int, width: int, channels: tuple[int, int]
 ) -> Model:
     """The model of a method for the images and captions of a split.
 
@@ -73,7 +74,7 @@ def make_batches(
 ) -> Callable[..., grain.MapDataset]:
     """Batches of a training on a split, of a seed by keyword."""
     return functools.partial(
-        methods.batches,
+        annotated_batches,
         split.images,
         encode(split.captions),
         split.annotations,

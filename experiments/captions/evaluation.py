@@ -13,22 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import probemb
-from experiments.captions import methods
-from experiments.captions.methods import Model
+from experiments.captions.methods import METHODS
+from experiments.captions.two_towers import Model
 from experiments.runs.in_parts import in_parts
-from probemb import hyperbolic, retrieval
-from probemb.numerics.euclidean import normalized
+from probemb import retrieval
 
 Side = Literal["image", "caption"]
 """What queries."""
 SIDES: tuple[Side, ...] = ("image", "caption")
-OWN = {
-    **dict.fromkeys(methods.PROBABILISTIC, "total variance"),
-    **dict.fromkeys(("info_nce", "siglip", "triplet"), "minus best score"),
-    "meru": "minus radius",
-}
-"""The measure of uncertainty that a method is judged by."""
 METRICS = ("R@1", "R@5", "R-Precision", "mAP@R", "annotated R@1")
 _PAIRS = 4000
 _EMBEDDED_AT_ONCE = 256
@@ -143,7 +135,9 @@ def embed_texts(model: Model, parameters: Any, texts: np.ndarray) -> Any:
     return in_parts(of_part, texts, _EMBEDDED_AT_ONCE)
 
 
-_scores = jax.jit(methods.scores, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
+def _scores(model: Model, parameters: Any, images: Any, texts: Any) -> jax.Array:
+    return METHODS[model.method].scores(images, texts, parameters)
 
 
 @functools.partial(jax.jit, static_argnames="most")
@@ -188,35 +182,13 @@ def baselines(scores: jax.Array) -> dict[str, jax.Array]:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _own(model: Model, parameters: Any, embedding: Any) -> dict[str, jax.Array]:
-    """What an embedding itself says of its uncertainty."""
-    if model.method == "meru":  # general things lie near the root
-        return {"minus radius": -jnp.linalg.norm(embedding, axis=1)}
-    if not model.is_probabilistic:
-        return {"minus norm": -jnp.linalg.norm(embedding, axis=1)}
-    measures = {"total variance": embedding.variance.sum(1)}
-    if model.method == "pcme":
-        scale, shift = methods.logit_parameters(parameters)
-        eta = functools.partial(probemb.self_mismatch, negative_scale=scale, shift=shift)
-        measures["eta"] = jax.vmap(eta)(embedding)
-    return measures
+def _unsure(model: Model, parameters: Any, embedding: Any) -> dict[str, jax.Array]:
+    return METHODS[model.method].unsure(embedding, parameters)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _implication(model: Model, parameters: Any, narrow: Any, wide: Any) -> jax.Array:
-    """How much each pair of captions (pair, ...) looks like implication.
-
-    Of Gaussians ProLIP's log of the integral of p^2 q, of MERU how deep the narrow caption lies
-    in the cone of the wide one, of directions their cosine.
-    """
-    if model.method == "meru":
-        curvature = methods.curvature_of(parameters)
-        narrow, wide = (hyperbolic.exponential_map(x, curvature=curvature) for x in (narrow, wide))
-        angle = hyperbolic.exterior_angle(wide, narrow, curvature=curvature)
-        return hyperbolic.half_aperture(wide, curvature=curvature) - angle
-    if model.is_probabilistic:
-        return probemb.inclusion_test(narrow, wide).sum(1)
-    return jnp.sum(normalized(narrow) * normalized(wide), axis=1)
+    return METHODS[model.method].implies(narrow, wide, parameters)
 
 
 def evaluate(model: Model, parameters: Any, trial: Trial) -> Outcome:
@@ -232,7 +204,7 @@ def evaluate(model: Model, parameters: Any, trial: Trial) -> Outcome:
         )
         implication = np.asarray(_implication(model, parameters, *pair))
     uncertainty: dict[Side, dict[str, np.ndarray]] = {
-        side: jax.tree.map(np.asarray, {**_own(model, parameters, own), **baselines(of_side)})
+        side: jax.tree.map(np.asarray, {**_unsure(model, parameters, own), **baselines(of_side)})
         for side, own, of_side in zip(SIDES, (images, texts), (scores, scores.T), strict=True)
     }
     return Outcome(scores, metrics(scores, trial), uncertainty, implication)

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 
 from experiments.captions import evaluation
-from experiments.captions.evaluation import METRICS, OWN, SIDES, Outcome, Side, Trial
-from experiments.captions.methods import PROBABILISTIC
+from experiments.captions.evaluation import METRICS, SIDES, Outcome, Side, Trial
+from experiments.captions.methods import METHODS, is_distribution
 from experiments.reports import estimates
 from experiments.reports.estimates import CORRELATION, SHARE, find, number, over_seeds, table
 from probemb import calibration
@@ -17,7 +17,6 @@ Outcomes = dict[str, list[Outcome]]
 LEAST_SPEARMAN = 0.7
 NO_MODEL = "no model"
 CEILING = "known probability"
-_HAS_PROBABILITY = (*PROBABILISTIC, "siglip")
 _TO = {"image": "captions of an image", "caption": "images of a caption"}
 
 
@@ -93,7 +92,7 @@ def uncertainty(
                 row: dict[str, Any] = {
                     "method": method,
                     "measure": measure,
-                    "own": measure == OWN.get(method),
+                    "own": method in METHODS and measure == METHODS[method].judged_by,
                     "split": split,
                     "side": side,
                     "r_auroc": interval(calibration.r_auroc, groups, values, right),
@@ -156,7 +155,7 @@ def probabilities(outcomes: dict[str, Outcomes], trials: dict[str, Trial]) -> li
         rows += [
             row(method, [o.probability.astype(np.float64) for o in each])
             for method, each in methods.items()
-            if method in _HAS_PROBABILITY
+            if METHODS[method].is_probability
         ]
         if trial.truth is not None:
             rows.append(row(CEILING, [trial.truth.match_probability]))
@@ -172,7 +171,7 @@ def implication(outcomes: dict[str, Outcomes], trials: dict[str, Trial]) -> list
             continue
         narrow, wide = (ids[truth.implied] for ids in (truth.narrow, truth.wide))
         for method, each in methods.items():
-            own = [o.uncertainty["caption"][OWN[method]] for o in each]
+            own = [o.uncertainty["caption"][METHODS[method].judged_by] for o in each]
             rows.append(
                 {
                     "method": method,
@@ -207,12 +206,12 @@ def _ranked(content: dict, split: str, name: str) -> list[dict]:
 def _of_distributions(content: dict, split: str, name: str) -> list[dict]:
     """Those of distributions, by their own measure."""
     ranked = _ranked(content, split, name)
-    return [row for row in ranked if row["method"] in PROBABILISTIC and row["own"]]
+    return [row for row in ranked if is_distribution(row["method"]) and row["own"]]
 
 
 def _of_rivals(content: dict, split: str, name: str) -> list[dict]:
     """Those of what is to be had without a distribution, by every measure."""
-    return [row for row in _ranked(content, split, name) if row["method"] not in PROBABILISTIC]
+    return [row for row in _ranked(content, split, name) if not is_distribution(row["method"])]
 
 
 def _named(row: dict) -> str:
@@ -326,17 +325,11 @@ def content(
     return found
 
 
-_WEIGHT = {
-    **dict.fromkeys(PROBABILISTIC, "bottleneck"),
-    "triplet": "margin",
-    "meru": "entailment",
-}
-
-
 def _settings(settings: dict[str, list[float]]) -> list[str]:
     """What each method was trained with, if it was trained."""
     each = [
-        f"{method} {rate:g}" + (f", {_WEIGHT[method]} {weight:g}" if method in _WEIGHT else "")
+        f"{method} {rate:g}"
+        + (f", {METHODS[method].weighs} {weight:g}" if METHODS[method].weighs else "")
         for method, (rate, weight) in settings.items()
     ]
     return [f"Learning rates and weights: {'; '.join(each)}."] if each else []

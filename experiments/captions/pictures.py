@@ -13,9 +13,10 @@ from matplotlib.axes import Axes
 
 import probemb
 from experiments.captions import evaluation
-from experiments.captions.evaluation import OWN, Trial
-from experiments.captions.methods import PROBABILISTIC, Model
+from experiments.captions.evaluation import Trial
+from experiments.captions.methods import METHODS, is_distribution
 from experiments.captions.page import Outcomes
+from experiments.captions.two_towers import Model
 from experiments.data import caption_grammar
 from experiments.reports import estimates
 from probemb import calibration
@@ -59,7 +60,7 @@ def draw_digits(
       parameters: of each seed, by method.
       encode: texts -> word numbers.
     """
-    methods = [method for method in models if method in PROBABILISTIC]
+    methods = [method for method in models if is_distribution(method)]
     if methods:
         _save(folder / "nearest.png", _nearest(trial, outcomes, methods[-1]))
         _save(folder / "inclusion.png", _inclusion(models, parameters, methods, encode))
@@ -81,13 +82,15 @@ def _ambiguity(trial: Trial, outcomes: Outcomes):
         known = trial.truth.ambiguity[side]
         levels, place = np.unique(known.round(6), return_inverse=True)
         for axis, (method, each) in zip(row, outcomes.items(), strict=True):
-            values = each[0].uncertainty[side][OWN[method]]
+            values = each[0].uncertainty[side][METHODS[method].judged_by]
             rank = np.argsort(np.argsort(values, kind="stable"), kind="stable") / len(values)
             groups = [rank[place == level] for level in range(len(levels))]
             width = 0.35 * np.diff(levels).min(initial=1.0)
             axis.boxplot(groups, positions=levels, widths=max(width, 0.12), showfliers=False)
             correlation = float(calibration.spearman(values, known))
-            axis.set_title(f"{method}\n{OWN[method]}\nSpearman {correlation:.2f}", fontsize=9)
+            axis.set_title(
+                f"{method}\n{METHODS[method].judged_by}\nSpearman {correlation:.2f}", fontsize=9
+            )
             axis.set_xticks(range(0, 8, 2), [str(tick) for tick in range(0, 8, 2)])
             axis.set_xlim(levels[0] - 0.6, levels[-1] + 0.6)
         row[0].set_ylabel(f"{side}s:\nrank of uncertainty")
@@ -108,14 +111,14 @@ def _rejection(trial: Trial, outcomes: Outcomes):
     for axis, (name, meaning) in zip(axes[0], names.items(), strict=True):
         for place, (method, each) in enumerate(outcomes.items()):
             curve = estimates.kept_by_rejection(
-                [o.uncertainty["caption"][OWN[method]] for o in each],
+                [o.uncertainty["caption"][METHODS[method].judged_by] for o in each],
                 [1.0 - o.metrics["caption"][name].astype(np.float32) for o in each],
             )
             axis.plot(
                 *curve,
-                "-" if method in PROBABILISTIC else "--",
+                "-" if is_distribution(method) else "--",
                 color=f"C{place}",
-                label=f"{method}: {OWN[method]}",
+                label=f"{method}: {METHODS[method].judged_by}",
             )
         axis.set_title(f"counted as a match: {meaning}", fontsize=10)
         axis.set_xlabel("share of captions rejected, the least certain first")
@@ -143,7 +146,7 @@ def _nearest(trial: Trial, outcomes: Outcomes, method: str):
         len(chosen), 2, figsize=(10, 2.6 * len(chosen)), layout="constrained", squeeze=False,
         width_ratios=[1, 2.2],
     )  # fmt: skip
-    variance = outcome.uncertainty["image"][OWN[method]]
+    variance = outcome.uncertainty["image"][METHODS[method].judged_by]
     certain = np.argsort(np.argsort(variance)) / len(variance)
     for (picture, axis), image in zip(axes, chosen, strict=True):
         picture.imshow(trial.images[image], cmap="gray", vmin=0, vmax=255)

@@ -11,11 +11,11 @@ import jax
 import optax
 
 from experiments import runs
-from experiments.captions import evaluation, page
-from experiments.captions import methods as caption_methods
+from experiments.captions import evaluation, page, two_towers
 from experiments.captions.evaluation import Trial
-from experiments.captions.methods import Method, Model, Settings
+from experiments.captions.methods import METHODS, Settings
 from experiments.captions.page import Outcomes
+from experiments.captions.two_towers import Model
 from experiments.runs import training
 
 _BOOTSTRAP_SEED = 0
@@ -34,7 +34,7 @@ _LEAST = {
 class Training:
     """Options of a training on images and captions, whatever the images are."""
 
-    methods: tuple[Method, ...] = caption_methods.METHODS
+    methods: tuple[str, ...] = tuple(METHODS)
     """What to train and compare."""
     dimension: int = 32
     """D, the dimensions of an embedding."""
@@ -48,12 +48,12 @@ class Training:
     """Images of a batch, each with one caption."""
     learning_rate: float | None = None
     """The rate of Adam at the start; it falls to 0 along a cosine. Default: each method's own
-    (`caption_methods.SETTINGS`)."""
+    (`captions.methods`)."""
     num_samples: int = 4
     """Samples of an embedding in PCME's loss."""
     bottleneck_weight: float | None = None
     """beta, of the divergence of a Gaussian from the standard normal one, in nats. Default: each
-    method's own (`caption_methods.SETTINGS`)."""
+    method's own (`captions.methods`)."""
     num_resamples: int = 1000
     """Resamples of a bootstrap interval, 100 or more."""
     checkpoint_every: int = 500
@@ -80,8 +80,8 @@ def check(options: Training) -> None:
     runs.check_least(options, _LEAST)
     runs.check_choices(options, "methods")
     for method in options.methods:
-        if method not in caption_methods.METHODS:
-            raise ValueError(f"methods must be among {caption_methods.METHODS}, got {method!r}")
+        if method not in METHODS:
+            raise ValueError(f"methods must be among {', '.join(METHODS)}, got {method!r}")
     runs.check_training(options)
     weight = options.bottleneck_weight
     if weight is not None and not 0.0 <= weight < float("inf"):
@@ -90,12 +90,12 @@ def check(options: Training) -> None:
         raise ValueError(f"width must be a positive multiple of 4, got {options.width}")
 
 
-def settings_of(options: Training, method: Method) -> Settings:
+def settings_of(options: Training, method: str) -> Settings:
     """What a method is trained with: its own settings, but for what the options say."""
-    settings = caption_methods.SETTINGS[method]
+    settings = METHODS[method].settings
     if options.learning_rate is not None:
         settings = settings._replace(learning_rate=options.learning_rate)
-    if options.bottleneck_weight is not None and method in caption_methods.PROBABILISTIC:
+    if options.bottleneck_weight is not None and METHODS[method].weighs == "bottleneck":
         settings = settings._replace(weight=options.bottleneck_weight)
     return settings
 
@@ -124,7 +124,7 @@ def train(
     schedule = optax.cosine_decay_schedule(settings.learning_rate, options.num_steps)
     optimizer = optax.adam(schedule)
     step = functools.partial(
-        caption_methods.train_step,
+        two_towers.train_step,
         model,
         optimizer,
         num_samples=options.num_samples,

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from experiments import caption_settings
-from experiments.captions import digit_trials, methods
+from experiments.captions import digit_trials
 from experiments.captions import training as caption_training
 from experiments.captions.evaluation import Outcome
-from experiments.captions.methods import SETTINGS, Settings
+from experiments.captions.methods import METHODS, Settings
 from experiments.captions.training import Training, settings_of
 from experiments.data import captioned_digits
 from experiments.runs import training
@@ -84,7 +84,7 @@ def test_weights_come_first_and_rates_of_the_best_then():
 
 
 def test_every_method_has_the_same_budget():
-    for method in methods.METHODS:
+    for method in METHODS:
         found = []
         while following := trials(method, found):
             found += [{**settings._asdict(), "sum": 0.0} for settings in following]
@@ -92,10 +92,10 @@ def test_every_method_has_the_same_budget():
 
 
 def test_defaults_are_among_what_was_tried():
-    for method, settings in SETTINGS.items():
-        weights = caption_settings._WEIGHTS.get(method, (0.0,))
+    for name, method in METHODS.items():
+        settings, weights = method.settings, caption_settings._WEIGHTS.get(method.weighs, (0.0,))
         rates = {1e-3, *caption_settings._OTHER_RATES, *caption_settings._RATES}
-        assert settings.weight in weights and settings.learning_rate in rates, method
+        assert settings.weight in weights and settings.learning_rate in rates, name
 
 
 def test_an_uncertainty_that_never_varies_counts_as_none(folder, config):
@@ -130,7 +130,7 @@ def test_bad_options_are_one_error_before_any_work(tmp_path, options, message):
 
 def test_settings_override_only_where_they_are_given():
     given = Training(bottleneck_weight=0.5)
-    assert settings_of(given, "pcme") == SETTINGS["pcme"]._replace(weight=0.5)
-    assert settings_of(given, "triplet") == SETTINGS["triplet"]
+    assert settings_of(given, "pcme") == METHODS["pcme"].settings._replace(weight=0.5)
+    assert settings_of(given, "triplet") == METHODS["triplet"].settings
     given = Training(learning_rate=0.1)
     assert settings_of(given, "siglip") == Settings(0.1)

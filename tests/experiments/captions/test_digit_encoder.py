@@ -2,9 +2,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.captions import digit_encoder, digit_trials, methods
+from experiments.captions import digit_encoder, digit_trials
 from experiments.captions.digit_encoder import Encoder
-from experiments.captions.methods import Model, Pictures, Words
+from experiments.captions.two_towers import Model, Pictures, Words
 from experiments.data import caption_grammar, captioned_digits, digits, embedding_files
 from experiments.data.captioned_digits import Captioned
 from experiments.runs import training
@@ -63,7 +63,7 @@ def test_it_learns_from_its_half_alone(split, monkeypatch, tmp_path):
             batches(seed=seed)
         return ["parameters"]
 
-    monkeypatch.setattr(methods, "batches", batches)
+    monkeypatch.setattr(digit_encoder, "annotated_batches", batches)
     monkeypatch.setattr(training, "fit_seeds", fit_seeds)
     images = np.arange(0, 150, 2)
     found = digit_encoder.train(split, images, tmp_path, dimension=6, num_steps=3, seed=7)

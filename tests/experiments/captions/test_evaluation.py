@@ -4,7 +4,8 @@ import pytest
 
 from experiments.captions import evaluation
 from experiments.captions.evaluation import Trial, Truth
-from experiments.captions.methods import Model, Pictures, Words
+from experiments.captions.methods import METHODS
+from experiments.captions.two_towers import Model, Pictures, Words
 from experiments.data import caption_grammar
 
 CAPTIONS = (
@@ -96,7 +97,7 @@ def test_an_outcome_has_every_measure(method, trial):
         np.testing.assert_allclose(
             measures["entropy over items"], -(share * np.log(share)).sum(1), rtol=1e-3, atol=1e-5
         )
-        assert evaluation.OWN[method] in measures
+        assert METHODS[method].judged_by in measures
     if method == "meru":
         np.testing.assert_allclose(
             outcome.uncertainty["image"]["minus radius"],

@@ -8,8 +8,10 @@ import optax
 import pytest
 
 import probemb
-from experiments.captions import methods
-from experiments.captions.methods import Batch, Features, Model, Pictures, Words
+from experiments.captions import methods, two_towers
+from experiments.captions.batches import Batch
+from experiments.captions.methods import METHODS
+from experiments.captions.two_towers import Features, Model, Pictures, Words
 from experiments.runs import training
 from probemb.distributions.gaussians import DiagonalGaussian
 
@@ -38,7 +40,7 @@ def test_a_step_changes_every_parameter_and_all_stay_finite(method, batch):
     model = model_of(method)
     optimizer = optax.adam(1e-3)
     state = training.begin(jax.random.key(1), model.initialize(jax.random.key(0)), optimizer)
-    step = jax.jit(functools.partial(methods.train_step, model, optimizer, **OPTIONS))
+    step = jax.jit(functools.partial(two_towers.train_step, model, optimizer, **OPTIONS))
     after, metrics = step(state, batch)
     chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
     chex.assert_tree_all_finite((after.parameters, metrics))
@@ -75,7 +77,9 @@ def test_losses_are_those_of_probemb_for_an_image_and_its_text(batch):
     parameters = {"log_scale": jnp.log(2.0), "shift": jnp.float32(0.5)}
 
     def loss(method, sides):
-        return methods.loss(Given(method, sides), parameters, jax.random.key(0), batch, **OPTIONS)
+        return two_towers.loss(
+            Given(method, sides), parameters, jax.random.key(0), batch, **OPTIONS
+        )
 
     image, text = points
     bare = [m for m in map(jnp.asarray, mean)]
@@ -102,7 +106,7 @@ def test_labels_count(batch):
 
     @jax.jit
     def loss(labels):
-        return methods.loss(
+        return two_towers.loss(
             model, parameters, jax.random.key(0), batch._replace(labels=labels), **OPTIONS
         )
 
@@ -121,7 +125,7 @@ def test_scores_are_the_logits_of_each_method():
     parameters = {"log_scale": jnp.log(3.0), "shift": 0.25, "log_curvature": jnp.log(0.5)}
 
     def scores(method, *sides):
-        return np.asarray(methods.scores(model_of(method), parameters, *sides))
+        return np.asarray(METHODS[method].scores(*sides, parameters))
 
     apart = ((np.asarray(image.mean)[:, None] - np.asarray(text.mean)) ** 2).sum(2)
     traces = np.asarray(image.variance.sum(1))[:, None] + np.asarray(text.variance.sum(1))
@@ -165,57 +169,40 @@ def test_features_take_the_place_of_pictures_and_words():
     assert image.mean.shape == (2, DIMENSION) and text.variance.shape == (5, DIMENSION)
 
 
-@pytest.mark.parametrize(
-    "inputs",
-    [
-        np.full((400, 8, 24), 9, np.uint8),
-        np.full((400, 12), 3, np.int32),
-        np.full((400, 9, 2), 0.5, np.float32),
-    ],
-    ids=["pictures", "words", "features"],
-)
-def test_three_quarters_are_masked_whatever_the_inputs(inputs):
-    found = np.asarray(methods.masked(jax.random.key(0), jnp.asarray(inputs)))
-    assert found.shape == inputs.shape and found.dtype == inputs.dtype
-    assert set(np.unique(found)) == {0, inputs.flat[0]}
-    assert abs((found == 0).mean() - 0.75) < 0.03
-    if inputs.dtype == np.uint8:  # in cells
-        cells = found.reshape(400, 2, 4, 6, 4).swapaxes(2, 3).reshape(400, 12, 16)
-        assert (cells.min(2) == cells.max(2)).all()
+def test_a_method_is_one_record(batch, monkeypatch):
+    """A toy: points that should be equal, judged by their first coordinate."""
+
+    def apart(images, texts):
+        return jnp.square(images[:, None] - texts).sum(2)
+
+    toy = METHODS["info_nce"]._replace(
+        loss=lambda embedded: jnp.trace(apart(embedded.images, embedded.texts)),
+        scores=lambda images, texts, _: -apart(images, texts),
+        unsure=lambda embedding, _: {"first coordinate": embedding[:, 0]},
+        judged_by="first coordinate",
+    )
+    monkeypatch.setitem(methods.METHODS, "toy", toy)
+    model, optimizer = model_of("toy"), optax.sgd(1e-3)
+    state = training.begin(jax.random.key(1), model.initialize(jax.random.key(0)), optimizer)
+    step = jax.jit(functools.partial(two_towers.train_step, model, optimizer, **OPTIONS))
+    losses = []
+    for _ in range(2):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+    assert losses[1] < losses[0]
 
 
-class TestBatches:
-    images = np.arange(10)[:, None].astype(np.uint8)
-    texts = np.arange(30)[:, None].astype(np.int32)
-    annotations = np.stack([np.repeat(np.arange(2, 10), 3), np.arange(24)], 1)
+def test_a_record_that_lacks_a_part_is_an_error():
+    parts = METHODS["siglip"]._asdict()
+    del parts["implies"]
+    with pytest.raises(TypeError, match="implies"):
+        methods.Method(**parts)
 
-    def batches(self, **options):
-        arguments = {"seed": 0, "batch_size": 5, **options}
-        return methods.batches(self.images, self.texts, self.annotations, 40, **arguments)
 
-    def test_images_differ_and_captions_are_theirs(self):
-        seen = set()
-        for batch in self.batches():
-            image, text = batch.images[:, 0], batch.texts[:, 0]
-            assert len(set(image.tolist())) == 5
-            assert (text // 3 + 2 == image).all()
-            np.testing.assert_array_equal(batch.labels, np.eye(5))
-            seen |= set(text.tolist())
-        assert seen == set(range(24))
-
-    def test_a_batch_is_a_function_of_seed_and_place(self):
-        chex.assert_trees_all_equal(self.batches()[7], self.batches()[7])
-        same = [(self.batches()[k].texts == self.batches(seed=1)[k].texts).all() for k in range(5)]
-        assert not all(same)
-
-    def test_labels_are_what_is_true_where_that_is_given(self):
-        positives = np.random.default_rng(0).random((10, 30)) < 0.5
-        for batch in self.batches(positives=positives):
-            np.testing.assert_array_equal(
-                batch.labels, positives[batch.images[:, 0]][:, batch.texts[:, 0]]
-            )
-
-    @pytest.mark.parametrize("batch_size", [1, 9])
-    def test_bad_batch_size(self, batch_size):
-        with pytest.raises(ValueError, match=rf"batch_size must lie in 2..8.*got {batch_size}"):
-            self.batches(batch_size=batch_size)
+def test_every_method_is_judged_by_a_measure_that_it_has():
+    of_scores = {"minus best score", "minus margin", "entropy over items"}
+    for name, method in METHODS.items():
+        parameters = model_of(name).initialize(jax.random.key(0))
+        points = jnp.ones((2, DIMENSION))
+        embedding = DiagonalGaussian(points, -points) if method.is_distribution else points
+        assert method.judged_by in of_scores | set(method.unsure(embedding, parameters)), name

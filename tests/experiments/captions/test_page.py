@@ -6,7 +6,8 @@ import pytest
 
 from experiments import runs
 from experiments.captions import evaluation, page
-from experiments.captions.evaluation import OWN, Outcome, Trial, Truth
+from experiments.captions.evaluation import Outcome, Trial, Truth
+from experiments.captions.methods import METHODS
 from experiments.reports.estimates import find
 
 IMAGES, CAPTIONS = 40, 60
@@ -34,7 +35,9 @@ def outcome(method, trial, seed, sign):
     scores = (4.0 * trial.positives + random.normal(size=trial.positives.shape)).astype(np.float32)
     uncertainty = {
         side: {
-            OWN[method]: (sign * values + 0.1 * random.normal(size=len(values))).astype(np.float32),
+            METHODS[method].judged_by: (
+                sign * values + 0.1 * random.normal(size=len(values))
+            ).astype(np.float32),
             "noise": random.normal(size=len(values)).astype(np.float32),
         }
         for side, values in trial.truth.ambiguity.items()
