@@ -163,7 +163,7 @@ def _text(content: dict[str, Any]) -> str:
         [
             row["method"],
             f"{row['learning_rate']:g}",
-            f"{row['weight']:g}" if row["method"] in _WEIGHTS else "",
+            f"{row['weight']:g}" if METHODS[row["method"]].weighs else "",
             *("" if row[name] is None else f"{row[name]:.3f}" for name in (*_JUDGED, "sum")),
             "chosen" if row in content["chosen"] else "",
         ]

@@ -48,6 +48,8 @@ Beside it stand the metrics that it is compared with, and how metrics are judged
 What reads files is imported by name: `from lasi_jax.networks import squeezenet`.
 """
 
+import importlib
+
 from lasi_jax.distance import distance, distance_map
 from lasi_jax.embedding import coefficients, embedding, prediction
 from lasi_jax.judging import agreement
@@ -65,3 +67,17 @@ __all__ = [
     "prediction",
     "structural",
 ]
+
+__version__ = "0.1.0"
+_BY_NAME = ("networks",)
+
+
+def __getattr__(name: str):
+    """What is imported by name is there without an import, too."""
+    if name in _BY_NAME:
+        return importlib.import_module(f"lasi_jax.{name}")
+    raise AttributeError(f"module 'lasi_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_BY_NAME, "__version__"])

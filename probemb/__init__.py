@@ -41,6 +41,8 @@ last ones they need jax alone. Data flows down this list:
     adapters                  Flax: frozen embedding -> distribution; needs flax, imported by name
 """
 
+import importlib
+
 from probemb import search
 from probemb.distributions import monte_carlo
 from probemb.distributions.gaussians import DiagonalGaussian, GaussianMixture
@@ -140,3 +142,17 @@ __all__ = [
     "triplet",
     "uniformity",
 ]
+
+__version__ = "0.1.0"
+_BY_NAME = ("adapters", "heads", "serving")
+
+
+def __getattr__(name: str):
+    """What is imported by name is there without an import, too."""
+    if name in _BY_NAME:
+        return importlib.import_module(f"probemb.{name}")
+    raise AttributeError(f"module 'probemb' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_BY_NAME, "__version__"])

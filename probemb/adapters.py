@@ -14,7 +14,6 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.scipy.special import gammaln
 
 from probemb.distributions.gaussians import DiagonalGaussian
@@ -22,6 +21,14 @@ from probemb.distributions.generalized_gaussian import GeneralizedGaussian
 from probemb.distributions.von_mises_fisher import VonMisesFisher
 from probemb.numerics import arguments
 from probemb.numerics.euclidean import normalized
+
+try:
+    from flax import nnx
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"probemb.adapters needs flax, which is not installed ({error}): pip install flax, or the "
+        "extra heads of this package"
+    ) from None
 
 Output = Literal["generalized_gaussian", "gaussian", "von_mises_fisher"]
 """The family of an adapter's distributions."""

@@ -6,11 +6,18 @@ at local features too: of the places of an image or of the words of a text.
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from probemb.distributions.gaussians import DiagonalGaussian, GaussianMixture
 from probemb.numerics import arguments
 from probemb.numerics.euclidean import normalized
+
+try:
+    from flax import nnx
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"probemb.heads needs flax, which is not installed ({error}): pip install flax, or the "
+        "extra heads of this package"
+    ) from None
 
 
 def _check(**lengths: int) -> None:

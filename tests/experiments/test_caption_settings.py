@@ -134,3 +134,10 @@ def test_settings_override_only_where_they_are_given():
     assert settings_of(given, "triplet") == METHODS["triplet"].settings
     given = Training(learning_rate=0.1)
     assert settings_of(given, "siglip") == Settings(0.1)
+
+
+def test_weights_are_told_of_methods_that_have_one(content):
+    row = content["trials"][0]
+    rows = [{**row, "method": method, "weight": 0.125} for method in ("pcmepp", "siglip")]
+    text = caption_settings._text({**content, "trials": rows})
+    assert "| pcmepp | 0.001 | 0.125 |" in text and "| siglip | 0.001 |  |" in text
