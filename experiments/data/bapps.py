@@ -1,6 +1,6 @@
 """BAPPS as TFDS data sets: patches that people compared, read from the published folder.
 
-    from experiments import bapps
+    from experiments.data import bapps
     subsets = bapps.load(Path("dataset"), Path("results/datasets"), kind="2afc")
     reference, first, second = subsets["cnn"].images(range(10))
 

@@ -1,6 +1,6 @@
 """Digit captions as a TFDS data set: numbers, some digits covered, with captions that denote sets.
 
-    from experiments import captioned_digits
+    from experiments.data import captioned_digits
     splits = captioned_digits.load("sklearn", Path("results/datasets"))
 
 An image shows a number of one to three digits, from the left of a canvas of three; each

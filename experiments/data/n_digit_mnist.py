@@ -1,6 +1,6 @@
 """N-digit MNIST as a TFDS data set: N digits side by side, and the number that they spell.
 
-    from experiments import n_digit_mnist
+    from experiments.data import n_digit_mnist
     splits = n_digit_mnist.load("sklearn", 2, "number", Path("results/datasets"))
 
 Prepared once as array_record, without TensorFlow, and read into memory. MNIST's four

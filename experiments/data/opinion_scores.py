@@ -1,6 +1,6 @@
 """TID2013 and KADID-10k as TFDS data sets: distorted images and what people thought of them.
 
-    from experiments import opinion_scores
+    from experiments.data import opinion_scores
     scored = opinion_scores.load("tid2013", Path("tid2013"), Path("results/datasets"))
     references, distorted = scored.images(range(10))
 

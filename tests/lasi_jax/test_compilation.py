@@ -78,7 +78,7 @@ GRADIENTS = {
 def test_every_public_function_is_called():
     public = {name for name in lasi_jax.__all__ if inspect.isfunction(getattr(lasi_jax, name))}
     for module in (structural, deep_features, competition):
-        name = module.__name__.split(".")[1]
+        name = module.__name__.split(".")[-1]
         public |= {
             f"{name}.{each}"
             for each, function in inspect.getmembers(module, inspect.isfunction)

@@ -94,7 +94,7 @@ def test_prepared_once_without_tensorflow(subsets, root, datasets, tmp_path):
     del subsets
     moved = shutil.copytree(root / "dataset", tmp_path / "moved")  # keeps times
     code = (
-        "import sys; from pathlib import Path; from experiments import bapps\n"
+        "import sys; from pathlib import Path; from experiments.data import bapps\n"
         "bapps.Bapps._split_generators = None  # would fail if asked again\n"
         f"subsets = bapps.load(Path({str(moved)!r}), Path({str(datasets)!r}), kind='2afc')\n"
         "assert 'tensorflow' not in sys.modules\n"

@@ -169,7 +169,8 @@ def test_the_data_set_is_frozen(splits):
 
 def test_prepared_once_without_tensorflow(folder, splits):
     code = (
-        "import sys, pickle; from pathlib import Path; from experiments import captioned_digits\n"
+        "import sys, pickle; from pathlib import Path\n"
+        "from experiments.data import captioned_digits\n"
         "captioned_digits.DigitCaptions._split_generators = None  # would fail if asked again\n"
         f"splits = captioned_digits.load('sklearn', Path({str(folder)!r}))\n"
         "assert 'tensorflow' not in sys.modules\n"

@@ -43,7 +43,7 @@ def test_sizes_are_those_of_the_table(splits):
 def test_prepared_once_without_tensorflow(folder, splits):
     del splits
     code = (
-        "import sys; from pathlib import Path; from experiments import n_digit_mnist as n\n"
+        "import sys; from pathlib import Path; from experiments.data import n_digit_mnist as n\n"
         "n.NDigitMnist._split_generators = None  # would fail if it were asked again\n"
         f"s = n.load('sklearn', 2, 'number', Path({str(folder)!r}))\n"
         "assert len(s['train'].numbers) == 7000 and 'tensorflow' not in sys.modules"

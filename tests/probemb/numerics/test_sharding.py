@@ -24,7 +24,8 @@ import functools, json, sys, traceback
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import probemb
-from probemb import DiagonalGaussian, bessel, sharded
+from probemb import DiagonalGaussian, sharded
+from probemb.numerics import bessel
 
 bessel.RAISED = 3  # less exact and sooner compiled; the ring is the same
 B, D = 24, 5
