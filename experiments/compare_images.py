@@ -239,7 +239,7 @@ def run(config: Config) -> dict:
     with files.new_folder(output) as folder:
         files.write_json(folder / "results.json", content)
         draw(folder / "figure.png", reference, candidates, scores, maps)
-    print(f"\nsaved {output / 'figure.png'} and {output / 'files.json'}")
+    print(f"\nsaved {output / 'figure.png'} and {output / 'results.json'}")
     return content
 
 

@@ -10,7 +10,7 @@ Takes two files of paired embeddings of a vision-language model that stays froze
 embedding, with several seeds at once, and reports whether these distributions can be trusted:
 retrieval before and after, coverage before and after temperature scaling, and how well each
 uncertainty (aleatoric, dropout, ensemble) tells failures, beside what cosines, changed inputs
-and texts tell without any adapter. The adapters are saved, ready for `saved_adapters.load`.
+and texts tell without any adapter. The adapters are saved, ready for `adapters.saved.load`.
 
 By default the embeddings are those of a small dual encoder, trained on digit captions
 (`digit_encoder`), where it is known how ambiguous each image and caption is. The same

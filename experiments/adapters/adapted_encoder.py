@@ -47,7 +47,7 @@ class Options:
     encoder_steps: int = 1500
     """Steps of an encoder's training."""
     method: Method = "probvlm"
-    """How the adapters are trained (`adapter_training`); all but pfe, whose location is frozen."""
+    """How the adapters are trained (`adapters.training`); all but pfe, whose location is frozen."""
     adapter_steps: int = 1000
     """Steps of the adapters' training."""
     hidden: tuple[int, ...] = (256, 256)

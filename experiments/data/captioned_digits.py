@@ -5,7 +5,7 @@
 
 An image shows a number of one to three digits, from the left of a canvas of three; each
 digit is covered by a grey square with probability 1/4. A caption was written by someone who
-saw the number uncovered, and says as much of it as they liked (`digit_grammar`). So all is
+saw the number uncovered, and says as much of it as they liked (`caption_grammar`). So all is
 known: which captions are true of which images, how many numbers a caption denotes, how many
 an image may show, and how probably a caption is true of what an image shows.
 
@@ -78,7 +78,7 @@ class Captioned(NamedTuple):
 
     Attributes:
       images: (image, side, 3 * side) uint8.
-      numbers: the place (image) of the number shown among `digit_grammar.NUMBERS`.
+      numbers: the place (image) of the number shown among `caption_grammar.NUMBERS`.
       covered: which digits (image, 3) are covered.
       captions: (caption) texts, each once.
       annotations: (pair, 2): the image, and the caption that was written of it.

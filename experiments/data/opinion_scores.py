@@ -189,7 +189,7 @@ class OpinionScores(tfds.core.GeneratorBasedBuilder):
         del dl_manager
         rows = _rows(self._name, self._folder)
         size = photographs.read(rows[0].reference_file).shape[:2]
-        # KADID-10k as one split would need TensorFlow, see `data_sets.prepare`.
+        # KADID-10k as one split would need TensorFlow, see `prepared.prepare`.
         return {
             _split(reference): self._generate_examples(list(of_reference), size)
             for reference, of_reference in itertools.groupby(rows, lambda row: row.reference)

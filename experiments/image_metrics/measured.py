@@ -61,7 +61,7 @@ def of_metrics(
 
     Args:
       folder: with a folder of parts for each metric.
-      names: of the metrics, which `image_metrics.check` has let pass.
+      names: of the metrics, which `named.check` has let pass.
       network: of the metric `deep`.
       source: of the images.
       title: of the source.

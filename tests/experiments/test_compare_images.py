@@ -33,6 +33,7 @@ def test_graded_distortions_of_a_file(tmp_path, photograph, capsys):
     assert len(values) == 21 and values == sorted(values) and values[0] > 0.0
     printed = capsys.readouterr().out
     assert all(score["name"] in printed for score in content["scores"])
+    assert all(str(tmp_path / "out" / name) in printed for name in ("figure.png", "results.json"))
 
 
 def test_candidates_of_the_user(tmp_path, photograph):
