@@ -24,7 +24,7 @@ from experiments.adapters.saved import SavedAdapter
 from experiments.captions.evaluation import SIDES, Side
 from experiments.data import embedding_files
 from experiments.data.embedding_files import Embeddings, PairedEmbeddings
-from experiments.reports.estimates import table
+from experiments.reports.tables import table
 from experiments.runs import files
 from probemb import search, serving
 

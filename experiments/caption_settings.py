@@ -33,7 +33,7 @@ from experiments.captions.methods import METHODS, Settings
 from experiments.captions.training import Training
 from experiments.data import captioned_digits
 from experiments.data.captioned_digits import Captioned
-from experiments.reports.estimates import table
+from experiments.reports.tables import table
 from experiments.runs import cells, files, training
 from probemb import calibration
 

@@ -6,15 +6,8 @@ import numpy as np
 
 from experiments.adapters.adapted_encoder import METRICS
 from experiments.captions.evaluation import SIDES
-from experiments.reports.estimates import (
-    DIFFERENCE,
-    POSITIVE,
-    SHARE,
-    find,
-    number,
-    over_seeds,
-    table,
-)
+from experiments.reports.estimates import DIFFERENCE, POSITIVE, SHARE, over_seeds
+from experiments.reports.tables import find, number, table
 
 START, WHOLE = "start", "whole pool"
 """No image of the pool, and all of them."""

@@ -7,16 +7,8 @@ import scipy.stats
 
 from experiments.adapters.adapted_encoder import METRICS
 from experiments.adapters.evaluation import OWN
-from experiments.reports.estimates import (
-    CORRELATION,
-    DIFFERENCE,
-    POSITIVE,
-    SHARE,
-    find,
-    number,
-    over_seeds,
-    table,
-)
+from experiments.reports.estimates import CORRELATION, DIFFERENCE, POSITIVE, SHARE, over_seeds
+from experiments.reports.tables import find, number, table
 
 BOTH = "total, dropout, images and captions"
 RANDOM = "random"

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from experiments.adapters.adapted_encoder import METRICS
 from experiments.adapters.evaluation import OWN
 from experiments.adapters.model_selection_page import ALL, OTHERS, PER_SPREAD, PLAIN, RANDOM
-from experiments.reports.estimates import find
+from experiments.reports.tables import find
 
 _MAIN = METRICS[0]
 _MARKERS = "osD^vP"

@@ -13,15 +13,8 @@ from experiments.captions import evaluation as caption_evaluation
 from experiments.captions import page
 from experiments.captions.evaluation import SIDES, Outcome, Side
 from experiments.reports import estimates
-from experiments.reports.estimates import (
-    DIFFERENCE,
-    POSITIVE,
-    SHARE,
-    find,
-    number,
-    over_seeds,
-    table,
-)
+from experiments.reports.estimates import DIFFERENCE, POSITIVE, SHARE, over_seeds
+from experiments.reports.tables import find, number, table
 from probemb import calibration
 
 FROZEN = "frozen"

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from experiments.adapters import training
 from experiments.adapters.evaluation import OWN, Evaluation, Frozen
 from experiments.captions.evaluation import SIDES, Outcome, Side
-from experiments.reports import estimates
+from experiments.reports import plots
 
 _BASELINES = ("minus best cosine", "entropy over items", "TTDA")
 _COLORS: dict[str, str] = {method: f"C{k}" for k, method in enumerate(training.METHODS)}
@@ -62,11 +62,11 @@ def _rejection(axis: Axes, before: Outcome, evaluations: dict[str, Evaluation], 
         if method.endswith("_own"):
             continue
         values = [o.uncertainty[side][OWN] for o in evaluation.outcomes]
-        curve = estimates.kept_by_rejection(values, [wrong] * len(values))
+        curve = plots.kept_by_rejection(values, [wrong] * len(values))
         axis.plot(*curve, linewidth=1.5, label=method, color=_COLORS[method])
     for name in _BASELINES:
         if name in before.uncertainty[side]:
-            curve = estimates.kept_by_rejection([before.uncertainty[side][name]], [wrong])
+            curve = plots.kept_by_rejection([before.uncertainty[side][name]], [wrong])
             axis.plot(*curve, "--", linewidth=1.0, label=name)
     axis.set(
         title=f"failures of {side}s, by annotated pairs",

@@ -9,7 +9,8 @@ from experiments.captions import evaluation
 from experiments.captions.evaluation import METRICS, SIDES, Outcome, Side, Trial
 from experiments.captions.methods import METHODS, is_distribution
 from experiments.reports import estimates
-from experiments.reports.estimates import CORRELATION, SHARE, find, number, over_seeds, table
+from experiments.reports.estimates import CORRELATION, SHARE, over_seeds
+from experiments.reports.tables import find, number, table
 from probemb import calibration
 
 Outcomes = dict[str, list[Outcome]]

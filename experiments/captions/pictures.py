@@ -18,7 +18,7 @@ from experiments.captions.methods import METHODS, is_distribution
 from experiments.captions.page import Outcomes
 from experiments.captions.two_towers import Model
 from experiments.data import caption_grammar
-from experiments.reports import estimates
+from experiments.reports import plots
 from probemb import calibration
 
 _CHAIN = (
@@ -110,7 +110,7 @@ def _rejection(trial: Trial, outcomes: Outcomes):
     )
     for axis, (name, meaning) in zip(axes[0], names.items(), strict=True):
         for place, (method, each) in enumerate(outcomes.items()):
-            curve = estimates.kept_by_rejection(
+            curve = plots.kept_by_rejection(
                 [o.uncertainty["caption"][METHODS[method].judged_by] for o in each],
                 [1.0 - o.metrics["caption"][name].astype(np.float32) for o in each],
             )

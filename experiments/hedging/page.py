@@ -9,15 +9,8 @@ import sklearn.metrics
 
 from experiments.hedging.evaluation import Outcome, Trial
 from experiments.reports import estimates
-from experiments.reports.estimates import (
-    CORRELATION,
-    DIFFERENCE,
-    SHARE,
-    find,
-    number,
-    over_seeds,
-    table,
-)
+from experiments.reports.estimates import CORRELATION, DIFFERENCE, SHARE, over_seeds
+from experiments.reports.tables import find, number, table
 from probemb import calibration
 
 NUM_BINS = 20

@@ -16,7 +16,7 @@ from experiments.hedging import evaluation
 from experiments.hedging.evaluation import CONDITIONS, Trial
 from experiments.hedging.model import Model
 from experiments.hedging.page import Cell, Outcomes
-from experiments.reports import estimates
+from experiments.reports import plots
 from probemb import calibration
 
 _NUMBERS_SHOWN = 6
@@ -196,7 +196,7 @@ def _rejection(split: str, trials: dict[Cell, Trial], outcomes: dict[Cell, Outco
         numbers = trials[split, condition].queries.numbers
         for embedding, each in outcomes[split, condition].items():
             for measure in each[0].uncertainty:
-                curve = estimates.kept_by_rejection(
+                curve = plots.kept_by_rejection(
                     [o.uncertainty[measure] for o in each],
                     [o.predicted != numbers for o in each],
                 )

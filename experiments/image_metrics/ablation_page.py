@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from experiments.image_metrics import opinions_page
-from experiments.reports.estimates import number, table
+from experiments.reports.tables import number, table
 
 _VARIED = ("neighborhood_size", "neighborhood", "decay", "ridge", "remedy", "side")
 _TAU = "Kendall's tau with the level"

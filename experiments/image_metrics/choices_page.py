@@ -12,7 +12,7 @@ import jax
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments.reports.estimates import number, table
+from experiments.reports.tables import number, table
 from lasi_jax import agreement
 
 SUBSETS: tuple[str, ...] = ("traditional", "cnn", "superres", "deblur", "color", "frameinterp")

@@ -9,7 +9,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments.reports.estimates import table
+from experiments.reports.tables import table
 
 Side = Literal["first_least", "first_greatest", "second_least", "second_greatest"]
 """One of the four images: which metric moves, and where to. The other one is held."""

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from experiments.image_metrics import severity
-from experiments.reports.estimates import number, table
+from experiments.reports.tables import number, table
 from lasi_jax import agreement
 
 PUBLISHED = {

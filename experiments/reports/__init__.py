@@ -1,1 +1,1 @@
-"""What every report shares: estimates with their intervals, and tables."""
+"""What every report shares: estimates with their intervals, tables, and pictures."""

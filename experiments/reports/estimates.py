@@ -1,4 +1,4 @@
-"""From one value a seed, or a test item, to a mean with its interval; and tables of them."""
+"""From one value a seed, or a test item, to a mean with its interval."""
 
 import functools
 import math
@@ -95,44 +95,3 @@ def over_items(
 def ranks(values: np.ndarray) -> np.ndarray:
     """Ranks (item, seed) of values that only order: float32 would let some of them tie."""
     return scipy.stats.rankdata(values, axis=0).astype(np.float32)
-
-
-def kept_by_rejection(
-    uncertainties: list[np.ndarray], errors: list[np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The share of items rejected, the least certain first, and how right the rest is.
-
-    A mean over seeds; where a handful of items is left, which tells nothing, the curve ends.
-
-    Args:
-      uncertainties: (item) of each seed.
-      errors: (item) of each seed, from 0 to 1.
-    """
-    curves = []
-    for uncertainty, error in zip(uncertainties, errors, strict=True):
-        risk = np.asarray(calibration.selective_risk(uncertainty, error))
-        curves.append(1.0 - risk[np.argsort(uncertainty, kind="stable")])
-    kept = np.arange(1, len(curves[0]) + 1) / len(curves[0])
-    shown = kept > 0.02
-    return 1.0 - kept[shown], np.mean(curves, 0)[shown]
-
-
-def number(value: dict[str, Any] | None, digits: int = 3) -> str:
-    """A mean with its interval; of one seed it is the value, of two it says that they are few."""
-    if value is None:
-        return "undefined"
-    text = f"{value['mean']:.{digits}f}"
-    if value["low"] is not None:
-        return f"{text} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
-    return f"{text} (too few seeds)" if len(value.get("seeds", ())) > 1 else text
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A table in Markdown."""
-    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
-
-
-def find(rows: list[dict], **what: str) -> dict | None:
-    """The first row with these values."""
-    return next((row for row in rows if all(row[k] == v for k, v in what.items())), None)

@@ -18,7 +18,7 @@ from experiments.data import captioned_digits, embedding_files
 from experiments.data.captioned_digits import Captioned
 from experiments.probvlm_adapters import Config
 from experiments.reports import estimates
-from experiments.reports.estimates import find
+from experiments.reports.tables import find
 from experiments.runs import checkpoints
 
 METHODS = ("pfe", "von_mises_fisher")

@@ -15,7 +15,7 @@ from experiments.captions import evaluation
 from experiments.captions import page as caption_page
 from experiments.captions.evaluation import SIDES, Outcome, Trial, Truth
 from experiments.reports import estimates
-from experiments.reports.estimates import find
+from experiments.reports.tables import find
 from probemb import calibration
 
 NUMBER, DIMENSION = 40, 3  # images, and as many captions: what is compiled is so once

@@ -8,7 +8,7 @@ from experiments import runs
 from experiments.captions import evaluation, page
 from experiments.captions.evaluation import Outcome, Trial, Truth
 from experiments.captions.methods import METHODS
-from experiments.reports.estimates import find
+from experiments.reports.tables import find
 
 IMAGES, CAPTIONS = 40, 60
 

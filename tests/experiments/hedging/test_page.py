@@ -8,7 +8,7 @@ import scipy.stats
 from experiments.data.n_digit_mnist import Numbers
 from experiments.hedging import page
 from experiments.hedging.evaluation import Outcome, Trial
-from experiments.reports import estimates
+from experiments.reports import estimates, tables
 
 NUMBERS = np.arange(200) % 7
 
@@ -108,7 +108,7 @@ def test_ties_are_no_bins_of_their_place():
 def test_numbers_of_a_report():
     found = content()
     corrupt = {"split": "test_seen", "condition": "corrupt"}
-    gaussian = estimates.find(found["performance"], embedding="gaussian", **corrupt)
+    gaussian = tables.find(found["performance"], embedding="gaussian", **corrupt)
     rates = [(outcome(seed, 0.4).predicted == NUMBERS).mean() for seed in (0, 1, 2)]
     np.testing.assert_allclose(gaussian["accuracy"]["seeds"], rates)
     precisions, errors = [], []
@@ -123,7 +123,7 @@ def test_numbers_of_a_report():
         )
     np.testing.assert_allclose(gaussian["average_precision"]["seeds"], precisions, rtol=1e-6)
     np.testing.assert_allclose(gaussian["calibration_error"]["seeds"], errors, rtol=1e-5)
-    row = estimates.find(found["uncertainty"], embedding="gaussian", **corrupt)
+    row = tables.find(found["uncertainty"], embedding="gaussian", **corrupt)
     expected = []
     for seed in (0, 1, 2):
         one = outcome(seed, 0.4)

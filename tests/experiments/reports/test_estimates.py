@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from experiments.reports import estimates
+from experiments.reports import estimates, tables
 from probemb import calibration
 
 
@@ -15,7 +15,7 @@ def test_an_interval_over_seeds_stays_where_values_can_lie():
     np.testing.assert_allclose([found["low"], found["mean"]], [low, 0.75])
     positive = estimates.over_seeds([0.0, 0.001, 0.008], bounds=estimates.POSITIVE)
     assert positive["low"] == 0.0 < positive["mean"] < positive["high"]
-    assert estimates.number(positive) == "0.003 [0.000, 0.014]"
+    assert tables.number(positive) == "0.003 [0.000, 0.014]"
     free = estimates.over_seeds(values)
     np.testing.assert_allclose([free["low"], free["high"]], [low, high])
     at_the_bound = estimates.over_seeds([1.0, 1.0, 1.0 + 1e-7], bounds=estimates.SHARE)
@@ -27,9 +27,9 @@ def test_an_interval_over_seeds_stays_where_values_can_lie():
 def test_two_seeds_are_too_few():
     found = estimates.over_seeds([1.0, -1.0], bounds=estimates.CORRELATION)
     assert found["low"] is None and found["high"] is None and found["seeds"] == [1.0, -1.0]
-    assert estimates.number(found) == "0.000 (too few seeds)"
-    assert estimates.number(estimates.over_seeds([0.25])) == "0.250"
-    assert estimates.number(None) == "undefined"
+    assert tables.number(found) == "0.000 (too few seeds)"
+    assert tables.number(estimates.over_seeds([0.25])) == "0.250"
+    assert tables.number(None) == "undefined"
 
 
 def test_of_one_group_there_is_no_interval_over_items():
