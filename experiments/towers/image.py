@@ -8,17 +8,29 @@ HIDDEN = 128
 
 
 class ImageTower(nnx.Module):
-    """Images (batch, height, width) uint8 to features (batch, 128).
+    """Images (batch, height, width) or (batch, height, width, channel) uint8 to features.
+
+    Features are (batch, 128).
 
     Args:
       height: a multiple of 4.
       width: a multiple of 4.
       channels: of the first and of the second convolution.
+      image_channels: of an image, such as 3 of colors; of 1 the axis may be missing.
       rngs: of the initial parameters.
     """
 
-    def __init__(self, height: int, width: int, channels: tuple[int, int], *, rngs: nnx.Rngs):
-        self.first = nnx.Conv(1, channels[0], (5, 5), rngs=rngs)
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        channels: tuple[int, int],
+        *,
+        image_channels: int = 1,
+        rngs: nnx.Rngs,
+    ):
+        self.shape = height, width, image_channels
+        self.first = nnx.Conv(image_channels, channels[0], (5, 5), rngs=rngs)
         self.second = nnx.Conv(channels[0], channels[1], (5, 5), rngs=rngs)
         self.hidden = nnx.Linear(height // 4 * (width // 4) * channels[1], HIDDEN, rngs=rngs)
 
@@ -27,8 +39,18 @@ class ImageTower(nnx.Module):
         return self.pooled(self.local(images))
 
     def local(self, images: jax.Array) -> jax.Array:
-        """What the convolutions see at every place: (batch, height / 4, width / 4, channel)."""
-        x = images[..., None].astype(jnp.float32) / 255.0
+        """What the convolutions see at every place: (batch, height / 4, width / 4, channel).
+
+        Raises:
+          ValueError: images of another shape.
+        """
+        x = images[..., None] if images.ndim == 3 else images
+        if x.shape[1:] != self.shape:
+            raise ValueError(
+                f"images must be (batch, height, width, channel) with {self.shape} behind the "
+                f"batch, got {images.shape}"
+            )
+        x = x.astype(jnp.float32) / 255.0
         for convolution in (self.first, self.second):
             x = nnx.relu(_max_pool(convolution(x)))
         return x

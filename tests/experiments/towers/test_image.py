@@ -2,6 +2,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from experiments.towers import image
@@ -24,3 +25,24 @@ def test_it_is_two_convolutions_with_windowed_pooling_and_a_hidden_layer():
     features = tower(IMAGES)
     assert features.shape == (3, image.HIDDEN)
     chex.assert_trees_all_close(features, jax.nn.relu(x), atol=1e-5)
+
+
+def test_colors_are_channels_of_the_first_convolution():
+    tower = image.ImageTower(8, 16, (4, 6), image_channels=3, rngs=nnx.Rngs(0))
+    colored = np.stack([IMAGES, IMAGES[::-1], IMAGES], -1)
+    assert tower.first.kernel.shape == (5, 5, 3, 4) and tower(colored).shape == (3, image.HIDDEN)
+    # Gray is the sum of what the kernel sees in its channels.
+    gray = image.ImageTower(8, 16, (4, 6), rngs=nnx.Rngs(0))
+    for name in ("second", "hidden"):
+        setattr(gray, name, getattr(tower, name))
+    gray.first.kernel[...] = tower.first.kernel[...].sum(2, keepdims=True)
+    alike = tower(np.stack([IMAGES] * 3, -1))
+    chex.assert_trees_all_close(gray(IMAGES), alike, atol=1e-5)
+    chex.assert_trees_all_equal(gray(IMAGES[..., None]), gray(IMAGES))
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 16), (3, 16, 8, 3), (3, 8, 16, 4), (8, 16)])
+def test_images_of_another_shape_are_one_error(shape):
+    tower = image.ImageTower(8, 16, (4, 6), image_channels=3, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"images must be .*\(8, 16, 3\).*got "):
+        tower(np.zeros(shape, np.uint8))
