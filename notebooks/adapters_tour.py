@@ -19,11 +19,23 @@
 # distributions are as wide as errors are, and asks whether they know which queries will fail. It
 # takes a few minutes on two CPU cores.
 
+# %% [markdown]
+# The next cell does nothing where the packages are installed. Elsewhere, as in Colab, it installs
+# them from the repository that you opened this notebook from: name its address first.
+
 # %%
+REPOSITORY = ""  # what `git clone` takes, such as "https://HOST/OWNER/NAME"
+
 try:
     from probemb import adapters
 except ImportError:
-    # %pip install -q "lasi-probemb[experiments]"
+    if not REPOSITORY:
+        raise RuntimeError(
+            "lasi-probemb is not installed: set REPOSITORY, at the top of this cell, to the "
+            "address of the git repository that you opened this notebook from"
+        ) from None
+    print(f"installing lasi-probemb from {REPOSITORY}")
+    # %pip install -q "lasi-probemb[experiments] @ git+{REPOSITORY}"
     from probemb import adapters
 
 # %%

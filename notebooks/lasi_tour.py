@@ -26,11 +26,23 @@
 # This notebook compares images, looks at the map behind the number, and uses the
 # distance as a loss. It takes two to three minutes on two CPU cores.
 
+# %% [markdown]
+# The next cell does nothing where the packages are installed. Elsewhere, as in Colab, it installs
+# them from the repository that you opened this notebook from: name its address first.
+
 # %%
+REPOSITORY = ""  # what `git clone` takes, such as "https://HOST/OWNER/NAME"
+
 try:
     import lasi_jax
 except ImportError:
-    # %pip install -q "lasi-probemb[experiments]"
+    if not REPOSITORY:
+        raise RuntimeError(
+            "lasi-probemb is not installed: set REPOSITORY, at the top of this cell, to the "
+            "address of the git repository that you opened this notebook from"
+        ) from None
+    print(f"installing lasi-probemb from {REPOSITORY}")
+    # %pip install -q "lasi-probemb[experiments] @ git+{REPOSITORY}"
     import lasi_jax
 
 # %%

@@ -196,7 +196,7 @@ def load(path: str | os.PathLike[str]) -> Parameters:
     is BGR in 0..255 less (104, 117, 123) and whose conv10 has a border of 1, or
     torchvision's `squeezenet1_0` and `squeezenet1_1` (`features.0.weight`, ...),
     whose input is RGB by mean and deviation. All weights are (out, in, height,
-    width). Where torch and torchvision are installed, this writes such a file:
+    width). Where torch and torchvision are installed, this writes such a file::
 
         safetensors.torch.save_file(
             torchvision.models.squeezenet1_1(weights="DEFAULT").state_dict(),

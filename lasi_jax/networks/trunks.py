@@ -2,8 +2,8 @@
 
 The trunks of torchvision's versions, in front of which LPIPS has its weights of
 channels. Theirs are read from a file, so the module is imported by name:
-`from lasi_jax import trunks`. In an environment that has torch and torchvision
-the file is written by
+`from lasi_jax.networks import trunks`. In an environment that has torch and torchvision
+the file is written by::
 
     safetensors.torch.save_file(
         torchvision.models.alexnet(weights="DEFAULT").state_dict(), "alexnet.safetensors"
