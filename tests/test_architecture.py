@@ -90,14 +90,15 @@ def test_every_folder_of_a_package_is_a_room(package):
 
 # A room of `experiments`, and the rooms that it may import from beside the packages.
 ROOMS = {
-    "adapters": {"captions", "data", "reports", "runs"},
-    "captions": {"towers", "data", "reports", "runs"},
-    "hedging": {"towers", "data", "reports", "runs"},
+    "adapters": {"captions", "data", "reports", "runs", "uncertainty"},
+    "captions": {"towers", "data", "reports", "runs", "uncertainty"},
+    "hedging": {"towers", "data", "reports", "runs", "uncertainty"},
     "image_metrics": {"data", "reports", "runs"},
     "towers": {"data"},
     "data": {"runs"},
     "reports": set(),
     "runs": set(),
+    "uncertainty": set(),
 }
 EXPERIMENTS = ROOT / "experiments"
 ASKED = {path.stem for path in EXPERIMENTS.glob("*.py")} - {"__init__", "__main__"}

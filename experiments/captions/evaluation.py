@@ -16,6 +16,7 @@ import numpy as np
 from experiments.captions.methods import METHODS
 from experiments.captions.two_towers import Model
 from experiments.runs.in_parts import in_parts
+from experiments.uncertainty.baselines import Evidence, measured
 from probemb import retrieval
 
 Side = Literal["image", "caption"]
@@ -169,18 +170,6 @@ def metrics(scores: np.ndarray, trial: Trial) -> dict[Side, dict[str, np.ndarray
     }
 
 
-@jax.jit
-def baselines(scores: jax.Array) -> dict[str, jax.Array]:
-    """What any scores (query, item) say of uncertainty."""
-    best = jax.lax.top_k(scores, 2)[0]
-    share = jax.nn.log_softmax(scores, axis=1)
-    return {
-        "minus best score": -best[:, 0],
-        "minus margin": best[:, 1] - best[:, 0],
-        "entropy over items": -jnp.sum(jnp.exp(share) * share, axis=1),
-    }
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def _unsure(model: Model, parameters: Any, embedding: Any) -> dict[str, jax.Array]:
     return METHODS[model.method].unsure(embedding, parameters)
@@ -204,7 +193,10 @@ def evaluate(model: Model, parameters: Any, trial: Trial) -> Outcome:
         )
         implication = np.asarray(_implication(model, parameters, *pair))
     uncertainty: dict[Side, dict[str, np.ndarray]] = {
-        side: jax.tree.map(np.asarray, {**_unsure(model, parameters, own), **baselines(of_side)})
+        side: {
+            **jax.tree.map(np.asarray, _unsure(model, parameters, own)),
+            **measured(Evidence(scores=of_side)),
+        }
         for side, own, of_side in zip(SIDES, (images, texts), (scores, scores.T), strict=True)
     }
     return Outcome(scores, metrics(scores, trial), uncertainty, implication)
@@ -217,6 +209,18 @@ def ceiling(trial: Trial) -> dict[Side, dict[str, np.ndarray]] | None:
     can be exceeded, and what was annotated is not asked.
     """
     return None if trial.truth is None else metrics(trial.truth.match_probability, trial)
+
+
+@jax.jit
+def baselines(scores: jax.Array) -> dict[str, jax.Array]:
+    """What any scores (query, item) say of uncertainty."""
+    best = jax.lax.top_k(scores, 2)[0]
+    share = jax.nn.log_softmax(scores, axis=1)
+    return {
+        "minus best score": -best[:, 0],
+        "minus margin": best[:, 1] - best[:, 0],
+        "entropy over items": -jnp.sum(jnp.exp(share) * share, axis=1),
+    }
 
 
 def minus_words(captions: tuple[str, ...]) -> np.ndarray:

@@ -23,6 +23,7 @@ from flax import nnx
 
 import probemb
 from experiments.captions.batches import Batch, masked
+from experiments.uncertainty import baselines
 from probemb import heads, hyperbolic, pairwise
 from probemb.distributions.gaussians import DiagonalGaussian
 from probemb.numerics.euclidean import normalized, product
@@ -322,7 +323,7 @@ def _variance_and_eta(embedding: DiagonalGaussian, parameters: Parameters) -> di
 
 
 def _minus_norm(embedding: jax.Array, parameters: Parameters) -> dict[str, jax.Array]:
-    return {"minus norm": -jnp.linalg.norm(embedding, axis=1)}
+    return {"minus norm": baselines.minus_norm(embedding)}
 
 
 def _minus_radius(embedding: jax.Array, parameters: Parameters) -> dict[str, jax.Array]:

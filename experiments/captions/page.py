@@ -11,6 +11,8 @@ from experiments.captions.methods import METHODS, is_distribution
 from experiments.reports import estimates
 from experiments.reports.estimates import CORRELATION, SHARE, over_seeds
 from experiments.reports.tables import find, number, table
+from experiments.uncertainty import baselines
+from experiments.uncertainty.baselines import Evidence
 from probemb import calibration
 
 Outcomes = dict[str, list[Outcome]]
@@ -51,7 +53,8 @@ def _measures(outcomes: Outcomes, trial: Trial, side: Side):
         for name in each[0].uncertainty[side]:
             yield method, name, np.stack([o.uncertainty[side][name] for o in each], 1)
     if side == "caption":
-        yield NO_MODEL, "minus words", evaluation.minus_words(trial.captions)[:, None]
+        for name, values in baselines.measured(Evidence(texts=trial.captions)).items():
+            yield NO_MODEL, name, values[:, None]
 
 
 def _varied(values: np.ndarray) -> bool:

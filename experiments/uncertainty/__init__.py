@@ -1,0 +1,1 @@
+"""Uncertainty without a distribution: the baselines that every family of experiments has."""
