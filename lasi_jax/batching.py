@@ -31,6 +31,7 @@ def one_at_a_time(function: Callable) -> Callable:
                     next(following) if b else leaf
                     for b, leaf in zip(is_batched, leaves, strict=True)
                 ]
+                # `mapped` again: under a second `vmap` its rule, too, runs in turn.
                 return (mapped if in_turn else function)(*jax.tree.unflatten(tree, chosen))
 
             batched = [leaf for b, leaf in zip(is_batched, leaves, strict=True) if b]

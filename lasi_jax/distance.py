@@ -26,13 +26,16 @@ def _separation(coefficients: list[jax.Array], axis: int) -> jax.Array:
         of_x, of_y = (lax.index_in_dim(plane, i, axis, keepdims=False) for i in (0, 1))
         squared = squared + jnp.square(of_x - of_y)
     same = squared <= (_ROUNDING * float(jnp.finfo(coefficients[0].dtype).eps)) ** 2
+    # The root sees no 0: its infinite derivative there, times the outer 0, would be NaN.
     return jnp.where(same, 0.0, jnp.sqrt(jnp.where(same, 1.0, squared)))
 
 
 def _learnt_the_same(x: jax.Array, y: jax.Array) -> jax.Array:
     """Where all earlier elements of x and y are equal, and hence, exactly, the embeddings."""
     differs = (x != y).reshape(-1)
+    # `argmax` of no difference at all is 0, which would mean the first element.
     first = jnp.where(jnp.any(differs), jnp.argmax(differs), differs.size)
+    # That element too: it is not among its own examples.
     return (jnp.arange(differs.size) <= first).reshape(x.shape)
 
 
@@ -77,6 +80,7 @@ def _map_backward(options, residuals, cotangent):
 
     def backward(pair, weights, solved, cotangent):
         coefficients, adjoint = solved
+        # What fills up a tile has a lambda too; the zeros that fill up the cotangent silence it.
         scaled = adjoint * to_tiles(cotangent[None, None], cut)
         return pull_back(pair, weights, options, coefficients, scaled)
 
@@ -245,4 +249,5 @@ def distance(
     if weights is None:
         return jnp.mean(separation)
     total = jnp.sum(weights)
+    # Under `jit` nobody refuses a mask that is 0 throughout: it gives 0, not NaN.
     return jnp.sum(weights * separation) / jnp.where(total > 0.0, total, 1.0)

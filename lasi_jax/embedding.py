@@ -33,6 +33,7 @@ def _solve(options: Regression, image: jax.Array, weights: jax.Array | None) -> 
 
 
 def _solve_forward(options, image, weights):
+    # Not the factors: N (N + 1) / 2 numbers for every element are sooner computed again than kept.
     return _solve(options, image, weights), (image, weights)
 
 
@@ -72,6 +73,7 @@ _compiled_neighbor_values = jax.jit(neighbor_values, static_argnums=1)
 def normalize(planes: list[jax.Array]) -> list[jax.Array]:
     """(theta + 1e-6) / |theta + 1e-6|, with theta given as planes."""
     shifted = [plane + OFFSET for plane in planes]
+    # No guard: it is 0 only where every coefficient is the offset's negative to the last bit.
     norm = jnp.sqrt(sum(plane * plane for plane in shifted))
     return [plane / norm for plane in shifted]
 

@@ -205,6 +205,7 @@ def check_mask(mask: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array | Non
             f"mask must have the image's shape {shape}, or length 1 along axes where it is to be "
             f"repeated (mask[..., None] over channels), got shape {mask.shape}"
         )
+    # In the precision in which it will count: 1e-50 of float64 is 0 in float32.
     check_values(
         "mask must hold weights from 0 to 1, at least one of them positive",
         mask.astype(dtype) if isinstance(mask, Tracer) else np.asarray(mask).astype(dtype),
@@ -224,13 +225,16 @@ def check_options(
         traced = " (under jit, name it in static_argnames)" if isinstance(size, Tracer) else ""
         raise TypeError(f"neighborhood_size must be an integer, got {size!r}{traced}")
     elements = math.prod(shape)
+    # The last element of an image has `elements - 1` earlier ones, and no element has more.
     if not 1 <= int(size) < elements:
         raise ValueError(
             "neighborhood_size must be at least 1 and less than the number of elements "
             f"({elements} for shape {shape}), got {size}"
         )
+    # Numbers, not arrays: powers of the decay are constants of the compiled program.
     if not isinstance(decay, numbers.Real) or not 0.0 < float(decay) <= 1.0:
         raise ValueError(f"decay must be a number with 0 < decay <= 1, got {decay!r}")
+    # Positive: the first element has no examples, and the ridge alone makes its system solvable.
     if not isinstance(ridge, numbers.Real) or not 0.0 < float(ridge) < math.inf:
         raise ValueError(f"ridge must be a finite positive number, got {ridge!r}")
     if not isinstance(prior, numbers.Real) or not math.isfinite(float(prior)):
@@ -240,6 +244,7 @@ def check_options(
 
 def compact_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape without axes of length 1, at least two axes: same order, same distances."""
+    # (H, W) and (H, W, 1) thereby share one compiled program.
     long = tuple(length for length in shape if length > 1)
     return long + (1,) * (2 - len(long))
 

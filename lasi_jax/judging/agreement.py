@@ -120,6 +120,7 @@ def _standardize(values: np.ndarray) -> tuple[np.ndarray, float, float]:
     values = values / most
     mean, extent = values.mean(), np.ptp(values)
     values = (values - mean) / extent
+    # Once more: the first mean was rounded on the scale of values, not of their differences.
     values = values - values.mean()
     deviation = np.std(values)
     return values / deviation, float(most * mean), float(most * (extent * deviation))
@@ -362,6 +363,7 @@ class _Reduced(NamedTuple):
         factor = self.amplitude(g[:, 0])[:, None]
         square = np.maximum(products[:, :1], _ROUNDING)
         slopes, of_square = along[:, 1:3], 2.0 * products[:, 1:3]
+        # The gain is a (g.y) with a = (g.y) / g.g; hence its derivative a (2 g'.y - a (g.g)').
         gradient = factor * (2.0 * slopes - factor * of_square)
         change = ((slopes - factor * of_square) / square)[:, :, None]  # of the factor
         twice = [3, 4, 4, 5]
@@ -449,6 +451,7 @@ def _climb(
         slope = np.where(fixed, 0.0, gradient)
         bend = np.where(fixed[:, :, None] | fixed[:, None], 0.0, -hessian)
         values, vectors = np.linalg.eigh(bend + fixed[:, :, None] * np.eye(2))
+        # By |eigenvalues|, so that the step climbs from a saddle or a valley too.
         turned = np.einsum("kji,kj->ki", vectors, slope) / np.maximum(np.abs(values), 1e-9)
         step = np.einsum("kij,kj->ki", vectors, turned)
         length = np.maximum(np.linalg.norm(step, axis=1), 1e-30)

@@ -60,6 +60,7 @@ def _filter_rows(planes: jax.Array) -> jax.Array:
     height, width, channels = planes.shape
     reach = _WINDOW - 1
     count = -(-(height - reach) // _BLOCK)
+    # One block more than results fill, for windows reach into the next.
     padding = (count + 1) * _BLOCK - height
     blocks = jnp.pad(planes, ((0, padding), (0, 0), (0, 0)))
     blocks = blocks.reshape(count + 1, _BLOCK, width, channels)
@@ -81,6 +82,7 @@ def _moments(planes: jax.Array) -> tuple[jax.Array, jax.Array]:
     the least is lost to cancellation.
     """
     shift = lax.stop_gradient(planes.mean((0, 1), keepdims=True))
+    # No clamp at 0: what rounding leaves below, some 1e-6, is nothing beside the floor of 0.0036.
     off = _filter(planes - shift)
     return off + shift, _filter(jnp.square(planes - shift)) - jnp.square(off)
 
@@ -118,6 +120,7 @@ def _halve(planes: jax.Array) -> jax.Array:
 
 def _power(base: jax.Array, exponent: float) -> jax.Array:
     """A power that is 0, with gradient 0, where the base is not positive; NaN stays NaN."""
+    # A scale of weight 0 does not count, not even where its mean is cut to 0.
     if exponent == 0.0:
         return jnp.ones_like(base)
     cut = base <= 0.0

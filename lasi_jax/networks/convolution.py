@@ -76,6 +76,7 @@ def convolve(
     planes: jax.Array, convolution: Convolution, *, stride: int = 1, padding: int = 0
 ) -> jax.Array:
     """The sums planes * weight + bias, within a frame of zeros."""
+    # By default accelerators round to bfloat16 or TF32, and a distance would depend on the device.
     convolved = lax.conv_general_dilated(
         planes[None],
         convolution.weight,
@@ -118,6 +119,7 @@ def pool_3x3_over_the_edge(planes: jax.Array) -> jax.Array:
     for axis in (0, 1):
         length = planes.shape[axis]
         if length % 2 == 0:
+            # One row is missing, and a copy of the last changes no maximum.
             last = lax.slice_in_dim(planes, length - 1, length, axis=axis)
             planes = jnp.concatenate([planes, last], axis)
     return _greatest(planes, 3)

@@ -160,6 +160,7 @@ def _caffe() -> _Layout:
         f"{fire}.{ours}": f"{fire}/{theirs}" for fire in _FIRES for ours, theirs in parts.items()
     }
     names |= {"conv1": "conv1", "conv10": "conv_final"}
+    # Of RGB in 0..1, as images are here: divided by 1 / 255, they are back in 0..255.
     mean, deviation = (123 / 255, 117 / 255, 104 / 255), (1 / 255,) * 3
     return _Layout("Caffe's SqueezeNet 1.0", "1.0", names, ("/w", "/b"), True, mean, deviation, 1)
 
@@ -231,6 +232,7 @@ def load(path: str | os.PathLike[str]) -> Parameters:
     for name, source in layout.names.items():
         weight, bias = (arrays[source + suffix] for suffix in layout.suffixes)
         if name == "conv1" and layout.is_bgr:
+            # Once in the weights instead of in every image.
             weight = weight[:, ::-1]
         convolutions[name] = convolution.from_file(weight, bias)
     return _parameters(convolutions, layout.mean, layout.deviation, layout.version, layout.border)

@@ -205,6 +205,7 @@ def load(
       >>> title, arrays = load("line.npz", layouts, content="a line")  # doctest: +SKIP
     """
     have = {name for name in names(path) if not name.startswith(ignored)}
+    # The nearest layout, not an equal one: of a damaged file, the error tells what is missing.
     title = min(layouts, key=lambda title: len(have ^ layouts[title].keys()))
     arrays = read(path, wanted=layouts[title])
     told = faults(arrays, layouts[title])

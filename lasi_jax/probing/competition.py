@@ -119,6 +119,7 @@ def _check_images(x: Any, y: Any, value_range: tuple[float, float]) -> tuple[jax
     x, y = images.check_pair(x, y, value_range)
     _check_dtype("x", x)
     _check_dtype("y", y)
+    # The check leaves room for rounding; every image on the way lies in the range itself.
     return x, jnp.clip(y, *value_range) + zero(x).astype(y.dtype)
 
 
@@ -191,6 +192,7 @@ class _Named(NamedTuple):
 def _named(name: str, metric: Any) -> _Named:
     if not callable(metric):
         raise TypeError(f"{name} must be a function (x, y) -> distance, got {metric!r}")
+    # `jit` hashes what is static: a partial function by its identity, whatever it holds.
     return _Named(name, metric if isinstance(metric, Hashable) else functools.partial(metric))
 
 
@@ -232,6 +234,7 @@ def _project(
         circles = ((excess > 0.0) & (newton >= above)) | ((excess < 0.0) & (newton <= below))
         return jnp.where(circles, 0.5 * (below + above), newton), below, above
 
+    # Of a normal whose mean square is 1, <v, n> / <n, n>: right where no bound is in the way.
     first = jnp.mean(v * normal) + zero(image)
     far = float(jnp.finfo(first.dtype).max) + zero(first)
     return inside(lax.fori_loop(0, _PROJECTIONS, refine, (first, -far, far))[0])
@@ -328,6 +331,7 @@ def _step(
     reached = state._replace(
         step_length=jnp.minimum(_GROWTH * state.step_length, 1.0), velocity=direction
     )
+    # `cond`, not `where`: the gradients of both metrics only where the level was reached.
     reached = lax.cond(
         jnp.abs(root.error) <= _TOLERANCE * state.level,
         lambda: reached._replace(**_evaluate(x, returned(root.offset), held, moved)),

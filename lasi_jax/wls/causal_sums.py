@@ -50,6 +50,8 @@ def _before(values: jax.Array, decay: float, reverse: bool) -> jax.Array:
         distance = _distances(length).T  # contracted from the right: column minus row
         if reverse:
             distance = -distance
+        # Powers start at 0, so that the carry between chunks, of factor decay^chunk, is this
+        # function again. The `maximum`: powers that are masked would overflow, with a warning.
         matrix = np.where(distance > 0, decay ** np.maximum(distance - 1.0, 0.0), 0.0)
         return lax.dot_general(
             values,
@@ -122,5 +124,6 @@ def causal_sums(
     rows = values.shape[-1]
     above = decay * _before(everywhere, decay, reverse)
     above = above + carry[..., None] * _powers(decay, values, -1, rows, reverse)
+    # To the next block everything here is one row further away.
     end = 0 if reverse else rows - 1
     return decay * (above[..., end] + everywhere[..., end]), total + above

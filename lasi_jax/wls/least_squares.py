@@ -25,6 +25,7 @@ def cholesky(matrix: Callable[[int, int], jax.Array], size: int) -> Factor:
     these, so each entry is computed once; a multiplication by the reciprocal
     looks cheaper, is fused into every use, and is much slower.
     """
+    # No pivots: A is at least ridge I, and so is what elimination leaves of it.
     lower: Factor = [[] for _ in range(size)]
     for k in range(size):
         for i in range(k, size):

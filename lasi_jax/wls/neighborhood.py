@@ -67,7 +67,7 @@ def neighbor_pattern(row_shape: tuple[int, ...], n: int) -> np.ndarray:
     neighbour lies above the image and the pattern repeats.
     """
     row_size = math.prod(row_shape)
-    # The element straight above is at most n away in n rows, so n rows are deep enough.
+    # Straight above lie n elements within a distance of n: no neighbour is further up.
     deep = _row_neighbors(n, row_shape, n)
     lowest = (np.arange(row_size)[:, None] + deep).min()
     depth = -(lowest // row_size)

@@ -45,6 +45,7 @@ def _products(features: jax.Array, weights: jax.Array | None, axis: int) -> jax.
     """The products m phi_i phi_k, 0 <= i < n, i <= k <= n; feature n is the element itself."""
     n = features.shape[axis] - 1
     weighted = features if weights is None else features * weights
+    # Without the square of the element itself, which no normal equation has: n (n + 3) / 2 planes.
     products = [
         lax.slice_in_dim(weighted, i, i + 1, axis=axis)
         * lax.slice_in_dim(features, i, n + 1, axis=axis)
@@ -64,6 +65,7 @@ def _pull_products(features: jax.Array, weights: jax.Array | None, cotangent: ja
     def plane(values: jax.Array, k: int) -> jax.Array:
         return lax.index_in_dim(values, k, axis)
 
+    # A square, i = k, is in both sums below, which makes the 2 of its derivative.
     pairs = [(i, k) for i in range(n) for k in range(i, n + 1)]
     product = {pair: plane(cotangent, p) for p, pair in enumerate(pairs)}
     ahead = [_sum(product[i, k] * plane(features, k) for k in range(i, n + 1)) for i in range(n)]
@@ -83,6 +85,7 @@ def _pull_products(features: jax.Array, weights: jax.Array | None, cotangent: ja
 def _moments_cotangent(coefficients: jax.Array, adjoint: jax.Array, axis: int) -> jax.Array:
     """-(lambda_i theta_k + lambda_k theta_i), half of it for i = k, and lambda_i for k = n."""
     n = coefficients.shape[axis]
+    # With (lambda, 0) and (theta, -1), k = n is no special case.
     ones = jnp.ones_like(lax.slice_in_dim(adjoint, 0, 1, axis=axis))
     left = jnp.concatenate([adjoint, jnp.zeros_like(ones)], axis)
     right = jnp.concatenate([coefficients, -ones], axis)
@@ -216,6 +219,7 @@ def pull_back(
         features, weight = _pull_products(features, weight, cotangent, cut.axes)
         features = jnp.moveaxis(features, cut.axes + 1, 0)
         window = window.at[:, windows.index_of(block)].add(features)
+        # The last place, to which all that is missing points, is dropped.
         # The block's own rows are complete; the rows above it go on to the next block.
         done = window[:, above : above + inside]
         window = jnp.pad(window[:, :above], ((0, 0), (inside, 1)))
