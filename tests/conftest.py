@@ -1,4 +1,4 @@
-"""Float64 before JAX starts, and where the tests find real data: a folder that a variable names."""
+"""Float64 and quick compiling before JAX starts, how many processes, and where real data lie."""
 
 import os
 from pathlib import Path
@@ -8,6 +8,16 @@ import pytest
 # Before JAX starts: float64 is available, and float32 is asked for by name where it is tested.
 os.environ["JAX_ENABLE_X64"] = "1"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# A test runs most programs once, on small arrays: optimizing them takes longer than running them.
+# What users run is tested with XLA_FLAGS=' ', as `.ci/run` does for known values and slow tests.
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+)
+
+
+def pytest_xdist_auto_num_workers(config):
+    """Two processes, as compiling is one thread's work; a single file starts sooner in this one."""
+    return 0 if len(config.args) == 1 and ".py" in config.args[0] else 2
 
 
 @pytest.fixture(scope="session")

@@ -47,7 +47,7 @@ def config(folder, **options):
     return active_learning.Config(**options)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=[pytest.param("whole run", marks=pytest.mark.slow)])
 def content(folder):
     return active_learning.run(config(folder))
 

@@ -36,7 +36,7 @@ def config(folder):
     patch.undo()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=[pytest.param("whole run", marks=pytest.mark.slow)])
 def content(config):
     return caption_settings.run(config)
 

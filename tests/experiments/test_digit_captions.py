@@ -32,7 +32,7 @@ def config(folder, **options):
     return digit_captions.Config(**options)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=[pytest.param("whole run", marks=pytest.mark.slow)])
 def content(folder):
     return digit_captions.run(config(folder))
 

@@ -37,7 +37,7 @@ def config(folder, **options):
     return hedged_digits.Config(**options)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=[pytest.param("whole run", marks=pytest.mark.slow)])
 def content(folder):
     return hedged_digits.run(config(folder, seeds=(0, 1)))
 

@@ -59,7 +59,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("lasi_ablation")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=[pytest.param("whole run", marks=pytest.mark.slow)])
 def content(folder):
     with small():
         return lasi_ablation.run(config(folder))
@@ -266,6 +266,7 @@ def write_bapps(root):
             np.save(place / "judge" / f"{item:06d}.npy", np.array([judgement], np.float32))
 
 
+@pytest.mark.slow
 def test_bapps_gives_a_column(tmp_path):
     """At whatever side the images of the order are: the patches have their own."""
     write_bapps(tmp_path / "bapps")

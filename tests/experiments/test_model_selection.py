@@ -51,7 +51,7 @@ def config(folder, **options):
     return model_selection.Config(**options)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=[pytest.param("whole run", marks=pytest.mark.slow)])
 def content(folder):
     return model_selection.run(config(folder))
 

@@ -1,3 +1,4 @@
+import functools
 import json
 import re
 from pathlib import Path
@@ -320,26 +321,28 @@ def test_a_trial_has_all_captions_of_its_images():
 # --- SqueezeNet ---------------------------------------------------------------------------------
 
 
-PARAMETERS = squeezenet.initialize(jax.random.key(0), version="1.0")
+@functools.cache
+def parameters():
+    return squeezenet.initialize(jax.random.key(0), version="1.0")
 
 
 def test_frozen_features_are_means_of_the_last_map():
     photograph = np.random.default_rng(0).integers(0, 256, (227, 227, 3), np.uint8)
-    found = photograph_captions.frozen_features(PARAMETERS, photograph)
+    found = photograph_captions.frozen_features(parameters(), photograph)
     assert found.shape == (9, 512) and found.dtype == np.float32
-    last = np.asarray(photograph_captions._fire9(PARAMETERS, photograph / np.float32(255.0)))
+    last = np.asarray(photograph_captions._fire9(parameters(), photograph / np.float32(255.0)))
     assert last.shape == (13, 13, 512)
     parts = [slice(0, 5), slice(5, 9), slice(9, 13)]
     expected = [last[rows, columns].mean((0, 1)) for rows in parts for columns in parts]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-    small = photograph_captions.frozen_features(PARAMETERS, photograph[:3, :200])
+    small = photograph_captions.frozen_features(parameters(), photograph[:3, :200])
     assert small.shape == (9, 512) and np.isfinite(small).all() and small.std() > 0.0
 
 
 @pytest.fixture
 def photo_config(photo_folder, tmp_path, monkeypatch):
     """Options whose weights of SqueezeNet are random ones."""
-    monkeypatch.setattr(squeezenet, "load", lambda _: PARAMETERS)
+    monkeypatch.setattr(squeezenet, "load", lambda _: parameters())
     return Config(
         captions=write(tmp_path / "captions.json", coco()),
         photographs=photo_folder,
@@ -364,7 +367,7 @@ def test_photographs_become_features_once(photo_config, photo_folder, monkeypatc
     assert is_test.sum() == 2
     files = [photo_folder / f"{number}.png" for number in (0, 1, 3, 4)]
     expected = [
-        photograph_captions.frozen_features(PARAMETERS, photographs.read(file)) for file in files
+        photograph_captions.frozen_features(parameters(), photographs.read(file)) for file in files
     ]
     np.testing.assert_array_equal(pairs.images, expected)
     assert pairs.image_of.tolist() == [2, 0, 1, 2, 3]
@@ -469,7 +472,7 @@ def config(folder, **options):
     return Config(features=folder / "pairs.npz", output=folder / "run", **(TINY | options))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=[pytest.param("whole run", marks=pytest.mark.slow)])
 def content(folder):
     return photograph_captions.run(config(folder))
 
@@ -514,6 +517,7 @@ def test_without_its_report_a_run_ends_with_the_same_numbers(folder, content):
     ).read_bytes()
 
 
+@pytest.mark.slow
 def test_photographs_with_captions(data, tmp_path):
     """A few photographs of COCO, and SqueezeNet's own weights."""
     whole = json.loads((data / "coco_mini" / "captions_train2017.json").read_text("utf-8"))

@@ -61,7 +61,7 @@ def config(folder, **options):
     return Config(**{**files, "output": folder / "run", **TINY, **options})
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=[pytest.param("whole run", marks=pytest.mark.slow)])
 def content(folder):
     return probvlm_adapters.run(config(folder))
 
@@ -221,6 +221,7 @@ def test_stopped_in_between_it_ends_with_the_same_bits(folder, content, tmp_path
 # --- tests of their own -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_test_files_are_tested_and_nothing_else(tmp_path):
     save(tmp_path, *vectors(30))
     save(tmp_path, *vectors(12, seed=1), "test_images", "test_texts")
@@ -418,6 +419,7 @@ def some(split, number):
     )
 
 
+@pytest.mark.slow
 def test_digit_captions_by_default(tmp_path, monkeypatch, no_bootstrap):
     """An encoder of a few steps; what is true and how ambiguous it is comes from the captions."""
     load = captioned_digits.load
@@ -468,6 +470,7 @@ def test_digit_captions_by_default(tmp_path, monkeypatch, no_bootstrap):
     assert known(np.array([200]), test.texts.texts[:1])[0].shape == (1, 1)
 
 
+@pytest.mark.slow
 def test_embeddings_of_clip(data, tmp_path, no_bootstrap):
     """One seed, no dropout."""
     given = Config(

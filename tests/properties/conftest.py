@@ -1,6 +1,4 @@
-"""Two devices on the host, programs that are compiled fast and once, strict promotion."""
-
-import os
+"""Two devices on the host, one worker for the programs of a function, strict promotion."""
 
 import jax
 import pytest
@@ -29,9 +27,6 @@ def devices():
             pytest.fail(
                 f"JAX has started with one device; run `pytest -m slow tests/properties`: {error}"
             )
-    # Compiled once, run a few times: not worth optimizing. XLA names a flag that it has lost.
-    fast = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
-    os.environ["XLA_FLAGS"] = fast + os.environ.get("XLA_FLAGS", "")
     return jax.devices()
 
 

@@ -1,3 +1,4 @@
+import functools
 import re
 
 import chex
@@ -12,7 +13,6 @@ from experiments.towers.text import PADDING, UNKNOWN, Vocabulary, words_of
 
 LENGTH, WIDTH = 6, 8
 VOCABULARY = Vocabulary(["a", "cat", "dog", "sees", ","])
-TOWER = text.TextTower(len(VOCABULARY), LENGTH, WIDTH, rngs=nnx.Rngs(0))
 
 
 def test_words_are_letters_digits_apostrophes_and_commas():
@@ -62,17 +62,20 @@ def test_bad_length(length):
         VOCABULARY.encode(["a cat"], length=length)
 
 
-GRAPH, PARAMETERS = nnx.split(TOWER)
+@functools.cache
+def tower():
+    return text.TextTower(len(VOCABULARY), LENGTH, WIDTH, rngs=nnx.Rngs(0))
 
 
 @jax.jit
 def apply(parameters, tokens):
-    return nnx.merge(GRAPH, parameters)(tokens)
+    return nnx.merge(nnx.split(tower())[0], parameters)(tokens)
 
 
 def run(*texts, length=LENGTH):
     """Pooled and local features and the mask of three texts."""
-    return jax.tree.map(np.asarray, apply(PARAMETERS, VOCABULARY.encode(texts, length=length)))
+    tokens = VOCABULARY.encode(texts, length=length)
+    return jax.tree.map(np.asarray, apply(nnx.state(tower()), tokens))
 
 
 def close(found, expected):
@@ -96,7 +99,7 @@ def test_padding_changes_nothing():
 
 def test_the_mean_is_over_words_alone():
     pooled, local, mask = run("a cat sees", "dog", "a dog sees, a cat")
-    kernel, bias = (np.asarray(x[...]) for x in (TOWER.hidden.kernel, TOWER.hidden.bias))
+    kernel, bias = (np.asarray(x[...]) for x in (tower().hidden.kernel, tower().hidden.bias))
     for features, x, words in zip(pooled, local, mask, strict=True):
         close(features, np.maximum(x[: words.sum()].mean(0) @ kernel + bias, 0.0))
 
@@ -118,7 +121,7 @@ def test_gradients_are_finite_even_without_a_word():
 
     gradient_of = jax.jit(jax.grad(loss))
     for tokens in ([[2, 3, 5, 0], [4, 0, 0, 0]], [[0, 0, 0, 0], [0, 0, 0, 0]]):
-        gradient = gradient_of(PARAMETERS, np.array(tokens, np.int32))
+        gradient = gradient_of(nnx.state(tower()), np.array(tokens, np.int32))
         chex.assert_tree_all_finite(gradient)
         known = np.abs(gradient.words.embedding[...]).max(1) > 0.0
         assert np.flatnonzero(known).tolist() == np.unique(tokens).tolist()
@@ -128,4 +131,4 @@ def test_gradients_are_finite_even_without_a_word():
 def test_bad_tokens(shape):
     message = re.escape(f"tokens must be (batch, at most 6), got {shape}")
     with pytest.raises(ValueError, match=message):
-        TOWER(jnp.ones(shape, jnp.int32))
+        tower()(jnp.ones(shape, jnp.int32))
