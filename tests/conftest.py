@@ -9,7 +9,7 @@ import pytest
 os.environ["JAX_ENABLE_X64"] = "1"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # A test runs most programs once, on small arrays: optimizing them takes longer than running them.
-# What users run is tested with XLA_FLAGS=' ', as `.ci/run` does for known values and slow tests.
+# Slow tests and known values run as users compile them in `.ci/run`, by XLA_FLAGS=' '.
 os.environ.setdefault(
     "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 )

@@ -329,7 +329,12 @@ def test_bad_input(call, error, message):
 def test_one_sample_of_an_input_in_float64():
     x = np.random.default_rng(0).normal(size=(8, 1, 16))
     options = {"negative_scale": 1.0, "shift": 1.0}
-    loss = jax.value_and_grad(lambda x: probemb.pcme_of_samples(x, x, **options))
+    # As users compile it: not optimized, a distance of 0 is rounded to one of 1e-8.
+    optimized = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
+    loss = jax.jit(
+        jax.value_and_grad(lambda x: probemb.pcme_of_samples(x, x, **options)),
+        compiler_options=optimized,
+    )
     value, gradient = loss(jnp.asarray(x))
     # The same sample twice is the same average; with one alone a product of matrices is special.
     twice, of_both = loss(jnp.asarray(np.repeat(x, 2, axis=1)))
