@@ -89,6 +89,8 @@ class GeneralizedGaussian(NamedTuple):
         residual = jnp.abs(x - self.location)
         zero = residual == 0.0
         logarithm = self.shape * (jnp.log(jnp.where(zero, 1.0, residual)) - jnp.log(self.scale))
+        # From `most` on, the tangent in the logarithm: value and slope go on without a jump, and
+        # derivatives, greater by a factor, have room below the greatest float.
         most = 0.45 * float(np.log(np.finfo(x.dtype).max))
         below = jnp.minimum(logarithm, most)
         powered = jnp.exp(below) * (1.0 + (logarithm - below))
@@ -145,7 +147,8 @@ def _integral(log_residual: jax.Array, beta: jax.Array) -> jax.Array:
     """
     a, powered = 1.0 / beta, _powered(log_residual, beta)
     left = powered <= jnp.maximum(a, 1.0)
-    # How far the integrand counts, which the result does not depend on.
+    # How far the integrand counts, which the result does not depend on: to where e^-40 is left,
+    # which is s + e^-s - 1 = 40 / a, or 40 / r^beta beyond the mode; a little overestimated.
     few = _NATS / a
     low = jnp.minimum(few + jnp.sqrt(2.0 * few), _NATS)
     few = _NATS / jnp.where(left, 1.0, powered)
@@ -158,7 +161,9 @@ def _integral(log_residual: jax.Array, beta: jax.Array) -> jax.Array:
     s = jnp.where(left, width, -width)[..., None] * nodes
     exponent = -a[..., None] * s - powered[..., None] * jnp.expm1(-s)
     area = a * width * jnp.sum(weights * jnp.exp(exponent), axis=-1)
-    tail = jnp.where(left, jnp.exp(jnp.where(left, powered - a * width, 0.0)), 0.0)
+    # Where a is small, e^-s is nothing at s = 40, but e^(-a s) is not: the rest in closed form.
+    open_end = left & (low >= _NATS)
+    tail = jnp.where(open_end, jnp.exp(jnp.where(open_end, powered - a * width, 0.0)), 0.0)
     share = _slope(log_residual, beta) * (area + tail)
     return jnp.where(left, share, 1.0 - share)
 

@@ -58,6 +58,14 @@ def test_central_probability_equals_scipy(dtype):
     np.testing.assert_allclose(far, np.ones((6, 3)))
 
 
+def test_central_probability_at_the_mode_of_tiny_shapes_equals_scipy():
+    order = np.array([60.0, 100.0, 140.0])
+    residual = order**order  # its power of the shape 1 / order is the order, the mode
+    p = GeneralizedGaussian(jnp.zeros(3), jnp.ones(3), jnp.asarray(1.0 / order))
+    expected = gammainc(order, order)
+    np.testing.assert_allclose(p.central_probability(residual), expected, rtol=0.0, atol=1e-12)
+
+
 def test_shape_two_is_the_gaussian():
     p, x = distribution_of((4,)), points_of((4,))
     p = p._replace(shape=jnp.full(4, 2.0))
