@@ -122,6 +122,7 @@ class Adapter:
 
     @functools.cached_property
     def _graph(self) -> nnx.GraphDef:
+        # By shapes alone, without drawing weights.
         return nnx.split(nnx.eval_shape(lambda: _Network(self, nnx.Rngs(0))))[0]
 
     @functools.cached_property
@@ -157,6 +158,7 @@ class Adapter:
         keys = [None] * len(self.hidden)
         if key is not None:
             keys = jax.random.split(arguments.key(key), len(self.hidden))
+        # Coordinates of a unit vector are about u; the first weights are made for values about 1.
         hidden = embedding / unit
         for layer, layer_key in zip(network.hidden, keys, strict=True):
             hidden = nnx.relu(layer(hidden))
@@ -171,6 +173,7 @@ class Adapter:
         if self.output == "von_mises_fisher":
             return VonMisesFisher(normalized(location), jnp.exp(-2.0 * log_deviation[..., 0]))
         shape = jnp.exp(_between(network.log_shape(hidden), *_LOG_SHAPE))
+        # The variance is alpha^2 Gamma(3 / beta) / Gamma(1 / beta).
         log_scale = log_deviation + 0.5 * (gammaln(1.0 / shape) - gammaln(3.0 / shape))
         return GeneralizedGaussian(location, jnp.exp(log_scale), shape)
 

@@ -207,6 +207,7 @@ class LocalAttentionHead(nnx.Module):
         self.mean_pool = _AttentionPool(num_local_features, rngs=rngs)
         self.mean_residual = nnx.Linear(num_local_features, dimension, rngs=rngs)
         self.norm = nnx.LayerNorm(dimension, rngs=rngs)
+        # Its bias starts at 0: the sum of both starts around that of the residual.
         self.log_variance = nnx.Linear(num_features, dimension, rngs=rngs)
         self.log_variance_pool = _AttentionPool(num_local_features, rngs=rngs)
         self.log_variance_residual = nnx.Linear(
@@ -311,6 +312,7 @@ class UncertaintyTokenHead(nnx.Module):
         features = _checked(features, self.mean)
         local, mask = _checked_local(features, local, mask, self.token.shape[0])
         token = jnp.broadcast_to(self.token[...], (*local.shape[:-2], 1, local.shape[-1]))
+        # The mask is (..., head, query, place), and the token the only query.
         found = token + self.attention(token, local, mask=mask[..., None, None, :])
         return DiagonalGaussian(
             normalized(self.mean(features)), self.log_variance(found[..., 0, :])

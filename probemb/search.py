@@ -137,6 +137,7 @@ def _held(queries: Any, items: Any) -> tuple[jax.Array, jax.Array]:
 
 def _products_fit(queries: np.ndarray, items: np.ndarray, dtype: Any) -> bool:
     """Whether no inner product of vectors overflows, nor sinks below what a dtype tells from 0."""
+    # In long doubles, for the bounds to be judged may leave float64 themselves.
     most, least = queries.shape[1], 1.0
     for values in (queries, items):
         longest = np.maximum(values.max(axis=1), -values.min(axis=1)).astype(np.longdouble)

@@ -51,6 +51,7 @@ class DiagonalGaussian(NamedTuple):
     @property
     def standard_deviation(self) -> jax.Array:
         """Sigma (..., dimension)."""
+        # Not the root of the variance, which leaves the floats at half the log-variance.
         return capped_exp(0.5 * arguments.fields(self).log_variance)
 
     def sample(self, key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
@@ -93,6 +94,8 @@ class DiagonalGaussian(NamedTuple):
         """
         p, q = gaussians(self, other)
         log_ratio = p.log_variance - q.log_variance
+        # v / u - 1: near 0 by expm1, for its digits; further out bounded, for its derivatives. The
+        # inner `where` keeps infinity from the branch that is not taken.
         small = jnp.abs(log_ratio) < 1.0
         excess = jnp.where(
             small, jnp.expm1(jnp.where(small, log_ratio, 0.0)), bounded_exp(log_ratio) - 1.0
@@ -167,6 +170,7 @@ class GaussianMixture(NamedTuple):
         number = arguments.count("number", number)
         points = jnp.moveaxis(self.components.sample(key, (number,)), -2, 1)
         log_weights = jnp.moveaxis(jax.nn.log_softmax(self.logits, axis=-1), -1, 0)
+        # Every component has `number` samples, which share its weight.
         each = jnp.broadcast_to(log_weights[None] - jnp.log(number), points.shape[:-1])
         return (
             points.reshape(-1, *points.shape[2:]),

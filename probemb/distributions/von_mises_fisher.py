@@ -127,6 +127,8 @@ class VonMisesFisher(NamedTuple):
         peak_p, ratio, rest = p._peak()
         peak_q, *_ = q._peak()
         apart = 0.5 * jnp.sum(jnp.square(p.mean_direction - q.mean_direction), axis=-1)
+        # E (1 - m_q . x) = 1 - A + A (1 - m_q . m_p), where the last bracket is half a squared
+        # distance, so that directions that are close keep their digits.
         return (
             peak_p
             - peak_q
@@ -231,6 +233,7 @@ def unit(name: str, vectors: jax.Array) -> None:
     """Concrete vectors of length 1, to a thousandth."""
     if arguments.concrete(vectors):
         lengths = np.linalg.norm(np.asarray(vectors), axis=-1)
+        # What float16 rounded, by 5e-4 at most, still passes.
         if not np.all(np.abs(lengths - 1.0) < 1e-3):
             worst = arguments.shown(lengths.flat[np.argmax(np.abs(lengths - 1.0))], 0.999, 1.001)
             raise ValueError(f"{name} must hold unit vectors, got one of length {worst}")

@@ -217,6 +217,7 @@ def _levels(uncertainty: Any, correct: Any, num_bins: Any, weights: Any):
     apart = mean[:, None] - mean[None]
     apart = jnp.where(jnp.abs(apart) <= slack, 0.0, apart)
     level = bins[:-1] - 0.5 * (num_bins - 1)
+    # The signs add up to twice the mid-rank from the middle, which a correlation cannot tell apart.
     return level, jnp.mean(apart, axis=1), jnp.sum(jnp.sign(apart), axis=1)
 
 
@@ -352,6 +353,7 @@ def reliability(
     xp, exact = (np, np.asarray(given)) if arguments.concrete(given) else (jnp, probability)
     exact = exact.astype(np.result_type(exact, np.float32))
     edges = np.linspace(0.0, 1.0, num_bins + 1).astype(exact.dtype)
+    # The number of inner edges below: what lies on an edge stays in the lower bin.
     place = xp.sum(exact[:, None] > xp.asarray(edges[1:-1])[None], axis=1)
 
     def sums(values: jax.Array) -> jax.Array:
@@ -468,6 +470,7 @@ def _coverage(central_probability: Any, levels: np.ndarray, weights: Any) -> jax
     # NumPy keeps the precision that is given.
     xp, exact = (np, np.asarray(given)) if arguments.concrete(given) else (jnp, found)
     exact = exact.astype(np.result_type(exact, np.float32))
+    # Level by level: all comparisons at once would take (level, item, dimension).
     within = [xp.mean(exact <= exact.dtype.type(level), axis=1) for level in levels]
     weights = item_weights(weights, found[:, 0])
     # Where values cannot be looked at, a NaN must not count as a miss.
@@ -606,6 +609,7 @@ def bootstrap_interval(
             f"got the shapes {[array.shape for array in given]}"
         )
     tail = 0.5 - 0.5 * _level(level)
+    # An array, so that another level is the same program.
     tails = jnp.asarray(np.array([tail, 1.0 - tail]))
     number = len(given[0])
     ordered = _ordered_items(statistic)
@@ -625,6 +629,7 @@ def bootstrap_interval(
             arrays, function = (), functools.partial(_of_weights, statistic, exact)
 
     places = np.arange(number, dtype=np.int32) if groups is None else _group_places(groups, number)
+    # The second has the number of groups for its length, which a program knows while it is traced.
     members = jnp.asarray(places), jnp.zeros(int(places.max()) + 1, bool)
     low, high = _ends((function,), keys, tails, members, arrays)
     return low, high

@@ -75,6 +75,7 @@ def sum_up_to(uncertainty: jax.Array, values: jax.Array, side: str) -> jax.Array
 def correlation(x: jax.Array, y: jax.Array, weights: jax.Array) -> jax.Array:
     """Pearson's, of values whose weighted mean is 0; NaN where one of both is 0 throughout."""
     of_x, of_y = (jnp.sqrt(jnp.sum(weights * jnp.square(z))) for z in (x, y))
+    # One by one: the product of both may sink below the floats.
     return jnp.clip(jnp.sum(weights * x * y) / of_x / of_y, -1.0, 1.0)
 
 
@@ -145,6 +146,7 @@ def _tau(order: jax.Array, by_y: jax.Array, begins: tuple, weights: jax.Array) -
     weights = weights[order]
     in_x, in_both = _differing(of_x, weights), _differing(of_both, weights)
     in_y = _differing(of_y, weights[by_y])
+    # Pairs that differ in x and in y: those in x and those in y, less those in either.
     both = in_x + in_y - in_both
     tau = (both - 2.0 * _inversions(by_y, weights)) / jnp.sqrt(in_x) / jnp.sqrt(in_y)
     return jnp.clip(tau, -1.0, 1.0)

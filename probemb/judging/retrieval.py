@@ -133,6 +133,7 @@ def recall_at_k(scores: Any, positives: Any, *, k: int, self_index: Any = None) 
 def _share_of_first(ranked: jax.Array, scores: jax.Array, positives: jax.Array) -> jax.Array:
     """R-Precision, given the greatest scores in descending order; NaN if R is beyond them."""
     number = jnp.sum(positives, axis=1, keepdims=True)
+    # NaN where R lies beyond the places that were sorted; `fits` then leaves the result undefined.
     last = jnp.take_along_axis(ranked, jnp.maximum(number - 1, 0), axis=1, mode="fill")
     above, tied, matched_above, matched = (
         _rows_count(mask, scores)
@@ -314,6 +315,7 @@ def pmrp(
         raise TypeError(f"max_distances must be a tuple of integers, got {max_distances!r}")
     zetas = [arguments.count("max_distances", zeta, least=0) for zeta in max_distances]
     in_query, in_item = jnp.sum(of_query, axis=1)[:, None], jnp.sum(of_item, axis=1)[None]
+    # Whole numbers at full precision, and hence exact.
     distance = in_query + in_item - 2.0 * product(of_query, of_item)
     labelled = (in_query > 0.0) & (in_item > 0.0)
     own = _own(self_index, *scores.shape)

@@ -57,6 +57,7 @@ def with_labels(
 def labels_of(rows: dict, columns: dict, dtype: Any) -> jax.Array:
     """The labels (rows, columns) of a tile: given, or 1 where the places are equal."""
     if "labels" in rows:
+        # A tile's columns are one device's, all of them: their places follow one another.
         first, number = columns["index"][0], len(columns["index"])
         return jax.lax.dynamic_slice_in_dim(rows["labels"], first, number, axis=1)
     return (rows["index"][:, None] == columns["index"][None]).astype(dtype)
@@ -80,6 +81,7 @@ def positives(labels: jax.Array, axis_name: str | None):
     if axis_name is None:
         return of_rows, (places, greatest)
     rows = len(labels)
+    # `argmax` takes the first of equals, on a device and then among devices: as on one device.
     everywhere = jax.lax.all_gather(greatest, axis_name)
     device = jnp.argmax(everywhere, axis=0)
     places = jnp.take_along_axis(jax.lax.all_gather(places, axis_name), device[None], axis=0)[0]

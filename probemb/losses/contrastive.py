@@ -221,6 +221,7 @@ def _samples_tile(offset: float, rows: dict, columns: dict, parameters: tuple):
     if "labels" in rows:
         losses = _cross_entropy(_log_mean_sigmoid(logits), _log_mean_sigmoid(-logits), match)
     else:
+        # A match is 0 or 1 here: the sign of the logit tells which of both logarithms is needed.
         losses = -_log_mean_sigmoid((2.0 * match - 1.0)[:, None, :, None] * logits)
     return jnp.sum(losses, axis=1), ()
 
@@ -446,6 +447,7 @@ def pcme_quadrature(
         rows,
         columns,
         (a, b),
+        # Of a pair, some eight arrays over the nodes, and four over the dimensions.
         elements_per_pair=8 * separation.NODES + 4 * image.mean.shape[1],
         axis_name=axis_name,
     )

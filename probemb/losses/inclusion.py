@@ -93,6 +93,8 @@ def _differences(p: DiagonalGaussian, q: DiagonalGaussian) -> tuple[jax.Array, j
     # 4 v_p v_q / (v_p + v_q)^2, the square of 1 / cosh(half).
     product = jnp.exp(2.0 * (log_2 - jnp.logaddexp(half, -half)))
     apart = squared_quotient(p.mean - q.mean, log_sum)
+    # tanh(half) is (v_p - v_q) / (v_p + v_q), and (8 + product) / 4 is (v_p + 2 v_q) (v_q + 2 v_p)
+    # / (v_p + v_q)^2: of equal variances exactly 0.
     return 0.5 * log_ratio, apart * jnp.tanh(half) * 4.0 / (8.0 + product)
 
 

@@ -42,6 +42,7 @@ def _pcmepp_tile(rows: dict, columns: dict, parameters: tuple):
     label = labels_of(rows, columns, logits.dtype)
     by_row = jnp.where(logits >= rows["positive_logit"][:, None], rows["label"][:, None], label)
     by_column = jnp.where(logits >= columns["positive_logit"][None], columns["label"][None], label)
+    # BCE(l, y) is softplus(l) - y l: three labels of a pair share one softplus.
     losses = 2.0 * (softplus - label * logits)
     losses += alpha * (2.0 * softplus - (by_row + by_column) * logits)
     return jnp.sum(losses, axis=1), ()
@@ -185,6 +186,7 @@ def prolip(
       0.0134
     """
     image, text = check_pair(image, text)
+    # Not centred: unlike a distance, an inner product depends on where 0 is.
     rows, columns = (_mean_and_trace(p, p.mean) for p in (image, text))
     return _inner_product_loss(
         rows, columns, image.mean, logit_scale, logit_bias, labels, axis_name

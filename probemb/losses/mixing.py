@@ -82,6 +82,7 @@ def _own_share(key: jax.Array, a: jax.Array) -> jax.Array:
     least = jnp.minimum(a, _LARGE)
     beta = jax.random.beta(key, least, least, dtype=a.dtype)
     noise = jax.random.normal(key, dtype=a.dtype)  # of the same key: only one of both is used
+    # Beta(a, a) has the variance 1 / (4 (2 a + 1)).
     gaussian = jnp.clip(0.5 + 0.5 * noise / jnp.sqrt(2.0 * a + 1.0), 0.0, 1.0)
     return jnp.where(a > _LARGE, gaussian, beta)
 

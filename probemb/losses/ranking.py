@@ -80,6 +80,7 @@ def _hardest_tile(rows: dict, columns: dict, _: tuple):
     """For each row and column: the greatest similarity of a pair that does not match."""
     similarity = product(rows["mean"], columns["mean"])
     label = labels_of(rows, columns, similarity.dtype)
+    # -inf, so that an item without negatives has no loss, whatever the margin.
     negative = jnp.where(label == 0.0, similarity, -jnp.inf)
     return jnp.max(negative, axis=1), jnp.max(negative, axis=0)
 

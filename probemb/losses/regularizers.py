@@ -81,4 +81,5 @@ def uniformity(points: Any, *, t: Any = 2.0, axis_name: str | None = None) -> ja
     if axis_name is not None:
         top = jax.lax.pmax(top, axis_name)
     log_sum = top + jnp.log(batch_sum(jnp.exp(log_sums - top), axis_name))
+    # The sums hold every pair twice.
     return log_sum - math.log(number * (number - 1))

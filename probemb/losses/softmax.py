@@ -26,5 +26,6 @@ def merge(stacked: dict) -> dict:
 def cross_entropy(of: dict) -> jax.Array:
     """Of each row, or each column, from its sums; 0 where it has no label."""
     labelled = of["labels"] > 0.0
+    # Divided only now: before all tiles are merged, no row knows the sum of its labels.
     expected = of["labelled"] / jnp.where(labelled, of["labels"], 1.0)
     return jnp.where(labelled, of["log_sum"] - expected, 0.0)

@@ -52,6 +52,7 @@ def tempered(p: Any, *, temperature: Any) -> Any:
         return p._replace(scale=p.scale * temperature)
     if isinstance(p, DiagonalGaussian):
         return p._replace(log_variance=p.log_variance + 2.0 * jnp.log(temperature))
+    # Twice, for the square of a temperature may be no float.
     return p._replace(concentration=p.concentration / temperature / temperature)
 
 

@@ -268,6 +268,7 @@ def indices(name: str, values: Any, number: int) -> jax.Array:
     check_indices(name, values, number)
     if not concrete(values):
         values = values if values.dtype.itemsize > 4 else values.astype(jnp.int32)
+        # Before int32, in which greater ones would wrap around to some item.
         values = jnp.where(values < number, values, number)
         values = jnp.where(values < 0, -1, values)
     return _in(np.dtype(np.int32), values)

@@ -28,6 +28,7 @@ def quotient(x: jax.Array, log_scale: jax.Array) -> jax.Array:
 @quotient.defjvp
 def _quotient_jvp(primals, tangents):
     (x, log_scale), (of_x, of_log_scale) = primals, tangents
+    # By hand: where a factor ends its derivative is 0, and 0 times the others, infinite, is NaN.
     value = quotient(x, log_scale)
     return value, quotient(jnp.ones_like(x), log_scale) * of_x - value * of_log_scale
 
@@ -35,6 +36,7 @@ def _quotient_jvp(primals, tangents):
 @jax.custom_jvp
 def squared_quotient(x: jax.Array, log_variance: jax.Array) -> jax.Array:
     """x^2 / variance, as `quotient`: value and derivatives keep to the floats."""
+    # The quotient is squared, for x^2 and the variance may leave the floats where it does not.
     return jnp.minimum(jnp.square(quotient(x, 0.5 * log_variance)), greatest(x.dtype))
 
 
@@ -74,6 +76,7 @@ def square_root(squared: jax.Array) -> jax.Array:
 
 def length(x: jax.Array) -> jax.Array:
     """|x| over the last axis, whose derivative is 0 at 0 and whose squares stay finite."""
+    # The result does not depend on the unit, and so has no derivative in it.
     unit = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1))
     unit = jnp.where(unit > 0.0, unit, 1.0)
     return unit * square_root(jnp.sum(jnp.square(x / unit[..., None]), axis=-1))
@@ -111,4 +114,5 @@ def centered(
 def squared_distance(x: jax.Array, y: jax.Array) -> jax.Array:
     """|x_i - y_j|^2 (rows, columns) of centred points, by a matrix product."""
     apart = jnp.sum(x * x, axis=1)[:, None] + jnp.sum(y * y, axis=1)[None] - 2.0 * product(x, y)
+    # Below 0 is rounding, and the derivative that is cut off there, 2 (x - y), is next to 0 too.
     return jnp.maximum(apart, 0.0)

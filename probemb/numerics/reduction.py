@@ -38,6 +38,8 @@ def _length(tree: Any) -> int:
 
 def _in_blocks(tile: Tile, merge: Callable, block: int, rows, columns, parameters):
     """Row values and column values from blocks of rows, each recomputed for the gradient."""
+    # XLA cannot merge the two passes of a loop, so that no barrier has to keep them apart; what one
+    # tile alone holds may be kept.
     tile = jax.checkpoint(tile, prevent_cse=False)
     length = _length(rows)
     if block >= length:
@@ -118,6 +120,7 @@ def reduce_pairs(
         of_rows = _merge_two(merge, of_rows, more_rows)
         return (columns, of_rows, _merge_two(merge, of_columns, more_columns)), None
 
+    # So many turns leave the columns' values one device short of home.
     state = (columns, of_rows, of_columns)
     (_, of_rows, of_columns), _ = jax.lax.scan(turn, state, length=number - 1)
     return of_rows, pass_on(of_columns)

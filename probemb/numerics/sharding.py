@@ -86,8 +86,10 @@ def sharded(loss: Callable, mesh: Mesh, *, axis_name: str | None = None) -> Call
         if options.get("labels") is not None and floats:
             options["labels"] = arguments.probabilities("labels", options["labels"], floats[0])
         arrays, fixed = {}, []
+        # Sorted, for another order of keywords is no other program.
         for name, value in sorted({**numbers_by_default, **options}.items()):
             if _is_fixed(value, parameters.get(name)):
+                # With its type: 1 and True are equal, and would share a program.
                 fixed.append((name, type(value), value))
             elif value is not None:
                 value = float(value) if isinstance(value, numbers.Real) else value

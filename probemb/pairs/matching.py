@@ -53,6 +53,7 @@ def closed_form_match_logit(p: Any, q: Any, *, negative_scale: Any, shift: Any) 
 
 def log_mean_sigmoid(logits: jax.Array, log_weights: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Log of sum_kl w_kl sigmoid(+-l_kl), which sum to 1 in probability."""
+    # Both, and as logarithms: of a probability near 1, what is missing to 1 has no digits left.
     yes, no = (
         jax.nn.logsumexp(log_weights + jax.nn.log_sigmoid(sign * logits)) for sign in (1.0, -1.0)
     )
@@ -86,6 +87,7 @@ def log_monte_carlo(x: Any, y: Any, negative_scale: Any, shift: Any) -> tuple[ja
         raise ValueError(f"x and y must have one dimension, got {x.shape} and {y.shape}")
     a = arguments.positive("negative_scale", negative_scale, x)
     b = arguments.scalar("shift", shift, x)
+    # Differences, not a matrix product: samples may nearly coincide, and K x K of them are few.
     distance = length(x[:, None] - y[None])
     return log_mean_sigmoid(b - a * distance, x_weights[:, None] + y_weights[None])
 

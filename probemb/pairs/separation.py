@@ -117,6 +117,7 @@ def _nodes(center: jax.Array, sharpness: jax.Array, shift: jax.Array, base: jax.
     far = float(info.max) ** 0.25  # beyond every node, and its square within the floats
     threshold = jnp.clip(base / sharpness, -far, far)
     width = jnp.minimum(_TRANSITION / sharpness, 4.0 * far)
+    # Times a sigmoid's tail e^(+-k x), e^(-x^2 / 2) peaks at +-k, or at the threshold if nearer.
     low = jnp.maximum(-center, -_REACH - jnp.clip(-threshold, 0.0, sharpness))
     high = _REACH + jnp.clip(threshold, 0.0, sharpness)
     # Where r starts at 0, the threshold's place in r has digits that its place in x has not.
