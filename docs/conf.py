@@ -44,6 +44,7 @@ nb_merge_streams = True
 add_module_names = False
 autodoc_default_options = {"members": True, "member-order": "bysource", "show-inheritance": False}
 toc_object_entries_show_parents = "hide"
+autodoc_type_aliases = {name: name for name in ("ArrayLike", "Number")}
 autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 80

@@ -1,11 +1,13 @@
 """How far apart two images are: the distance of their embeddings."""
 
+from __future__ import annotations
+
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from numpy.typing import ArrayLike
 
 from lasi_jax import images
 from lasi_jax.batching import one_at_a_time, zero
@@ -115,12 +117,12 @@ def _masked_map(x, y, *, neighborhood_size, value_range, mask, decay, ridge, pri
 
 
 def distance_map(
-    x: Any,
-    y: Any,
+    x: ArrayLike,
+    y: ArrayLike,
     *,
     neighborhood_size: int = 10,
     value_range: tuple[float, float] = (0.0, 1.0),
-    mask: Any = None,
+    mask: ArrayLike | None = None,
     decay: float = DECAY,
     ridge: float = RIDGE,
     prior: float = 0.0,
@@ -182,12 +184,12 @@ def distance_map(
 
 
 def distance(
-    x: Any,
-    y: Any,
+    x: ArrayLike,
+    y: ArrayLike,
     *,
     neighborhood_size: int = 10,
     value_range: tuple[float, float] = (0.0, 1.0),
-    mask: Any = None,
+    mask: ArrayLike | None = None,
     decay: float = DECAY,
     ridge: float = RIDGE,
     prior: float = 0.0,

@@ -1,11 +1,14 @@
 """An image as one vector per element: how its neighbours predict it."""
 
+from __future__ import annotations
+
 import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from numpy.typing import ArrayLike
 
 from lasi_jax import images
 from lasi_jax.batching import one_at_a_time, zero
@@ -79,11 +82,11 @@ def normalize(planes: list[jax.Array]) -> list[jax.Array]:
 
 
 def coefficients(
-    image: Any,
+    image: ArrayLike,
     *,
     neighborhood_size: int = 10,
     value_range: tuple[float, float] = (0.0, 1.0),
-    mask: Any = None,
+    mask: ArrayLike | None = None,
     decay: float = DECAY,
     ridge: float = RIDGE,
     prior: float = 0.0,
@@ -154,7 +157,7 @@ def coefficients(
     return jnp.moveaxis(theta.reshape(-1, *image.shape), 0, -1)
 
 
-def embedding(image: Any, **options: Any) -> jax.Array:
+def embedding(image: ArrayLike, **options: Any) -> jax.Array:
     """An image (H W or H W C, channels last) as a unit vector at every element.
 
     The coefficients plus 1e-6, divided by their L2 norm. In even areas of middle grey noise
@@ -184,7 +187,7 @@ def embedding(image: Any, **options: Any) -> jax.Array:
 
 
 def prediction(
-    image: Any,
+    image: ArrayLike,
     *,
     neighborhood_size: int = 10,
     value_range: tuple[float, float] = (0.0, 1.0),

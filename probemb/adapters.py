@@ -5,6 +5,8 @@ The embedding is not touched; what is learned is how far to trust it, from pairs
 `bayescap`, `pfe`).
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import itertools
@@ -15,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaln
+from numpy.typing import ArrayLike
 
 from probemb.distributions.gaussians import DiagonalGaussian
 from probemb.distributions.generalized_gaussian import GeneralizedGaussian
@@ -48,7 +51,7 @@ def _between(x: jax.Array, low: float, high: float, first: float) -> jax.Array:
 
 
 class _Network(nnx.Module):
-    def __init__(self, adapter: "Adapter", rngs: nnx.Rngs):
+    def __init__(self, adapter: Adapter, rngs: nnx.Rngs):
         sizes = (adapter.dimension, *adapter.hidden)
         self.hidden = nnx.List([nnx.Linear(n, m, rngs=rngs) for n, m in itertools.pairwise(sizes)])
         self.dropout = nnx.Dropout(adapter.dropout)
@@ -136,7 +139,7 @@ class Adapter:
         return nnx.to_pure_dict(network)
 
     def apply(
-        self, parameters: dict[str, Any], embedding: Any, *, key: jax.Array | None = None
+        self, parameters: dict[str, Any], embedding: ArrayLike, *, key: jax.Array | None = None
     ) -> Any:
         """The distributions (..., dimension) of embeddings (..., dimension).
 

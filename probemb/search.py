@@ -13,6 +13,8 @@ product loses what all the means share, so subtract a common point from them fir
 far from 0.
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,9 +24,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import experimental
 from jax.sharding import Mesh, PartitionSpec
+from numpy.typing import ArrayLike
 
-from probemb.distributions.gaussians import gaussian_or_mixture
+from probemb.distributions.gaussians import DiagonalGaussian, GaussianMixture, gaussian_or_mixture
 from probemb.numerics import arguments
+from probemb.numerics.arguments import Number
 from probemb.numerics.euclidean import product
 from probemb.numerics.sharding import in_context, mesh_axis, placed
 from probemb.pairs.matching import log_expected_match_probability
@@ -66,7 +70,7 @@ def _moments(name: str, p: Any) -> tuple[jax.Array, jax.Array]:
     return mean, variance
 
 
-def query_vectors(p: Any) -> jax.Array:
+def query_vectors(p: DiagonalGaussian) -> jax.Array:
     """The vectors [mean, -1/2] of queries.
 
     Args:
@@ -90,7 +94,7 @@ def query_vectors(p: Any) -> jax.Array:
     return jnp.concatenate([mean, jnp.full_like(mean[..., :1], -0.5)], axis=-1)
 
 
-def item_vectors(q: Any) -> jax.Array:
+def item_vectors(q: DiagonalGaussian) -> jax.Array:
     """The vectors [mean, |mean|^2 + sum of variances] of items.
 
     Args:
@@ -264,7 +268,7 @@ def _best(queries: jax.Array, items: jax.Array, k: int, block_size: int) -> TopK
 _best_of_all = jax.jit(_best, static_argnums=(2, 3))
 
 
-def top_k(queries: Any, items: Any, *, k: int, block_size: int = 2**22) -> TopK:
+def top_k(queries: ArrayLike, items: ArrayLike, *, k: int, block_size: int = 2**22) -> TopK:
     """The k greatest inner products of each query with all items, exactly.
 
     Scores are computed block by block, of at most 1024 queries with as many items as
@@ -306,8 +310,8 @@ def top_k(queries: Any, items: Any, *, k: int, block_size: int = 2**22) -> TopK:
 
 
 def sharded_top_k(
-    queries: Any,
-    items: Any,
+    queries: ArrayLike,
+    items: ArrayLike,
     mesh: Mesh,
     *,
     k: int,
@@ -385,7 +389,14 @@ def _candidates(indices: Any, num_queries: int, num_items: int) -> jax.Array:
     return indices
 
 
-def rerank(p: Any, q: Any, indices: Any, *, negative_scale: Any, shift: Any) -> TopK:
+def rerank(
+    p: DiagonalGaussian | GaussianMixture,
+    q: DiagonalGaussian | GaussianMixture,
+    indices: ArrayLike,
+    *,
+    negative_scale: Number,
+    shift: Number,
+) -> TopK:
     """Each query's candidates in the order of their expected match probability.
 
     A search by distance finds candidates among all items; the probability that a sample of one

@@ -8,6 +8,8 @@ Both keep float32. The last coordinate of an item holds its trace, often a small
 whole: what rounds coordinates, such as quantisation, rounds the uncertainty away first.
 """
 
+from __future__ import annotations
+
 import importlib
 import numbers
 from collections import Counter
@@ -15,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from probemb.numerics import arguments
 from probemb.search import TopK
@@ -54,7 +57,7 @@ def _check_scores(scores: np.ndarray) -> None:
         raise ValueError("queries and items must have inner products that fit into float32")
 
 
-def faiss_index(items: Any) -> Any:
+def faiss_index(items: ArrayLike) -> Any:
     """A flat Faiss index of inner products: exact, every query against every item.
 
     Any other index of `faiss.METRIC_INNER_PRODUCT` can be filled with the same vectors, and
@@ -84,7 +87,7 @@ def faiss_index(items: Any) -> Any:
     return index
 
 
-def search_faiss(index: Any, queries: Any, *, k: int) -> TopK:
+def search_faiss(index: Any, queries: ArrayLike, *, k: int) -> TopK:
     """The k greatest inner products of each query in a Faiss index.
 
     Args:
@@ -126,7 +129,7 @@ def search_faiss(index: Any, queries: Any, *, k: int) -> TopK:
 def fill_qdrant(
     client: Any,
     collection: str,
-    items: Any,
+    items: ArrayLike,
     *,
     ids: Sequence[int] | None = None,
     payloads: Sequence[Mapping[str, Any]] | None = None,
@@ -258,7 +261,7 @@ def _found(ids: list[list[int]], k: int) -> np.ndarray:
 def search_qdrant(
     client: Any,
     collection: str,
-    queries: Any,
+    queries: ArrayLike,
     *,
     k: int,
     ef: int | None = None,

@@ -39,7 +39,7 @@ class Digits(NamedTuple):
 
 def of_sklearn() -> dict[str, Digits]:
     """Scikit-learn's digits as the pools "train" and "test", intensities 0..16 as 0..255."""
-    pixels, labels = sklearn.datasets.load_digits(return_X_y=True)
+    pixels, labels = map(np.asarray, sklearn.datasets.load_digits(return_X_y=True))
     order = np.random.RandomState(0).permutation(len(labels))
     images = np.rint(pixels.reshape(-1, 8, 8) * (255.0 / 16.0)).astype(np.uint8)[order]
     labels = labels.astype(np.uint8)[order]

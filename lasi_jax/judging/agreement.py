@@ -5,6 +5,8 @@ arrays (item,) of any kind (JAX's included), and returns Python floats. What onl
 numbers as they are given, 64-bit integers and long doubles too. Nothing is differentiable.
 """
 
+from __future__ import annotations
+
 import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.core import Tracer
+from numpy.typing import ArrayLike
 
 # SciPy comes with jax; it is imported where it is used, so that `import lasi_jax` stays light.
 
@@ -130,7 +133,7 @@ def _pearson(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.clip(np.mean(_standardize(x)[0] * _standardize(y)[0]), -1.0, 1.0))
 
 
-def two_afc(distance_0: Any, distance_1: Any, preference: Any) -> float:
+def two_afc(distance_0: ArrayLike, distance_1: ArrayLike, preference: ArrayLike) -> float:
     """How often judges agree with a metric on which of two images is closer to a third.
 
     mean[(d0 < d1) (1 - p) + (d1 < d0) p + (d0 = d1) / 2]: 1/2 is chance, `human_ceiling` a judge's
@@ -164,7 +167,7 @@ def two_afc(distance_0: Any, distance_1: Any, preference: Any) -> float:
     return float(np.mean(np.where(distance_0 == distance_1, 0.5, share)))
 
 
-def human_ceiling(preference: Any) -> float:
+def human_ceiling(preference: ArrayLike) -> float:
     """How often one judge agrees with another: the 2AFC score of people.
 
     mean[p^2 + (1 - p)^2]. A metric that always sides with the majority scores higher still,
@@ -190,7 +193,7 @@ def human_ceiling(preference: Any) -> float:
     return float(np.mean(np.square(preference) + np.square(1.0 - preference)))
 
 
-def jnd_average_precision(distance: Any, same: Any) -> float:
+def jnd_average_precision(distance: ArrayLike, same: ArrayLike) -> float:
     """How well small distances single out the pairs of images that people could not tell apart.
 
     Over thresholds t on the distance, TP = sum of same and FP = sum of 1 - same where
@@ -229,7 +232,7 @@ def jnd_average_precision(distance: Any, same: Any) -> float:
     return float(min(np.sum(recall_gained * envelope), 1.0))
 
 
-def srcc(score: Any, opinion: Any) -> float:
+def srcc(score: ArrayLike, opinion: ArrayLike) -> float:
     """Spearman's rank correlation: do a metric and people put images into the same order?
 
     Pearson's correlation of the ranks, where equal values share their mean rank.
@@ -259,7 +262,7 @@ def srcc(score: Any, opinion: Any) -> float:
     return _pearson(stats.rankdata(score), stats.rankdata(opinion))
 
 
-def krcc(score: Any, opinion: Any) -> float:
+def krcc(score: ArrayLike, opinion: ArrayLike) -> float:
     """Kendall's rank correlation: do a metric and people put pairs of images into one order?
 
     tau-b = (concordant - discordant) / sqrt(pairs untied in score * pairs untied in opinion).
@@ -298,7 +301,7 @@ class LogisticFit(NamedTuple):
     curve: str
     parameters: np.ndarray
 
-    def __call__(self, score: Any) -> np.ndarray:
+    def __call__(self, score: ArrayLike) -> np.ndarray:
         """The curve's opinion of each score, of any shape."""
         from scipy.special import expit
 
@@ -528,7 +531,7 @@ def _check_curve(curve: str, score: np.ndarray) -> None:
         )
 
 
-def fit_logistic(score: Any, opinion: Any, *, curve: str) -> LogisticFit:
+def fit_logistic(score: ArrayLike, opinion: ArrayLike, *, curve: str) -> LogisticFit:
     """The logistic curve that leads from a metric's scores to opinions with least squared error.
 
     logistic4: (b1 - b2) / (1 + exp(-(x - b3) / b4)) + b2, with b4 > 0; it falls where b1 < b2.
@@ -583,7 +586,7 @@ def fit_logistic(score: Any, opinion: Any, *, curve: str) -> LogisticFit:
     return LogisticFit(curve, np.array([factor, 1.0 / scale, center, slope, offset]))
 
 
-def plcc(score: Any, opinion: Any, *, curve: str) -> float:
+def plcc(score: ArrayLike, opinion: ArrayLike, *, curve: str) -> float:
     """Pearson's correlation of a metric with opinions, if need be after a curve is fitted.
 
     With a curve it is the correlation of the fitted curve with the opinions. The fit has a free
@@ -653,12 +656,12 @@ def _check_resampling(items: tuple, num_resamples: Any, level: Any, groups: Any)
 
 
 def bootstrap_interval(
-    key: Any,
+    key: jax.Array,
     statistic: Callable[..., Any],
     *items: Any,
     num_resamples: int = 1000,
     level: float = 0.95,
-    groups: Any = None,
+    groups: ArrayLike | None = None,
 ) -> tuple[float, float]:
     """How far a statistic of these items would move with other items of their kind.
 

@@ -13,6 +13,8 @@ default range give wrong numbers in silence, unless the caller checks by
 Maps of half precision are compared in float32.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.core import Tracer
+from numpy.typing import ArrayLike
 
 from lasi_jax import images
 from lasi_jax.means import mean
@@ -167,7 +170,7 @@ def _total(terms: list[jax.Array]) -> jax.Array:
 
 
 def distance(
-    x: Any, y: Any, *, features: Features, heads: Sequence[Any] | None = None
+    x: ArrayLike, y: ArrayLike, *, features: Features, heads: Sequence[ArrayLike] | None = None
 ) -> jax.Array:
     """LPIPS of two images (H W C, channels last): how far apart their features' directions are.
 
@@ -220,7 +223,7 @@ def distance(
 
 
 def distance_map(
-    x: Any, y: Any, *, features: Features, heads: Sequence[Any] | None = None
+    x: ArrayLike, y: ArrayLike, *, features: Features, heads: Sequence[ArrayLike] | None = None
 ) -> jax.Array:
     """LPIPS of two images (H W C, channels last), element by element: where it comes from.
 
@@ -255,7 +258,7 @@ def distance_map(
     return _total([jax.image.resize(layer, size, "linear", antialias=False) for layer in layers])
 
 
-def feature_reconstruction(x: Any, y: Any, *, features: Features) -> jax.Array:
+def feature_reconstruction(x: ArrayLike, y: ArrayLike, *, features: Features) -> jax.Array:
     """The feature loss (Johnson et al.) of two images (H W C): mean squares of feature differences.
 
         sum_l |f_l(x) - f_l(y)|_2^2 / (C_l H_l W_l)
@@ -285,7 +288,7 @@ def feature_reconstruction(x: Any, y: Any, *, features: Features) -> jax.Array:
     return _total([mean(jnp.square(of_x - of_y), (0, 1, 2)) for of_x, of_y in layers])
 
 
-def style_reconstruction(x: Any, y: Any, *, features: Features) -> jax.Array:
+def style_reconstruction(x: ArrayLike, y: ArrayLike, *, features: Features) -> jax.Array:
     """The style loss (Johnson et al.) of two images (H W C): how else features occur together.
 
     It compares the Gram matrices of the maps, which do not tell where a feature is:
@@ -318,7 +321,7 @@ def style_reconstruction(x: Any, y: Any, *, features: Features) -> jax.Array:
     return _total([jnp.sum(jnp.square(_gram(of_x) - _gram(of_y))) for of_x, of_y in layers])
 
 
-def deepsim(x: Any, y: Any, *, features: Features) -> jax.Array:
+def deepsim(x: ArrayLike, y: ArrayLike, *, features: Features) -> jax.Array:
     """The feature loss of DeePSiM of two images (H W C): squared distances of feature maps.
 
         sum_l |f_l(x) - f_l(y)|_2^2

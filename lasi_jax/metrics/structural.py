@@ -18,6 +18,8 @@ of the losses, which float32 resolves better than numbers next to 1, and so that
 loss next to 1, of which little is left, keeps its digits too.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -26,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from numpy.typing import ArrayLike
 
 from lasi_jax import images
 from lasi_jax.means import mean
@@ -164,7 +167,9 @@ def _enter(x: Any, y: Any, value_range: Any, scales: int = 1) -> tuple[jax.Array
     return x + y, x - y
 
 
-def ssim_map(x: Any, y: Any, *, value_range: tuple[float, float] = (0.0, 1.0)) -> jax.Array:
+def ssim_map(
+    x: ArrayLike, y: ArrayLike, *, value_range: tuple[float, float] = (0.0, 1.0)
+) -> jax.Array:
     """The structural similarity of two images (H W or H W C, channels last) in every window.
 
     With means, variances and covariance over a Gaussian window of 11 x 11 and
@@ -205,7 +210,7 @@ def ssim_map(x: Any, y: Any, *, value_range: tuple[float, float] = (0.0, 1.0)) -
     return similarity[..., 0] if np.ndim(x) == 2 else similarity
 
 
-def ssim(x: Any, y: Any, *, value_range: tuple[float, float] = (0.0, 1.0)) -> jax.Array:
+def ssim(x: ArrayLike, y: ArrayLike, *, value_range: tuple[float, float] = (0.0, 1.0)) -> jax.Array:
     """The SSIM of two images (H W or H W C, channels last): the mean of `ssim_map`.
 
     Args:
@@ -234,8 +239,8 @@ def ssim(x: Any, y: Any, *, value_range: tuple[float, float] = (0.0, 1.0)) -> ja
 
 
 def ms_ssim(
-    x: Any,
-    y: Any,
+    x: ArrayLike,
+    y: ArrayLike,
     *,
     value_range: tuple[float, float] = (0.0, 1.0),
     weights: Sequence[float] = WEIGHTS,

@@ -5,6 +5,8 @@ several times as fast as XLA's windows on a CPU, their gradient about ten times,
 differentiable twice. Equals share the gradient.
 """
 
+from __future__ import annotations
+
 import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from numpy.typing import ArrayLike
 
 from lasi_jax import images
 
@@ -126,7 +129,7 @@ def pool_3x3_over_the_edge(planes: jax.Array) -> jax.Array:
 
 
 def enter(
-    image: Any,
+    image: ArrayLike,
     *,
     mean: jax.Array,
     deviation: jax.Array,

@@ -9,6 +9,8 @@ With `functools.partial(features, parameters=parameters)` the network is a
 function image -> maps, which says nothing of weights any more.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import itertools
 import os
@@ -17,6 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from numpy.typing import ArrayLike
 
 from lasi_jax.networks import convolution, weight_files
 from lasi_jax.networks.convolution import Convolution, convolve_relu, pool_3x3_over_the_edge
@@ -274,7 +277,7 @@ def _enter(image: Any, parameters: Any, value_range: tuple[float, float]) -> jax
 
 
 def features(
-    image: Any,
+    image: ArrayLike,
     *,
     parameters: Parameters,
     layers: Sequence[str] = LPIPS_LAYERS,
@@ -323,7 +326,7 @@ def features(
 
 
 def logits(
-    image: Any, *, parameters: Parameters, value_range: tuple[float, float] = (0.0, 1.0)
+    image: ArrayLike, *, parameters: Parameters, value_range: tuple[float, float] = (0.0, 1.0)
 ) -> jax.Array:
     """An image's (H W 3, channels last) scores of ImageNet's classes: softmax makes probabilities.
 

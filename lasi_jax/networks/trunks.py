@@ -15,6 +15,8 @@ With `functools.partial(features, parameters=parameters)` the network is a
 function image -> maps, which says nothing of weights any more.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +24,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from numpy.typing import ArrayLike
 
 from lasi_jax.networks import convolution, weight_files
 from lasi_jax.networks.convolution import Convolution, convolve_relu, pool_2x2, pool_3x3
@@ -205,7 +208,7 @@ def _maps(planes: jax.Array, parameters: Parameters) -> Iterator[tuple[str, jax.
 
 
 def features(
-    image: Any,
+    image: ArrayLike,
     *,
     parameters: Parameters,
     layers: Sequence[str] | None = None,

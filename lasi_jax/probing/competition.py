@@ -27,6 +27,8 @@ default range are wrong in silence, unless the caller checks by
 `jax.experimental.checkify`.
 """
 
+from __future__ import annotations
+
 import functools
 import numbers
 from collections.abc import Callable, Hashable
@@ -36,6 +38,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.core import Tracer
+from numpy.typing import ArrayLike
 
 from lasi_jax import images
 from lasi_jax.batching import zero
@@ -383,7 +386,12 @@ def _run_both(
 
 
 def begin(
-    x: Any, y: Any, *, held: Metric, moved: Metric, value_range: tuple[float, float] = (0.0, 1.0)
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    held: Metric,
+    moved: Metric,
+    value_range: tuple[float, float] = (0.0, 1.0),
 ) -> State:
     """The state before the first step: both metrics and their gradients at the start.
 
@@ -427,7 +435,7 @@ def begin(
 
 
 def step(
-    x: Any,
+    x: ArrayLike,
     state: State,
     *,
     held: Metric,
@@ -477,8 +485,8 @@ def step(
 
 
 def differentiate(
-    x: Any,
-    y: Any,
+    x: ArrayLike,
+    y: ArrayLike,
     *,
     held: Metric,
     moved: Metric,
@@ -524,8 +532,8 @@ def differentiate(
 
 
 def compete(
-    x: Any,
-    y: Any,
+    x: ArrayLike,
+    y: ArrayLike,
     *,
     first: Metric,
     second: Metric,

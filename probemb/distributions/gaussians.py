@@ -10,11 +10,14 @@ Log-variances may lie far beyond those whose variance is a float: what is finite
 is so here. What is not ends at a thousandth of the greatest float, and so do its derivatives.
 """
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import erf
+from numpy.typing import ArrayLike
 
 from probemb.numerics import arguments
 from probemb.numerics.euclidean import bounded_exp, capped_exp, quotient, squared_quotient
@@ -64,14 +67,14 @@ class DiagonalGaussian(NamedTuple):
         scale = self.standard_deviation.reshape(axes + self.mean.shape)
         return self.mean.reshape(axes + self.mean.shape) + scale * noise
 
-    def log_prob(self, x: Any) -> jax.Array:
+    def log_prob(self, x: ArrayLike) -> jax.Array:
         """Log p(x) (...) of points (..., dimension)."""
         self = gaussian("distribution", self)
         self, x = arguments.one_dtype(self, point(x, self.mean))
         deviation = squared_quotient(x - self.mean, self.log_variance)
         return -0.5 * jnp.sum(deviation + self.log_variance + _LOG_TWO_PI, axis=-1)
 
-    def central_probability(self, x: Any) -> jax.Array:
+    def central_probability(self, x: ArrayLike) -> jax.Array:
         """Of every dimension, the probability of the interval around the mean that ends at x.
 
         erf(|x - mean| / sqrt(2 sigma^2)) (..., dimension): uniform from 0 to 1 where x is drawn
@@ -86,7 +89,7 @@ class DiagonalGaussian(NamedTuple):
         self = gaussian("distribution", self)
         return 0.5 * jnp.sum(self.log_variance + 1.0 + _LOG_TWO_PI, axis=-1)
 
-    def kl_divergence(self, other: "DiagonalGaussian") -> jax.Array:
+    def kl_divergence(self, other: DiagonalGaussian) -> jax.Array:
         """KL(self || other) (...) in nats.
 
         sum_d [v / u - 1 - log(v / u) + (mean difference)^2 / u] / 2 for
@@ -177,7 +180,7 @@ class GaussianMixture(NamedTuple):
             each.reshape(-1, *each.shape[2:]),
         )
 
-    def log_prob(self, x: Any) -> jax.Array:
+    def log_prob(self, x: ArrayLike) -> jax.Array:
         """Log p(x) (...) of points (..., dimension)."""
         self = mixture("distribution", self)
         self, x = arguments.one_dtype(self, point(x, self.mean))

@@ -1,5 +1,7 @@
 """The generalized Gaussian: Laplace at shape 1, Gaussian at shape 2, a box at infinity."""
 
+from __future__ import annotations
+
 import functools
 from typing import Any, NamedTuple
 
@@ -7,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaln
+from numpy.typing import ArrayLike
 
 from probemb.distributions.gaussians import point
 from probemb.numerics import arguments
@@ -70,7 +73,7 @@ class GeneralizedGaussian(NamedTuple):
         uniform = jax.random.uniform(of_uniform, whole, dtype=beta.dtype, minval=-1.0)
         return location + scale * uniform * gamma ** (1.0 / beta)
 
-    def log_prob(self, x: Any) -> jax.Array:
+    def log_prob(self, x: ArrayLike) -> jax.Array:
         """Log p(x) (...) of points (..., dimension).
 
         Finite with a finite gradient everywhere: at a residual of exactly 0,
@@ -96,7 +99,7 @@ class GeneralizedGaussian(NamedTuple):
         powered = jnp.exp(below) * (1.0 + (logarithm - below))
         return jnp.where(zero, 0.0, powered)
 
-    def central_probability(self, x: Any) -> jax.Array:
+    def central_probability(self, x: ArrayLike) -> jax.Array:
         """Of every dimension, the probability of the interval around the mean that ends at x.
 
         P(1 / beta, (|x - m| / alpha)^beta) (..., dimension), P the regularised incomplete gamma
@@ -115,7 +118,7 @@ class GeneralizedGaussian(NamedTuple):
         self = generalized_gaussian("distribution", self)
         return jnp.sum(1.0 / self.shape - self._log_normalizer(), axis=-1)
 
-    def kl_divergence_at_equal_location(self, other: "GeneralizedGaussian") -> jax.Array:
+    def kl_divergence_at_equal_location(self, other: GeneralizedGaussian) -> jax.Array:
         """KL(self || other) (...) in nats, as if both had the same location.
 
         With different locations there is no closed form: see `monte_carlo`.

@@ -1,11 +1,14 @@
 """The von Mises-Fisher distribution: the Gaussian of the unit sphere."""
 
+from __future__ import annotations
+
 import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from probemb.distributions.gaussians import point
 from probemb.numerics import arguments
@@ -101,7 +104,7 @@ class VonMisesFisher(NamedTuple):
         tangent = _orthogonal(_orthogonal(noise, direction), direction)  # twice, for rounding
         return jnp.cos(angle) * direction + jnp.sin(angle) * tangent
 
-    def log_prob(self, x: Any) -> jax.Array:
+    def log_prob(self, x: ArrayLike) -> jax.Array:
         """Log p(x) (...) of unit vectors (..., dimension), against the sphere's area."""
         self = von_mises_fisher("distribution", self)
         self, x = arguments.one_dtype(self, point(x, self.mean_direction))
@@ -116,7 +119,7 @@ class VonMisesFisher(NamedTuple):
         log_peak, _, rest = self._peak()
         return self.concentration * rest - log_peak
 
-    def kl_divergence(self, other: "VonMisesFisher") -> jax.Array:
+    def kl_divergence(self, other: VonMisesFisher) -> jax.Array:
         """KL(self || other) (...) in nats."""
         p, q = arguments.one_dtype(von_mises_fisher("p", self), von_mises_fisher("q", other))
         if p.mean_direction.shape != q.mean_direction.shape:

@@ -5,6 +5,8 @@ eta, a total variance and minus a similarity are judged alike. A threshold accep
 rejects all items of one uncertainty together.
 """
 
+from __future__ import annotations
+
 import functools
 import inspect
 import numbers
@@ -14,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from probemb.judging.ranks import (
     check_varied,
@@ -62,7 +65,9 @@ class Reliability(NamedTuple):
     weight: jax.Array
 
 
-def r_auroc(uncertainty: Any, correct: Any, *, weights: Any = None) -> jax.Array:
+def r_auroc(
+    uncertainty: ArrayLike, correct: ArrayLike, *, weights: ArrayLike | None = None
+) -> jax.Array:
     """The probability that an error is more uncertain than a success: R-AUROC.
 
     P(u_wrong > u_right) + P(u_wrong = u_right) / 2: 1 is ideal, 1/2 is chance.
@@ -101,7 +106,9 @@ def r_auroc(uncertainty: Any, correct: Any, *, weights: Any = None) -> jax.Array
     return jnp.sum(wrong * 0.5 * (below + up_to)) / (jnp.sum(right) * jnp.sum(wrong))
 
 
-def selective_risk(uncertainty: Any, error: Any, *, weights: Any = None) -> jax.Array:
+def selective_risk(
+    uncertainty: ArrayLike, error: ArrayLike, *, weights: ArrayLike | None = None
+) -> jax.Array:
     """For every item, the mean error of all that are as certain or more: error against rejection.
 
     Sorted by `uncertainty`, this is the risk-coverage curve: where all items differ, entry k - 1
@@ -134,7 +141,9 @@ def selective_risk(uncertainty: Any, error: Any, *, weights: Any = None) -> jax.
     return wrong / jnp.where(accepted > 0.0, accepted, 1.0)  # 0 where nothing counts
 
 
-def aurc(uncertainty: Any, error: Any, *, weights: Any = None) -> jax.Array:
+def aurc(
+    uncertainty: ArrayLike, error: ArrayLike, *, weights: ArrayLike | None = None
+) -> jax.Array:
     """The area under the risk-coverage curve: the mean of `selective_risk`, 0 is ideal.
 
     Args:
@@ -160,7 +169,7 @@ def aurc(uncertainty: Any, error: Any, *, weights: Any = None) -> jax.Array:
     return jnp.sum(weights * risk) / jnp.sum(weights)
 
 
-def equal_bins(uncertainty: Any, *, num_bins: int) -> jax.Array:
+def equal_bins(uncertainty: ArrayLike, *, num_bins: int) -> jax.Array:
     """Bins of equally many items, from the most certain to the least.
 
     Args:
@@ -243,7 +252,11 @@ def _whole_numbers(weights: Any, like: jax.Array, num_bins: int) -> jax.Array:
 
 
 def level_score(
-    uncertainty: Any, correct: Any, *, num_bins: int = 5, weights: Any = None
+    uncertainty: ArrayLike,
+    correct: ArrayLike,
+    *,
+    num_bins: int = 5,
+    weights: ArrayLike | None = None,
 ) -> jax.Array:
     """-S R^2 over bins of equally many items: does each bin do worse than the one before?
 
@@ -283,7 +296,11 @@ def level_score(
 
 
 def bin_correlation(
-    uncertainty: Any, correct: Any, *, num_bins: int = 10, weights: Any = None
+    uncertainty: ArrayLike,
+    correct: ArrayLike,
+    *,
+    num_bins: int = 10,
+    weights: ArrayLike | None = None,
 ) -> jax.Array:
     """Pearson's correlation over bins of equally many items: their places and their means.
 
@@ -316,7 +333,11 @@ def bin_correlation(
 
 
 def reliability(
-    probability: Any, match: Any, *, num_bins: int = 15, weights: Any = None
+    probability: ArrayLike,
+    match: ArrayLike,
+    *,
+    num_bins: int = 15,
+    weights: ArrayLike | None = None,
 ) -> Reliability:
     """Predicted probabilities beside observed frequencies, in bins of equal width.
 
@@ -367,7 +388,11 @@ def reliability(
 
 
 def expected_calibration_error(
-    probability: Any, match: Any, *, num_bins: int = 15, weights: Any = None
+    probability: ArrayLike,
+    match: ArrayLike,
+    *,
+    num_bins: int = 15,
+    weights: ArrayLike | None = None,
 ) -> jax.Array:
     """The mean distance of predicted probabilities from observed frequencies: ECE.
 
@@ -405,7 +430,9 @@ def _level(level: Any) -> float:
     return float(level)
 
 
-def coverage(central_probability: Any, *, level: float, weights: Any = None) -> jax.Array:
+def coverage(
+    central_probability: ArrayLike, *, level: float, weights: ArrayLike | None = None
+) -> jax.Array:
     """The share of coordinates that lie within their central interval of a level.
 
     Args:
@@ -431,7 +458,7 @@ def coverage(central_probability: Any, *, level: float, weights: Any = None) -> 
 
 
 def coverage_error(
-    central_probability: Any, *, num_levels: int = 19, weights: Any = None
+    central_probability: ArrayLike, *, num_levels: int = 19, weights: ArrayLike | None = None
 ) -> jax.Array:
     """How far coverage is from its level, a mean over levels: 0 is ideal.
 
@@ -560,7 +587,7 @@ def bootstrap_interval(
     *items: Any,
     num_resamples: int = 1000,
     level: float = 0.95,
-    groups: Any = None,
+    groups: ArrayLike | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """The percentile interval of a statistic over items that are drawn again with replacement.
 

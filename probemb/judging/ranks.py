@@ -4,11 +4,14 @@ A weight says how often an item counts. What depends on the order alone is kept 
 what depends on the weights, so that a `vmap` over weights, as in a bootstrap, sorts once.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from probemb.numerics import arguments
 
@@ -166,7 +169,9 @@ def _structure(x: Any, y: Any) -> tuple:
     return order, by_y, (begins(x), begins(y[by_y]), begins(x) | begins(y))
 
 
-def kendall_tau(uncertainty: Any, ambiguity: Any, *, weights: Any = None) -> jax.Array:
+def kendall_tau(
+    uncertainty: ArrayLike, ambiguity: ArrayLike, *, weights: ArrayLike | None = None
+) -> jax.Array:
     """Kendall's rank correlation: do pairs of items come in the same order? tau-b.
 
     (pairs in the same order - pairs in opposite orders) / sqrt(n_u n_a), where n_u pairs differ in
@@ -200,7 +205,9 @@ def kendall_tau(uncertainty: Any, ambiguity: Any, *, weights: Any = None) -> jax
     return jnp.where(jnp.isnan(x).any() | jnp.isnan(y).any(), jnp.nan, tau)
 
 
-def spearman(uncertainty: Any, ambiguity: Any, *, weights: Any = None) -> jax.Array:
+def spearman(
+    uncertainty: ArrayLike, ambiguity: ArrayLike, *, weights: ArrayLike | None = None
+) -> jax.Array:
     """Spearman's rank correlation: the correlation of mid-ranks.
 
     Args:

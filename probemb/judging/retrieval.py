@@ -9,6 +9,8 @@ items, so that a constant score is worth what chance is, and not what the order 
 happens to be.
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from probemb.numerics import arguments
 from probemb.numerics.euclidean import product
@@ -86,7 +89,9 @@ def _rows_count(mask: jax.Array, like: jax.Array) -> jax.Array:
     return jnp.sum(mask, axis=1).astype(like.dtype)
 
 
-def recall_at_k(scores: Any, positives: Any, *, k: int, self_index: Any = None) -> jax.Array:
+def recall_at_k(
+    scores: ArrayLike, positives: ArrayLike, *, k: int, self_index: ArrayLike | None = None
+) -> jax.Array:
     """The probability that any of a query's positives is among its first K items.
 
     Where g items score above the best positive, and t score as much as it, p of them positives:
@@ -151,7 +156,11 @@ def _share_of_first(ranked: jax.Array, scores: jax.Array, positives: jax.Array) 
 
 
 def r_precision(
-    scores: Any, positives: Any, *, max_positives: int | None = None, self_index: Any = None
+    scores: ArrayLike,
+    positives: ArrayLike,
+    *,
+    max_positives: int | None = None,
+    self_index: ArrayLike | None = None,
 ) -> jax.Array:
     """The share of positives among a query's first R items, R the number of its positives.
 
@@ -191,7 +200,11 @@ def r_precision(
 
 
 def map_at_r(
-    scores: Any, positives: Any, *, max_positives: int | None = None, self_index: Any = None
+    scores: ArrayLike,
+    positives: ArrayLike,
+    *,
+    max_positives: int | None = None,
+    self_index: ArrayLike | None = None,
 ) -> jax.Array:
     """The mean precision at the positives among a query's first R items: mAP@R.
 
@@ -267,12 +280,12 @@ def _labels(name: str, labels: Any, number: int, like: jax.Array) -> jax.Array:
 
 
 def pmrp(
-    scores: Any,
-    query_labels: Any,
-    item_labels: Any,
+    scores: ArrayLike,
+    query_labels: ArrayLike,
+    item_labels: ArrayLike,
     *,
     max_distances: tuple[int, ...] = (0, 1, 2),
-    self_index: Any = None,
+    self_index: ArrayLike | None = None,
 ) -> jax.Array:
     """Plausible-match R-Precision: positives are items that show nearly the same things.
 
@@ -330,7 +343,7 @@ def pmrp(
     return jnp.where(jnp.isnan(scores).any(axis=1), jnp.nan, mean)
 
 
-def positives_of(indices: Any, *, num_items: int) -> jax.Array:
+def positives_of(indices: ArrayLike, *, num_items: int) -> jax.Array:
     """The boolean matrix of positives that are listed for each query.
 
     Args:
@@ -375,11 +388,11 @@ def in_blocks(
     statistic: Callable[..., Any],
     p: Any,
     q: Any,
-    positives: Any,
+    positives: ArrayLike,
     *,
     score: Callable[..., jax.Array],
     block_size: int = 256,
-    self_index: Any = None,
+    self_index: ArrayLike | None = None,
 ) -> Any:
     """A metric of queries against items, without all scores at once.
 

@@ -4,11 +4,14 @@ Both take the mean over samples first and the logarithm last: -log E sigmoid(l)
 for a match, -log E sigmoid(-l) for none, with l = -a |z_1 - z_2| + b.
 """
 
+from __future__ import annotations
+
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from numpy.typing import ArrayLike
 
 from probemb.distributions import monte_carlo
 from probemb.distributions.gaussians import (
@@ -28,6 +31,7 @@ from probemb.losses.batches import (
 )
 from probemb.losses.regularizers import kl_to_standard_normal
 from probemb.numerics import arguments
+from probemb.numerics.arguments import Number
 from probemb.numerics.euclidean import centered, squared_distance
 from probemb.numerics.reduction import batch_sum, reduce_pairs, total
 from probemb.pairs import matching, separation
@@ -58,14 +62,14 @@ def _bottleneck(key: jax.Array, p: Any, num_samples: int) -> jax.Array:
 
 def soft_contrastive(
     key: jax.Array,
-    p: Any,
-    q: Any,
-    match: Any,
+    p: DiagonalGaussian | GaussianMixture,
+    q: DiagonalGaussian | GaussianMixture,
+    match: Number,
     *,
-    negative_scale: Any,
-    shift: Any,
+    negative_scale: Number,
+    shift: Number,
     num_samples: int = 8,
-    bottleneck_weight: Any = 1e-4,
+    bottleneck_weight: Number = 1e-4,
 ) -> jax.Array:
     """HIB's loss of one pair of inputs, from samples of their embeddings.
 
@@ -113,7 +117,12 @@ def soft_contrastive(
 
 
 def soft_contrastive_of_samples(
-    x: Any, y: Any, match: Any, *, negative_scale: Any, shift: Any
+    x: ArrayLike | tuple[ArrayLike, ArrayLike],
+    y: ArrayLike | tuple[ArrayLike, ArrayLike],
+    match: Number,
+    *,
+    negative_scale: Number,
+    shift: Number,
 ) -> jax.Array:
     """HIB's loss of one pair of inputs from given samples, without the bottleneck.
 
@@ -147,13 +156,13 @@ def soft_contrastive_of_samples(
 
 
 def soft_contrastive_quadrature(
-    p: Any,
-    q: Any,
-    match: Any,
+    p: DiagonalGaussian,
+    q: DiagonalGaussian,
+    match: Number,
     *,
-    negative_scale: Any,
-    shift: Any,
-    bottleneck_weight: Any = 1e-4,
+    negative_scale: Number,
+    shift: Number,
+    bottleneck_weight: Number = 1e-4,
 ) -> jax.Array:
     """`soft_contrastive` of two Gaussians without samples, by quadrature.
 
@@ -263,12 +272,12 @@ def _sum_over_samples(image_samples, text_samples, negative_scale, shift, labels
 
 
 def pcme_of_samples(
-    image_samples: Any,
-    text_samples: Any,
+    image_samples: ArrayLike,
+    text_samples: ArrayLike,
     *,
-    negative_scale: Any,
-    shift: Any,
-    labels: Any = None,
+    negative_scale: Number,
+    shift: Number,
+    labels: ArrayLike | None = None,
     axis_name: str | None = None,
 ) -> jax.Array:
     """PCME's loss of a batch from given samples: the sum over all pairs of image and text.
@@ -307,11 +316,11 @@ def pcme_of_samples(
 
 
 def pcme_released(
-    image_samples: Any,
-    text_samples: Any,
+    image_samples: ArrayLike,
+    text_samples: ArrayLike,
     *,
-    negative_scale: Any,
-    shift: Any,
+    negative_scale: Number,
+    shift: Number,
     axis_name: str | None = None,
 ) -> jax.Array:
     """PCME's loss as released: `pcme_of_samples` with 2a and 2b, counted twice.
@@ -348,13 +357,13 @@ def pcme_released(
 
 def pcme(
     key: jax.Array,
-    image: Any,
-    text: Any,
+    image: DiagonalGaussian,
+    text: DiagonalGaussian,
     *,
-    negative_scale: Any,
-    shift: Any,
+    negative_scale: Number,
+    shift: Number,
     num_samples: int = 7,
-    labels: Any = None,
+    labels: ArrayLike | None = None,
     axis_name: str | None = None,
 ) -> jax.Array:
     """PCME's loss of a batch of Gaussians, from samples of them.
@@ -399,12 +408,12 @@ def pcme(
 
 
 def pcme_quadrature(
-    image: Any,
-    text: Any,
+    image: DiagonalGaussian,
+    text: DiagonalGaussian,
     *,
-    negative_scale: Any,
-    shift: Any,
-    labels: Any = None,
+    negative_scale: Number,
+    shift: Number,
+    labels: ArrayLike | None = None,
     axis_name: str | None = None,
 ) -> jax.Array:
     """PCME's loss of a batch of Gaussians without samples, by quadrature.

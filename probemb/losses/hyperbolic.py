@@ -9,15 +9,19 @@ distances and angles and have infinite derivatives there. What cannot be had is 
 far out: rounding moves sinh^2(d / 2) by sinh^2(radius) units.
 """
 
+from __future__ import annotations
+
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from numpy.typing import ArrayLike
 
 from probemb.losses import softmax
 from probemb.losses.batches import check_labels, check_shapes, labels_of, partners, with_labels
 from probemb.numerics import arguments
+from probemb.numerics.arguments import Number
 from probemb.numerics.euclidean import expm1, length, normalized, product, square_root
 from probemb.numerics.reduction import batch_size, batch_sum, reduce_pairs
 
@@ -41,7 +45,7 @@ def _pair(x: Any, y: Any) -> tuple[jax.Array, jax.Array]:
     return image, text
 
 
-def exponential_map(x: Any, *, curvature: Any) -> jax.Array:
+def exponential_map(x: ArrayLike, *, curvature: Number) -> jax.Array:
     """The point that the geodesic from the origin with velocity x reaches at time 1.
 
     sinh(sqrt(c) |x|) x / (sqrt(c) |x|): at the distance |x| from the origin, in the direction of x.
@@ -98,7 +102,7 @@ def _distances(rows: dict, columns: dict) -> jax.Array:
     return 2.0 * jnp.arcsinh(square_root(0.5 * apart))
 
 
-def lorentz_distance(x: Any, y: Any, *, curvature: Any) -> jax.Array:
+def lorentz_distance(x: ArrayLike, y: ArrayLike, *, curvature: Number) -> jax.Array:
     """The lengths of the geodesics between all points of two sets.
 
     arccosh(c (x_time y_time - x . y)) / sqrt(c).
@@ -132,7 +136,7 @@ def lorentz_distance(x: Any, y: Any, *, curvature: Any) -> jax.Array:
     return _distances(_lifted(x, root), _lifted(y, root)) / root
 
 
-def half_aperture(x: Any, *, curvature: Any, min_radius: Any = 0.1) -> jax.Array:
+def half_aperture(x: ArrayLike, *, curvature: Number, min_radius: Number = 0.1) -> jax.Array:
     """How wide the cone of a point opens: the angle between its axis and its side.
 
     asin(2 K / (sqrt(c) |x|)): the cone opens away from the origin, and the more general a point
@@ -174,7 +178,7 @@ def _half_aperture(radius: jax.Array, min_radius: jax.Array) -> jax.Array:
     return jnp.where(outside, jnp.arcsin(jnp.where(outside, sine, 0.5)), 0.5 * math.pi)
 
 
-def exterior_angle(x: Any, y: Any, *, curvature: Any) -> jax.Array:
+def exterior_angle(x: ArrayLike, y: ArrayLike, *, curvature: Number) -> jax.Array:
     """By which angle the way from x to y turns off the way from the origin to x.
 
     pi minus the angle at x of the triangle of origin, x and y:
@@ -247,11 +251,11 @@ def _outside(image: dict, text: dict, min_radius: jax.Array) -> jax.Array:
 
 
 def entailment(
-    image: Any,
-    text: Any,
+    image: ArrayLike,
+    text: ArrayLike,
     *,
-    curvature: Any,
-    min_radius: Any = 0.1,
+    curvature: Number,
+    min_radius: Number = 0.1,
     axis_name: str | None = None,
 ) -> jax.Array:
     """Does each text entail its image? The mean angle by which images miss their texts' cones.
@@ -294,14 +298,14 @@ def _softmax_tile(rows: dict, columns: dict, scale: jax.Array):
 
 
 def meru(
-    image: Any,
-    text: Any,
+    image: ArrayLike,
+    text: ArrayLike,
     *,
-    logit_scale: Any,
-    curvature: Any,
-    entailment_weight: Any = 0.2,
-    min_radius: Any = 0.1,
-    labels: Any = None,
+    logit_scale: Number,
+    curvature: Number,
+    entailment_weight: Number = 0.2,
+    min_radius: Number = 0.1,
+    labels: ArrayLike | None = None,
     axis_name: str | None = None,
 ) -> jax.Array:
     """MERU's loss of a batch: InfoNCE on hyperbolic distances, and texts that entail their images.

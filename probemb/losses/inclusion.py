@@ -1,17 +1,19 @@
 """Does one distribution lie within another? ProLIP's inclusion test and its losses."""
 
+from __future__ import annotations
+
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from probemb.distributions.gaussians import DiagonalGaussian, gaussian, gaussians
 from probemb.numerics import arguments
+from probemb.numerics.arguments import Number
 from probemb.numerics.euclidean import squared_quotient
 
 
-def inclusion_test(p: Any, q: Any) -> jax.Array:
+def inclusion_test(p: DiagonalGaussian, q: DiagonalGaussian) -> jax.Array:
     """H(p in q) = log of the integral of p(x)^2 q(x), for each dimension.
 
     -log(4 pi v_p) / 2 - log(pi (v_p + 2 v_q)) / 2 - (m_p - m_q)^2 / (v_p + 2 v_q). High where
@@ -44,7 +46,9 @@ def inclusion_test(p: Any, q: Any) -> jax.Array:
     return -0.5 * (p.log_variance + log_sum) - math.log(2.0 * math.pi) - deviation
 
 
-def inclusion_test_released(p: Any, q: Any, *, mean_weight: Any = 1.0) -> jax.Array:
+def inclusion_test_released(
+    p: DiagonalGaussian, q: DiagonalGaussian, *, mean_weight: Number = 1.0
+) -> jax.Array:
     """The release's inclusion test, which counts the leading variances twice.
 
     -2 log v_p - log v_q - log(1 / v_p + 1 / (2 v_q)) / 2 - w (m_p - m_q)^2 / (v_p + 2 v_q).
@@ -98,7 +102,7 @@ def _differences(p: DiagonalGaussian, q: DiagonalGaussian) -> tuple[jax.Array, j
     return 0.5 * log_ratio, apart * jnp.tanh(half) * 4.0 / (8.0 + product)
 
 
-def inclusion_loss(p: Any, q: Any, *, scale: Any = 1.0) -> jax.Array:
+def inclusion_loss(p: DiagonalGaussian, q: DiagonalGaussian, *, scale: Number = 1.0) -> jax.Array:
     """-log sigmoid(c (H(p in q) - H(q in p))): is p within q? Averaged over everything.
 
     ProLIP asks it of images within their texts, and of inputs within the same input
@@ -132,7 +136,7 @@ def inclusion_loss(p: Any, q: Any, *, scale: Any = 1.0) -> jax.Array:
 
 
 def inclusion_loss_released(
-    p: Any, q: Any, *, scale: Any = 1.0, mean_weight: Any = 1.0
+    p: DiagonalGaussian, q: DiagonalGaussian, *, scale: Number = 1.0, mean_weight: Number = 1.0
 ) -> jax.Array:
     """`inclusion_loss` on the release's test, with the faults of `inclusion_test_released`.
 
@@ -166,7 +170,12 @@ def inclusion_loss_released(
 
 
 def masked_inclusion_loss(
-    image: Any, masked_image: Any, text: Any, masked_text: Any, *, scale: Any = 1.0
+    image: DiagonalGaussian,
+    masked_image: DiagonalGaussian,
+    text: DiagonalGaussian,
+    masked_text: DiagonalGaussian,
+    *,
+    scale: Number = 1.0,
 ) -> jax.Array:
     """Is every input within what is left of it when parts are masked? For both modalities.
 

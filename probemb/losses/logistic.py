@@ -4,10 +4,11 @@ PCME++ and ProLIP have a closed-form logit, in which the variance counts by its 
 alone; SigLIP has the same loss without a variance.
 """
 
-from typing import Any
+from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from numpy.typing import ArrayLike
 
 from probemb.distributions.gaussians import DiagonalGaussian
 from probemb.losses.batches import (
@@ -19,6 +20,7 @@ from probemb.losses.batches import (
 )
 from probemb.losses.regularizers import kl_to_standard_normal
 from probemb.numerics import arguments
+from probemb.numerics.arguments import Number
 from probemb.numerics.euclidean import centered, normalized, product, squared_distance
 from probemb.numerics.reduction import batch_size, batch_sum, reduce_pairs, total
 
@@ -49,14 +51,14 @@ def _pcmepp_tile(rows: dict, columns: dict, parameters: tuple):
 
 
 def pcmepp(
-    image: Any,
-    text: Any,
+    image: DiagonalGaussian,
+    text: DiagonalGaussian,
     *,
-    negative_scale: Any,
-    shift: Any,
-    labels: Any = None,
-    pseudo_positive_weight: Any = 0.1,
-    kl_weight: Any = 1e-4,
+    negative_scale: Number,
+    shift: Number,
+    labels: ArrayLike | None = None,
+    pseudo_positive_weight: Number = 0.1,
+    kl_weight: Number = 1e-4,
     axis_name: str | None = None,
 ) -> jax.Array:
     """PCME++'s loss of a batch, on the closed-form sampled distance.
@@ -146,12 +148,12 @@ def _inner_product_loss(rows, columns, like, logit_scale, logit_bias, labels, ax
 
 
 def prolip(
-    image: Any,
-    text: Any,
+    image: DiagonalGaussian,
+    text: DiagonalGaussian,
     *,
-    logit_scale: Any,
-    logit_bias: Any,
-    labels: Any = None,
+    logit_scale: Number,
+    logit_bias: Number,
+    labels: ArrayLike | None = None,
     axis_name: str | None = None,
 ) -> jax.Array:
     """ProLIP's probabilistic pairwise contrastive loss of a batch.
@@ -194,12 +196,12 @@ def prolip(
 
 
 def siglip(
-    image: Any,
-    text: Any,
+    image: DiagonalGaussian,
+    text: DiagonalGaussian,
     *,
-    logit_scale: Any,
-    logit_bias: Any,
-    labels: Any = None,
+    logit_scale: Number,
+    logit_bias: Number,
+    labels: ArrayLike | None = None,
     axis_name: str | None = None,
 ) -> jax.Array:
     """SigLIP's pairwise sigmoid loss of the means: deterministic, whatever the variances.

@@ -4,13 +4,17 @@ Image i is mixed with image partner[i]; it then matches its own text with
 probability lambda and its partner's with 1 - lambda.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from probemb.numerics import arguments
+from probemb.numerics.arguments import Number
 
 # From here on Beta(a, a) is a Gaussian to 1e-5, and JAX's sampler takes ever longer.
 _LARGE = 1e4
@@ -39,7 +43,7 @@ def _partners(partner: Any, size: int | None) -> jax.Array:
     return jnp.asarray(partner)
 
 
-def soft_labels(partner: Any, own_share: Any) -> jax.Array:
+def soft_labels(partner: ArrayLike, own_share: ArrayLike) -> jax.Array:
     """Match probabilities of mixed images with the texts of a batch.
 
     y[i, i] = lambda_i and y[i, partner[i]] = 1 - lambda_i; where an image is its own
@@ -87,7 +91,9 @@ def _own_share(key: jax.Array, a: jax.Array) -> jax.Array:
     return jnp.where(a > _LARGE, gaussian, beta)
 
 
-def mixup(key: jax.Array, image: Any, partner: Any, *, concentration: Any = 1.0):
+def mixup(
+    key: jax.Array, image: ArrayLike, partner: ArrayLike, *, concentration: Number = 1.0
+) -> tuple[jax.Array, jax.Array]:
     """Images as weighted sums with their partners, and the images' own shares.
 
     lambda x_i + (1 - lambda) x_partner[i], one lambda ~ Beta(a, a) for the batch.
@@ -119,7 +125,9 @@ def mixup(key: jax.Array, image: Any, partner: Any, *, concentration: Any = 1.0)
     return share * image + (1.0 - share) * image[partner], share
 
 
-def cutmix(key: jax.Array, image: Any, partner: Any, *, concentration: Any = 1.0):
+def cutmix(
+    key: jax.Array, image: ArrayLike, partner: ArrayLike, *, concentration: Number = 1.0
+) -> tuple[jax.Array, jax.Array]:
     """Images with a rectangle of their partners' in it, and the images' own shares.
 
     A rectangle of share 1 - lambda of the area, lambda ~ Beta(a, a), around a random

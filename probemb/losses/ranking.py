@@ -4,14 +4,17 @@ The deterministic objectives that probabilistic ones are compared with. They
 take the same Gaussians and see the directions of their means alone.
 """
 
-from typing import Any
+from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from numpy.typing import ArrayLike
 
+from probemb.distributions.gaussians import DiagonalGaussian
 from probemb.losses import softmax
 from probemb.losses.batches import check_labels, check_pair, labels_of, partners, with_labels
 from probemb.numerics import arguments
+from probemb.numerics.arguments import Number
 from probemb.numerics.euclidean import normalized, product
 from probemb.numerics.reduction import batch_size, batch_sum, reduce_pairs
 
@@ -22,11 +25,11 @@ def _softmax_tile(rows: dict, columns: dict, scale: jax.Array):
 
 
 def info_nce(
-    image: Any,
-    text: Any,
+    image: DiagonalGaussian,
+    text: DiagonalGaussian,
     *,
-    logit_scale: Any,
-    labels: Any = None,
+    logit_scale: Number,
+    labels: ArrayLike | None = None,
     axis_name: str | None = None,
 ) -> jax.Array:
     """InfoNCE of the means, as in CLIP: the mean of two softmax cross-entropies.
@@ -90,11 +93,11 @@ def _merge_hardest(stacked: jax.Array) -> jax.Array:
 
 
 def triplet(
-    image: Any,
-    text: Any,
+    image: DiagonalGaussian,
+    text: DiagonalGaussian,
     *,
-    margin: Any = 0.2,
-    labels: Any = None,
+    margin: Number = 0.2,
+    labels: ArrayLike | None = None,
     axis_name: str | None = None,
 ) -> jax.Array:
     """The triplet loss of the means with the hardest negatives of the batch.
@@ -130,9 +133,9 @@ def triplet(
     image, text = check_pair(image, text)
     margin = arguments.not_negative("margin", margin, image.mean)
     labels = check_labels(labels, image.mean, axis_name)
-    image, text = ({"mean": normalized(p.mean)} for p in (image, text))
-    of_image, of_text = partners(image, text, labels, axis_name)
-    rows, columns = with_labels(image, text, labels, axis_name)
+    images, texts = ({"mean": normalized(p.mean)} for p in (image, text))
+    of_image, of_text = partners(images, texts, labels, axis_name)
+    rows, columns = with_labels(images, texts, labels, axis_name)
     hardest = reduce_pairs(
         _hardest_tile,
         _merge_hardest,
@@ -147,5 +150,5 @@ def triplet(
         loss = jax.nn.relu(margin + hardest - jnp.sum(items["mean"] * partner["mean"], axis=1))
         return loss if label is None else jnp.where(label > 0.0, loss, 0.0)
 
-    losses = hinge(image, hardest[0], *of_image) + hinge(text, hardest[1], *of_text)
+    losses = hinge(images, hardest[0], *of_image) + hinge(texts, hardest[1], *of_text)
     return batch_sum(losses, axis_name)

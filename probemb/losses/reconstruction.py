@@ -5,16 +5,20 @@ negative log-likelihood is (|z - m| / alpha)^beta - log(beta / (2 alpha)) + log 
 ProbVLM, BayesCap and PFE differ in whose embedding is to be explained.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import gammaln
+from numpy.typing import ArrayLike
 
 from probemb.distributions.gaussians import DiagonalGaussian, gaussian, point
 from probemb.distributions.generalized_gaussian import GeneralizedGaussian, generalized_gaussian
 from probemb.distributions.von_mises_fisher import VonMisesFisher, unit, von_mises_fisher
 from probemb.numerics import arguments
+from probemb.numerics.arguments import Number
 from probemb.pairs.distances import mutual_likelihood_score
 
 _CHECKS = {
@@ -32,7 +36,9 @@ def around_embedding(name: str, value: Any) -> Any:
     return _CHECKS[type(value)](name, value)
 
 
-def reconstruction(p: Any, target: Any) -> jax.Array:
+def reconstruction(
+    p: DiagonalGaussian | GeneralizedGaussian | VonMisesFisher, target: ArrayLike
+) -> jax.Array:
     """The mean negative log-likelihood of embeddings under distributions around others.
 
     Args:
@@ -63,7 +69,7 @@ def reconstruction(p: Any, target: Any) -> jax.Array:
     return -jnp.mean(p.log_prob(target)) / p[0].shape[-1]
 
 
-def reconstruction_released(p: Any, target: Any) -> jax.Array:
+def reconstruction_released(p: GeneralizedGaussian, target: ArrayLike) -> jax.Array:
     """The release's loss, whose residual is linear: |z - m| beta / alpha, not the power.
 
     Minimised over the scale, it depends on the shape by log Gamma(1 / beta) alone, which is
@@ -111,12 +117,12 @@ def _probvlm(loss, image, text, image_embedding, text_embedding, cross_modal_wei
 
 
 def probvlm(
-    image: Any,
-    text: Any,
-    image_embedding: Any,
-    text_embedding: Any,
+    image: DiagonalGaussian | GeneralizedGaussian | VonMisesFisher,
+    text: DiagonalGaussian | GeneralizedGaussian | VonMisesFisher,
+    image_embedding: ArrayLike,
+    text_embedding: ArrayLike,
     *,
-    cross_modal_weight: Any,
+    cross_modal_weight: Number,
 ) -> jax.Array:
     """ProbVLM's loss: each modality explains its own embedding and the other's.
 
@@ -160,10 +166,10 @@ def probvlm(
 def probvlm_released(
     image: GeneralizedGaussian,
     text: GeneralizedGaussian,
-    image_embedding: Any,
-    text_embedding: Any,
+    image_embedding: ArrayLike,
+    text_embedding: ArrayLike,
     *,
-    cross_modal_weight: Any,
+    cross_modal_weight: Number,
 ) -> jax.Array:
     """`probvlm` on `reconstruction_released`, with its faults: the shape is never learned.
 
@@ -195,7 +201,13 @@ def probvlm_released(
     )
 
 
-def bayescap(p: Any, embedding: Any, target: Any, *, identity_weight: Any) -> jax.Array:
+def bayescap(
+    p: DiagonalGaussian | GeneralizedGaussian | VonMisesFisher,
+    embedding: ArrayLike,
+    target: ArrayLike,
+    *,
+    identity_weight: Number,
+) -> jax.Array:
     """BayesCap's loss: stay close to the frozen output, and explain what it stands for.
 
     w |m - z|^2 + R(p, target), the squared distance a mean over the batch and R of
@@ -232,7 +244,7 @@ def bayescap(p: Any, embedding: Any, target: Any, *, identity_weight: Any) -> ja
     return weight * identity + reconstruction(p, target)
 
 
-def pfe(image: Any, text: Any) -> jax.Array:
+def pfe(image: DiagonalGaussian, text: DiagonalGaussian) -> jax.Array:
     """PFE's loss: matching pairs should look as if they shared one point.
 
     Minus the mean `mutual_likelihood_score` of pairs, over the dimension. Where the means are

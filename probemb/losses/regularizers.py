@@ -1,18 +1,22 @@
 """What keeps distributions from collapsing to points, and embeddings from collapsing at all."""
 
+from __future__ import annotations
+
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from numpy.typing import ArrayLike
 
-from probemb.distributions.gaussians import gaussian, standard_normal
+from probemb.distributions.gaussians import DiagonalGaussian, gaussian, standard_normal
 from probemb.numerics import arguments
+from probemb.numerics.arguments import Number
 from probemb.numerics.euclidean import centered, squared_distance
 from probemb.numerics.reduction import batch_index, batch_size, batch_sum, reduce_pairs
 
 
-def kl_to_standard_normal(p: Any) -> jax.Array:
+def kl_to_standard_normal(p: DiagonalGaussian) -> jax.Array:
     """KL(p || N(0, I)) in nats: the information bottleneck of HIB, PCME and PCME++.
 
     Args:
@@ -46,7 +50,7 @@ def _merge_log_sums(stacked: Any) -> Any:
     return jax.tree.map(lambda x: jax.nn.logsumexp(x, axis=0), stacked)
 
 
-def uniformity(points: Any, *, t: Any = 2.0, axis_name: str | None = None) -> jax.Array:
+def uniformity(points: ArrayLike, *, t: Number = 2.0, axis_name: str | None = None) -> jax.Array:
     """Log mean_{i < j} exp(-t |z_i - z_j|^2): low where points spread out.
 
     Args:

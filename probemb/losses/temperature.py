@@ -4,23 +4,30 @@ After training, on pairs that were set aside, one number makes distributions as 
 errors are. Which item is wider than which does not change.
 """
 
+from __future__ import annotations
+
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+from numpy.typing import ArrayLike
 
 from probemb.distributions.gaussians import DiagonalGaussian, point
 from probemb.distributions.generalized_gaussian import GeneralizedGaussian
+from probemb.distributions.von_mises_fisher import VonMisesFisher
 from probemb.losses.reconstruction import around_embedding, reconstruction
 from probemb.numerics import arguments
+from probemb.numerics.arguments import Number
 
 # The temperature is sought between these, to the last bit of float32.
 _LOG_BOUND = math.log(1e4)
 _HALVINGS = 40
 
+_Family = TypeVar("_Family", DiagonalGaussian, GeneralizedGaussian, VonMisesFisher)
 
-def tempered(p: Any, *, temperature: Any) -> Any:
+
+def tempered(p: _Family, *, temperature: Number) -> _Family:
     """Distributions with every scale multiplied by the temperature.
 
     The standard deviation of a Gaussian and the scale of a generalized one grow by it, the
@@ -56,7 +63,9 @@ def tempered(p: Any, *, temperature: Any) -> Any:
     return p._replace(concentration=p.concentration / temperature / temperature)
 
 
-def fit_temperature(p: Any, target: Any) -> jax.Array:
+def fit_temperature(
+    p: DiagonalGaussian | GeneralizedGaussian | VonMisesFisher, target: ArrayLike
+) -> jax.Array:
     """The temperature at which held-out embeddings are most likely.
 
     The root of the derivative of `reconstruction` in log temperature, by bisection between 1e-4

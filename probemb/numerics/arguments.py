@@ -9,12 +9,18 @@ import functools
 import math
 import numbers
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVarTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.typing import ArrayLike
+
+Number = ArrayLike
+"""A number, which may be a learned one."""
+
+_Values = TypeVarTuple("_Values")
 
 
 def concrete(*values: Any) -> bool:
@@ -158,7 +164,7 @@ def _in_order(values: np.ndarray, dtype: Any) -> np.ndarray:
     return (places.astype(bits) + np.finfo(dtype).tiny.view(bits)).view(dtype)
 
 
-def one_dtype(*values: Any) -> tuple[Any, ...]:
+def one_dtype(*values: *_Values) -> tuple[*_Values]:
     """Arrays (or trees of them) in the widest of their dtypes."""
     dtype = np.result_type(*(leaf.dtype for leaf in jax.tree.leaves(values)))
     return jax.tree.map(lambda leaf: _in(dtype, leaf), values)

@@ -6,17 +6,18 @@ Every function takes two Gaussians of one shape (..., dimension) and gives
 v_p, v_q are variances, m_p, m_q means, and sums run over the dimensions.
 """
 
+from __future__ import annotations
+
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from probemb.distributions.gaussians import gaussians
+from probemb.distributions.gaussians import DiagonalGaussian, gaussians
 from probemb.numerics import euclidean
 
 
-def sampled_distance(p: Any, q: Any) -> jax.Array:
+def sampled_distance(p: DiagonalGaussian, q: DiagonalGaussian) -> jax.Array:
     """The mean squared distance of a sample of p to one of q, in closed form (CSD).
 
     E |x - y|^2 = |m_p - m_q|^2 + sum (v_p + v_q). It is no metric: of p to itself it is
@@ -45,7 +46,7 @@ def sampled_distance(p: Any, q: Any) -> jax.Array:
     return jnp.sum(jnp.square(p.mean - q.mean) + p.variance + q.variance, axis=-1)
 
 
-def wasserstein_2(p: Any, q: Any) -> jax.Array:
+def wasserstein_2(p: DiagonalGaussian, q: DiagonalGaussian) -> jax.Array:
     """The Wasserstein-2 distance: sqrt(|m_p - m_q|^2 + |sigma_p - sigma_q|^2).
 
     Args:
@@ -74,7 +75,7 @@ def wasserstein_2(p: Any, q: Any) -> jax.Array:
     return euclidean.length(jnp.concatenate([p.mean - q.mean, wider], axis=-1))
 
 
-def kl_divergence(p: Any, q: Any) -> jax.Array:
+def kl_divergence(p: DiagonalGaussian, q: DiagonalGaussian) -> jax.Array:
     """KL(p || q) in nats, as `DiagonalGaussian.kl_divergence`.
 
     Args:
@@ -100,7 +101,7 @@ def kl_divergence(p: Any, q: Any) -> jax.Array:
     return p.kl_divergence(q)
 
 
-def jeffreys_divergence(p: Any, q: Any) -> jax.Array:
+def jeffreys_divergence(p: DiagonalGaussian, q: DiagonalGaussian) -> jax.Array:
     """KL(p || q) + KL(q || p) in nats.
 
     Args:
@@ -126,7 +127,7 @@ def jeffreys_divergence(p: Any, q: Any) -> jax.Array:
     return p.kl_divergence(q) + q.kl_divergence(p)
 
 
-def geometric_jensen_shannon_divergence(p: Any, q: Any) -> jax.Array:
+def geometric_jensen_shannon_divergence(p: DiagonalGaussian, q: DiagonalGaussian) -> jax.Array:
     """(KL(p || g) + KL(q || g)) / 2 in nats for g proportional to sqrt(p q).
 
     The Jensen-Shannon divergence has no closed form for Gaussians; with the
@@ -156,7 +157,7 @@ def geometric_jensen_shannon_divergence(p: Any, q: Any) -> jax.Array:
     return 0.25 * jeffreys_divergence(p, q) - bhattacharyya_distance(p, q)
 
 
-def bhattacharyya_distance(p: Any, q: Any) -> jax.Array:
+def bhattacharyya_distance(p: DiagonalGaussian, q: DiagonalGaussian) -> jax.Array:
     """-log of the integral of sqrt(p q).
 
     sum (m_p - m_q)^2 / (4 (v_p + v_q)) + log((v_p + v_q) / (2 sigma_p sigma_q)) / 2.
@@ -190,7 +191,7 @@ def bhattacharyya_distance(p: Any, q: Any) -> jax.Array:
     return jnp.sum(deviation + 0.5 * log_ratio, axis=-1)
 
 
-def log_expected_likelihood_kernel(p: Any, q: Any) -> jax.Array:
+def log_expected_likelihood_kernel(p: DiagonalGaussian, q: DiagonalGaussian) -> jax.Array:
     """Log of the integral of p q: the density of q at a sample of p, on average.
 
     -sum (m_p - m_q)^2 / (2 (v_p + v_q)) + log(2 pi (v_p + v_q)) / 2. In the logarithm,
@@ -221,7 +222,7 @@ def log_expected_likelihood_kernel(p: Any, q: Any) -> jax.Array:
     return -0.5 * jnp.sum(deviation + log_sum + math.log(2.0 * math.pi), axis=-1)
 
 
-def mutual_likelihood_score(p: Any, q: Any) -> jax.Array:
+def mutual_likelihood_score(p: DiagonalGaussian, q: DiagonalGaussian) -> jax.Array:
     """The log-likelihood that p and q share one point: PFE's name of the kernel above.
 
     Args:

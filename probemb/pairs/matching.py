@@ -8,13 +8,17 @@ distance, which is a different model and needs no average.
 a > 0 is `negative_scale` and b is `shift`, both learned.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from numpy.typing import ArrayLike
 
 from probemb.distributions.gaussians import DiagonalGaussian, GaussianMixture, gaussian_or_mixture
 from probemb.numerics import arguments
+from probemb.numerics.arguments import Number
 from probemb.numerics.euclidean import length
 from probemb.pairs import distances
 from probemb.pairs.separation import log_expected_sigmoids
@@ -22,7 +26,9 @@ from probemb.pairs.separation import log_expected_sigmoids
 Samples = tuple[jax.Array, jax.Array]
 
 
-def closed_form_match_logit(p: Any, q: Any, *, negative_scale: Any, shift: Any) -> jax.Array:
+def closed_form_match_logit(
+    p: DiagonalGaussian, q: DiagonalGaussian, *, negative_scale: Number, shift: Number
+) -> jax.Array:
     """-a d + b for the closed-form sampled distance d; its sigmoid is a probability.
 
     Args:
@@ -92,7 +98,13 @@ def log_monte_carlo(x: Any, y: Any, negative_scale: Any, shift: Any) -> tuple[ja
     return log_mean_sigmoid(b - a * distance, x_weights[:, None] + y_weights[None])
 
 
-def monte_carlo_match_probability(x: Any, y: Any, *, negative_scale: Any, shift: Any) -> jax.Array:
+def monte_carlo_match_probability(
+    x: ArrayLike | tuple[ArrayLike, ArrayLike],
+    y: ArrayLike | tuple[ArrayLike, ArrayLike],
+    *,
+    negative_scale: Number,
+    shift: Number,
+) -> jax.Array:
     """The match probability of two inputs from samples of their embeddings.
 
     sum_kl w_k w_l sigmoid(-a |x_k - y_l| + b), over all pairs of samples.
@@ -158,7 +170,11 @@ def _log_expected(p: DiagonalGaussian, q: DiagonalGaussian, a: jax.Array, b: jax
 
 
 def log_expected_match_probability(
-    p: Any, q: Any, *, negative_scale: Any, shift: Any
+    p: DiagonalGaussian | GaussianMixture,
+    q: DiagonalGaussian | GaussianMixture,
+    *,
+    negative_scale: Number,
+    shift: Number,
 ) -> tuple[jax.Array, jax.Array]:
     """Log E sigmoid(l) and log E sigmoid(-l), of matching and of not, without sampling.
 
@@ -210,7 +226,13 @@ def _as_mixture(name: str, p: Any) -> GaussianMixture:
     return GaussianMixture(logits, jax.tree.map(lambda x: x[..., None, :], p))
 
 
-def expected_match_probability(p: Any, q: Any, *, negative_scale: Any, shift: Any) -> jax.Array:
+def expected_match_probability(
+    p: DiagonalGaussian | GaussianMixture,
+    q: DiagonalGaussian | GaussianMixture,
+    *,
+    negative_scale: Number,
+    shift: Number,
+) -> jax.Array:
     """The match probability of two inputs in closed form up to one integral: no samples.
 
     E sigmoid(-a |z_1 - z_2| + b) over independent z_1 of p and z_2 of q. For isotropic
@@ -249,7 +271,9 @@ def expected_match_probability(p: Any, q: Any, *, negative_scale: Any, shift: An
     return _probability(log_match)
 
 
-def self_mismatch(p: Any, *, negative_scale: Any, shift: Any) -> jax.Array:
+def self_mismatch(
+    p: DiagonalGaussian | GaussianMixture, *, negative_scale: Number, shift: Number
+) -> jax.Array:
     """Eta = 1 - p(match | x, x): the probability that an input does not match itself.
 
     HIB's uncertainty of an input, by quadrature.
@@ -282,7 +306,12 @@ def self_mismatch(p: Any, *, negative_scale: Any, shift: Any) -> jax.Array:
 
 
 def monte_carlo_self_mismatch(
-    key: jax.Array, p: Any, *, num_samples: int, negative_scale: Any, shift: Any
+    key: jax.Array,
+    p: DiagonalGaussian | GaussianMixture,
+    *,
+    num_samples: int,
+    negative_scale: Number,
+    shift: Number,
 ) -> jax.Array:
     """Eta = 1 - p(match | x, x) from two independent sets of samples of one input.
 

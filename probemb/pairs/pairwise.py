@@ -11,6 +11,8 @@ functions take every dimension of every pair, in blocks of rows, so that memory 
 result alone.
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -36,7 +38,7 @@ def _two_sets(p: Any, q: Any) -> tuple[DiagonalGaussian, DiagonalGaussian]:
     return p, q
 
 
-def sampled_distance(p: Any, q: Any) -> jax.Array:
+def sampled_distance(p: DiagonalGaussian, q: DiagonalGaussian) -> jax.Array:
     """`distances.sampled_distance` of all pairs, by a matrix product.
 
     Args:
@@ -63,7 +65,7 @@ def sampled_distance(p: Any, q: Any) -> jax.Array:
     return euclidean.squared_distance(*euclidean.centered(p.mean, q.mean)) + traces
 
 
-def wasserstein_2(p: Any, q: Any) -> jax.Array:
+def wasserstein_2(p: DiagonalGaussian, q: DiagonalGaussian) -> jax.Array:
     """`distances.wasserstein_2` of all pairs, by a matrix product.
 
     Squared, it is the squared distance of the points [mean, sigma].
@@ -102,7 +104,7 @@ def wasserstein_2(p: Any, q: Any) -> jax.Array:
     return euclidean.quotient(distance, -log_unit)
 
 
-def kl_divergence(p: Any, q: Any) -> jax.Array:
+def kl_divergence(p: DiagonalGaussian, q: DiagonalGaussian) -> jax.Array:
     """`distances.kl_divergence` of all pairs, in blocks of rows.
 
     Args:
@@ -127,7 +129,7 @@ def kl_divergence(p: Any, q: Any) -> jax.Array:
     return _in_blocks(distances.kl_divergence, *_two_sets(p, q))
 
 
-def jeffreys_divergence(p: Any, q: Any) -> jax.Array:
+def jeffreys_divergence(p: DiagonalGaussian, q: DiagonalGaussian) -> jax.Array:
     """`distances.jeffreys_divergence` of all pairs, in blocks of rows.
 
     Args:
@@ -152,7 +154,7 @@ def jeffreys_divergence(p: Any, q: Any) -> jax.Array:
     return _in_blocks(distances.jeffreys_divergence, *_two_sets(p, q))
 
 
-def geometric_jensen_shannon_divergence(p: Any, q: Any) -> jax.Array:
+def geometric_jensen_shannon_divergence(p: DiagonalGaussian, q: DiagonalGaussian) -> jax.Array:
     """`distances.geometric_jensen_shannon_divergence` of all pairs, in blocks of rows.
 
     Args:
@@ -177,7 +179,7 @@ def geometric_jensen_shannon_divergence(p: Any, q: Any) -> jax.Array:
     return _in_blocks(distances.geometric_jensen_shannon_divergence, *_two_sets(p, q))
 
 
-def bhattacharyya_distance(p: Any, q: Any) -> jax.Array:
+def bhattacharyya_distance(p: DiagonalGaussian, q: DiagonalGaussian) -> jax.Array:
     """`distances.bhattacharyya_distance` of all pairs, in blocks of rows.
 
     Args:
@@ -202,7 +204,7 @@ def bhattacharyya_distance(p: Any, q: Any) -> jax.Array:
     return _in_blocks(distances.bhattacharyya_distance, *_two_sets(p, q))
 
 
-def log_expected_likelihood_kernel(p: Any, q: Any) -> jax.Array:
+def log_expected_likelihood_kernel(p: DiagonalGaussian, q: DiagonalGaussian) -> jax.Array:
     """`distances.log_expected_likelihood_kernel` of all pairs, in blocks of rows.
 
     Args:
@@ -227,7 +229,7 @@ def log_expected_likelihood_kernel(p: Any, q: Any) -> jax.Array:
     return _in_blocks(distances.log_expected_likelihood_kernel, *_two_sets(p, q))
 
 
-def mutual_likelihood_score(p: Any, q: Any) -> jax.Array:
+def mutual_likelihood_score(p: DiagonalGaussian, q: DiagonalGaussian) -> jax.Array:
     """`distances.mutual_likelihood_score` of all pairs, in blocks of rows.
 
     Args:
