@@ -46,6 +46,7 @@ __all__ = [
     "spearman",
 ]
 
+# By `vmap`, under which they share one sort of the items; more at once only take memory.
 _RESAMPLES_AT_ONCE = 50
 # Means of bins that differ by this many units of rounding are equal.
 _ROUNDING = 16.0

@@ -81,6 +81,7 @@ def uniformity(points: ArrayLike, *, t: Number = 2.0, axis_name: str | None = No
     log_sums, _ = reduce_pairs(
         _uniformity_tile, _merge_log_sums, items, items, t, axis_name=axis_name
     )
+    # It drops out of the result, and `pmax` has no derivative.
     top = jax.lax.stop_gradient(jnp.max(log_sums))
     if axis_name is not None:
         top = jax.lax.pmax(top, axis_name)

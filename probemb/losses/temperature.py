@@ -115,6 +115,7 @@ def _fitted(p: Any, target: jax.Array) -> tuple[jax.Array, jax.Array]:
         return reconstruction(tempered(p, temperature=jnp.exp(log_temperature)), target)
 
     def slope(log_temperature: jax.Array) -> jax.Array:
+        # Forward mode: one pass for the derivative in one number.
         return jax.jvp(loss, (log_temperature,), (jnp.ones_like(log_temperature),))[1]
 
     def halved(_: int, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

@@ -28,7 +28,7 @@ def quotient(x: jax.Array, log_scale: jax.Array) -> jax.Array:
 @quotient.defjvp
 def _quotient_jvp(primals, tangents):
     (x, log_scale), (of_x, of_log_scale) = primals, tangents
-    # By hand: where a factor ends its derivative is 0, and 0 times the others, infinite, is NaN.
+    # By hand: where the value is cut, 0 times an infinite factor would make the derivative NaN.
     value = quotient(x, log_scale)
     return value, quotient(jnp.ones_like(x), log_scale) * of_x - value * of_log_scale
 

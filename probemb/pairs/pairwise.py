@@ -259,4 +259,5 @@ def _in_blocks(function: Callable, p: DiagonalGaussian, q: DiagonalGaussian) -> 
     """function(p_i, q_j) of all pairs, recomputed for the gradient."""
     against_all = jax.vmap(function, (None, 0))
     rows = max(1, _BLOCK // q.mean.size)
+    # Else `map` keeps what the gradient needs of every block, and blocks save no memory.
     return jax.lax.map(jax.checkpoint(lambda one: against_all(one, q)), p, batch_size=rows)
