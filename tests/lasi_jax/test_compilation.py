@@ -87,6 +87,7 @@ def test_every_public_function_is_called():
     assert public == set(CALLS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*CALLS, *GRADIENTS])
 def test_a_second_call_compiles_nothing(name):
     call = (CALLS | GRADIENTS)[name]

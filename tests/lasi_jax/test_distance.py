@@ -24,10 +24,9 @@ def small(x, y, **options):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-9), (np.float32, 2e-5)])
-def test_released_distance(golden, dtype, tolerance, jit):
+def test_released_distance(golden, dtype, tolerance):
     options = {"neighborhood_size": golden.n, "value_range": (-1.0, 1.0)}
-    distance = functools.partial(lasi_jax.distance, **options)
-    distance = jit(distance) if dtype == np.float64 else distance
+    distance = jax.jit(functools.partial(lasi_jax.distance, **options))
     value = distance(jnp.asarray(golden.x, dtype), jnp.asarray(golden.y, dtype))
     assert value.dtype == dtype and value.shape == ()
     np.testing.assert_allclose(value, golden.distance, atol=tolerance)
@@ -91,6 +90,7 @@ def test_the_range_of_the_values_does_not_matter():
     chex.assert_trees_all_close(wide, small(x, y), atol=1e-10)
 
 
+@pytest.mark.slow
 def test_jit_eager_and_vmap_agree():
     x, y = pair_of((3, 6, 6, 3))
     eager = jnp.stack([small(a, b) for a, b in zip(x, y, strict=True)])
@@ -272,6 +272,7 @@ print(float(value))
 """
 
 
+@pytest.mark.slow
 def test_two_cores_do_not_hang():
     done = subprocess.run(
         [sys.executable, "-c", HANG_CHECK], capture_output=True, text=True, check=True

@@ -20,10 +20,10 @@ def image_of(shape, seed=0, dtype=np.float64):
 def test_released_coefficients_and_predictions(golden, dtype, tolerance):
     options = {"neighborhood_size": golden.n, "value_range": (-1.0, 1.0)}
     x = jnp.asarray(golden.x, dtype)
-    theta = lasi_jax.coefficients(x, **options)
+    functions = lasi_jax.coefficients, lasi_jax.prediction
+    theta, predicted = jax.jit(lambda x: [function(x, **options) for function in functions])(x)
     assert theta.dtype == dtype and theta.shape == (*x.shape, golden.n)
     np.testing.assert_allclose(theta.reshape(-1, golden.n), golden.params_x, atol=tolerance)
-    predicted = lasi_jax.prediction(x, **options)
     np.testing.assert_allclose(
         predicted.reshape(-1), golden.prediction_x.reshape(-1), atol=tolerance
     )
@@ -116,6 +116,7 @@ def test_blocks_do_not_show(monkeypatch):
     chex.assert_trees_all_close(value_and_gradient(), whole, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_jit_eager_and_vmap_agree():
     images = image_of((3, 6, 6, 3))
 

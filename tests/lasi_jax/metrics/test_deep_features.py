@@ -131,6 +131,7 @@ def test_what_each_loss_does_not_see():
             assert (loss(X, other) > far) == (other is not blind_to), name
 
 
+@pytest.mark.slow
 @every_loss
 def test_jit_eager_and_vmap_agree(name, jit):
     loss = functools.partial(LOSSES[name], features=features)

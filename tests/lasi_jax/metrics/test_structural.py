@@ -251,6 +251,7 @@ def test_dtypes():
     assert abs(ssim(u.astype(jnp.bfloat16), v.astype(jnp.bfloat16)) - ssim(u, v)) < 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", [*METRICS.values(), structural.ssim_map])
 def test_jit_and_vmap_equal_eager(metric):
     pairs = [pair_of(SHAPE, seed=seed) for seed in (0, 1)]

@@ -279,6 +279,7 @@ def test_a_shift_by_the_stride_of_all_layers_shifts_the_maps():
         np.testing.assert_allclose(whole[step + edge :, step + edge :], inner, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_jit_eager_and_vmap_agree(v1_1):
     images = jnp.stack([jnp.asarray(IMAGE), jnp.asarray(IMAGE[::-1])])
     eager = [everything(image, v1_1) for image in images]

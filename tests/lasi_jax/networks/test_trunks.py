@@ -289,6 +289,7 @@ def test_a_shift_by_the_stride_of_all_layers_shifts_the_maps(jit):
         np.testing.assert_allclose(large[step + 4 : -4, step + 4 : -4], inner, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_jit_eager_and_vmap_agree(compiled, jit):
     parameters = narrow("alexnet")
     images = np.stack([picture("alexnet", seed) for seed in (5, 6)])

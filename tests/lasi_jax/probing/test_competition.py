@@ -137,6 +137,7 @@ def test_the_four_images_of_two_metrics():
     np.testing.assert_allclose(result.second_least.held[0], squares(X, START))
 
 
+@pytest.mark.slow
 def test_steps_in_a_loop_eager_jit_and_vmap_agree():
     metrics: dict[str, Any] = {"held": squares, "moved": fourth}
     options: dict[str, Any] = metrics | {"direction": "greatest"}

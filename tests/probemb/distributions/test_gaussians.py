@@ -246,6 +246,7 @@ def test_mixture_gradients_equal_finite_differences_to_second_order(check_to_sec
     check_to_second_order(of_mixtures, (mixture_of((3, 2)), points_of((2,))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "batch"),
     [

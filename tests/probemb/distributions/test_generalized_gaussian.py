@@ -151,6 +151,7 @@ def test_gradients_equal_finite_differences_to_second_order(check_to_second_orde
     check_to_second_order(everything, (p, q, x))
 
 
+@pytest.mark.slow
 def test_jit_eager_and_vmap_agree():
     def function(p, q, x):
         return everything(p, q, x), p.sample(jax.random.key(0))
@@ -267,6 +268,7 @@ def test_central_probability_of_a_box():
     np.testing.assert_allclose(found, [0.500288, 0.999780, 1.0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_central_probabilities_under_vmap():
     p, x = distribution_of((4, 3), 1), points_of((4, 3))
     mapped = jax.vmap(lambda p, x: p.central_probability(x))(p, x)

@@ -179,6 +179,7 @@ def test_gradients_equal_finite_differences_to_second_order(check_to_second_orde
     check_to_second_order(lambda p, q: everything(p, q, x), (p, q))
 
 
+@pytest.mark.slow
 def test_jit_eager_and_vmap_agree():
     def function(p, q, x):
         return everything(p, q, x), p.sample(jax.random.key(0))

@@ -83,6 +83,7 @@ def test_constant_uncertainty_tells_nothing():
     np.testing.assert_allclose(calibration.aurc(same, 1 - correct), 0.4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "function", [calibration.r_auroc, calibration.aurc, calibration.expected_calibration_error]
 )
@@ -534,6 +535,7 @@ def test_weights_of_coverage_are_repetitions():
         np.testing.assert_allclose(statistic(found, weights=0.1 * weights), statistic(repeated))
 
 
+@pytest.mark.slow
 def test_coverage_under_vmap():
     found = np.random.default_rng(43).uniform(size=(3, 20, 2))
     for statistic in (

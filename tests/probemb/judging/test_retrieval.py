@@ -144,6 +144,7 @@ def test_bounds(metric):
     np.testing.assert_allclose(metric(scores, np.ones_like(positives)), np.ones(40))
 
 
+@pytest.mark.slow
 @each_metric
 def test_jit_and_vmap(metric):
     scores, positives = (np.stack(both) for both in zip(queries(9), queries(10), strict=True))

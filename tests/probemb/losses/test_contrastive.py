@@ -122,6 +122,7 @@ def test_coinciding_and_distant_samples_have_finite_gradients(dtype, batch):
         chex.assert_tree_all_finite(pcme_with_gradient(x, y, 20.0, 5.0))
 
 
+@pytest.mark.slow
 def test_jit_eager_and_vmap_agree():
     x, y = normal(0, 2, 4, 3, 5), normal(1, 2, 4, 3, 5)
 

@@ -277,6 +277,7 @@ def test_a_way_back_from_far_out_turns_round_in_float32():
     assert hyperbolic.exterior_angle(near, far, curvature=1.0) == 0.0
 
 
+@pytest.mark.slow
 def test_vmap():
     x, y = vectors(2, 3, 4), vectors(2, 3, 4, seed=1)
     for function in (

@@ -119,6 +119,7 @@ def test_the_same_key_gives_the_same_result(function):
     assert not np.array_equal(first[0], other[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", [mixup, cutmix])
 def test_jit_eager_and_vmap_agree(function):
     keys = jax.random.split(jax.random.key(7), 3)

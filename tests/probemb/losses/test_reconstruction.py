@@ -253,6 +253,7 @@ def of_adapters(p, q, r, x, y):
     )
 
 
+@pytest.mark.slow
 def test_jit_eager_and_vmap_agree():
     p, x = family_of("generalized_gaussian", 0, (3, 2, 3))
     q, y = family_of("gaussian", 1, (3, 2, 3))

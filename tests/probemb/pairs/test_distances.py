@@ -146,6 +146,7 @@ def test_float32_equals_float64(name):
     np.testing.assert_allclose(value, function(P, Q), rtol=2e-6)
 
 
+@pytest.mark.slow
 @every_function
 def test_jit_eager_and_vmap_agree(name):
     function = getattr(distances, name)

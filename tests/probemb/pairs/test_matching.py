@@ -259,6 +259,7 @@ def test_self_mismatch_grows_with_the_width_and_agrees_with_samples():
     assert etas == sorted(etas) and etas[-1] > 5.0 * etas[0]
 
 
+@pytest.mark.slow
 def test_jit_and_vmap_agree_with_single_calls():
     generator = np.random.default_rng(0)
     p, q = (DiagonalGaussian(*jnp.asarray(generator.normal(size=(2, 4, 3)))) for _ in range(2))

@@ -74,6 +74,7 @@ def test_gradients_equal_those_of_distances():
             np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-10, err_msg=name)
 
 
+@pytest.mark.slow
 @every_function
 def test_jit_eager_and_vmap_agree(name):
     function = getattr(pairwise, name)
