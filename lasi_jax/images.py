@@ -232,14 +232,19 @@ def check_options(
             f"({elements} for shape {shape}), got {size}"
         )
     # Numbers, not arrays: powers of the decay are constants of the compiled program.
-    if not isinstance(decay, numbers.Real) or not 0.0 < float(decay) <= 1.0:
+    if not _is_real(decay) or not 0.0 < float(decay) <= 1.0:
         raise ValueError(f"decay must be a number with 0 < decay <= 1, got {decay!r}")
     # Positive: the first element has no examples, and the ridge alone makes its system solvable.
-    if not isinstance(ridge, numbers.Real) or not 0.0 < float(ridge) < math.inf:
+    if not _is_real(ridge) or not 0.0 < float(ridge) < math.inf:
         raise ValueError(f"ridge must be a finite positive number, got {ridge!r}")
-    if not isinstance(prior, numbers.Real) or not math.isfinite(float(prior)):
+    if not _is_real(prior) or not math.isfinite(float(prior)):
         raise ValueError(f"prior must be a finite number, got {prior!r}")
     return Regression(int(size), float(decay), float(ridge), float(prior))
+
+
+def _is_real(value: Any) -> bool:
+    # Python counts True as 1, but as an option it is a slip.
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def compact_shape(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import numbers
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -120,8 +121,8 @@ class Adapter:
                 raise ValueError(
                     f"{name} must be one of {get_args(choices)}, got {getattr(self, name)!r}"
                 )
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"dropout must lie in 0..1, below 1, got {self.dropout}")
+        if not isinstance(self.dropout, numbers.Real) or not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"dropout must lie in 0..1, below 1, got {self.dropout!r}")
 
     @functools.cached_property
     def _graph(self) -> nnx.GraphDef:

@@ -4,6 +4,9 @@ They alone need flax, so they are imported by name: `from probemb import heads`.
 at local features too: of the places of an image or of the words of a text.
 """
 
+import math
+import numbers
+
 import jax
 import jax.numpy as jnp
 
@@ -23,6 +26,13 @@ except ModuleNotFoundError as error:
 def _check(**lengths: int) -> None:
     for name, value in lengths.items():
         arguments.count(name, value)
+
+
+def _start(log_variance: float) -> nnx.initializers.Initializer:
+    """The bias with which a log-variance starts."""
+    if not isinstance(log_variance, numbers.Real) or not math.isfinite(log_variance):
+        raise ValueError(f"initial_log_variance must be a finite number, got {log_variance!r}")
+    return nnx.initializers.constant(log_variance)
 
 
 def _checked(features: jax.Array, layer: nnx.Linear) -> jax.Array:
@@ -213,7 +223,7 @@ class LocalAttentionHead(nnx.Module):
         self.log_variance_residual = nnx.Linear(
             num_local_features,
             dimension,
-            bias_init=nnx.initializers.constant(initial_log_variance),
+            bias_init=_start(initial_log_variance),
             rngs=rngs,
         )
 
@@ -295,7 +305,7 @@ class UncertaintyTokenHead(nnx.Module):
         self.log_variance = nnx.Linear(
             num_local_features,
             dimension,
-            bias_init=nnx.initializers.constant(initial_log_variance),
+            bias_init=_start(initial_log_variance),
             rngs=rngs,
         )
 

@@ -48,6 +48,8 @@ _OPENERS = {".npz": _open_npz, ".safetensors": _open_safetensors}
 
 
 def _checked(path: str | os.PathLike[str]) -> Path:
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path must name a file, got {path!r}")
     path = Path(path)
     if path.suffix in (".pth", ".pt"):
         raise ValueError(
@@ -67,8 +69,8 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[_Opened]:
     try:
         with _OPENERS[path.suffix](path) as opened:
             yield opened
-    except (ImportError, PermissionError):
-        raise
+    except (ImportError, MemoryError, PermissionError):
+        raise  # none is the file's fault
     except Exception as error:  # a broken file makes its reader raise nearly anything
         raise ValueError(
             f"path must name an intact {path.suffix} file of plain arrays, "

@@ -38,6 +38,8 @@ def two(y, **options):
         (lambda: one(neighborhood_size=True), TypeError, "neighborhood_size must be an integer"),
         (lambda: one(decay=0.0), ValueError, "decay must be a number with 0 < decay <= 1, got 0.0"),
         (lambda: one(decay="0.8"), ValueError, "decay must be a number.*'0.8'"),
+        (lambda: one(decay=True), ValueError, "decay must be a number.*True"),
+        (lambda: one(ridge=True), ValueError, "ridge must be a finite positive number, got True"),
         (lambda: one(ridge=-1.0), ValueError, "ridge must be a finite positive number, got -1.0"),
         (lambda: one(mask=jnp.ones((4, 4))), ValueError, r"mask must have.*\(4, 4, 3\).*\(4, 4\)"),
         (

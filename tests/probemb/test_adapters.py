@@ -506,6 +506,7 @@ BAD = {
     ),
     "negative_dropout": (lambda: Adapter(4, dropout=-0.1), ValueError, r"dropout .* got -0\.1"),
     "nan_dropout": (lambda: Adapter(4, dropout=math.nan), ValueError, "dropout .* got nan"),
+    "text_dropout": (lambda: Adapter(4, dropout="0.1"), ValueError, r"dropout .* got '0\.1'"),
     "no_key": (
         lambda: Adapter(4).initialize(0),
         TypeError,

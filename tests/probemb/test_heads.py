@@ -278,3 +278,10 @@ def test_bad_lengths_of_local_heads():
         heads.UncertaintyTokenHead(8, 6, 2, num_heads=0, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="must be a multiple of num_heads = 4, got 6"):
         heads.UncertaintyTokenHead(8, 6, 2, num_heads=4, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("head", [heads.LocalAttentionHead, heads.UncertaintyTokenHead])
+@pytest.mark.parametrize("start", [float("nan"), "0"])
+def test_a_log_variance_starts_at_a_number(head, start):
+    with pytest.raises(ValueError, match=f"initial_log_variance must be a finite .* {start!r}"):
+        head(8, 6, 2, initial_log_variance=start, rngs=nnx.Rngs(0))

@@ -412,6 +412,11 @@ def test_what_is_no_collection_of_names_is_refused(wanted, tmp_path):
         weight_files.read(path, wanted=wanted)
 
 
+def test_a_path_is_no_number():
+    with pytest.raises(TypeError, match="path must name a file, got None"):
+        weight_files.read(None)
+
+
 def changed(**changes):
     """An AlexNet with arrays replaced, added, or, as None, left out."""
     arrays = state_dict("alexnet") | changes
