@@ -29,15 +29,6 @@ What is finished is kept in parts: the same command goes on where it was stopped
 batch size.
 
 This script needs nothing of this repository, and the repository needs nothing of what it needs.
-
-Run with torch 2.13 on a CPU, 80 photographs and 400 captions of COCO: transformers 5.24, without
-torchvision, with a CLIP of two layers and random weights, read from a folder; open_clip 3.3 with a
-model of two layers and random weights, read from a folder, and with ViT-B-32 and random weights
-(`--pretrained none`). The two small ones gave what their library gives when it is asked directly,
-to 1e-7; that of transformers was also killed and gone on with in batches of another size, and gave
-the same. The torchvision 0.28 that open_clip imports had no compiled operators that fit that
-torch; their names were declared by hand, and open_clip called none of them. Not run: published
-weights, a GPU, SigLIP or other families, version 4 of transformers, `uv run` itself.
 """
 
 import argparse
@@ -547,19 +538,29 @@ def _name(model: str | None) -> str | None:
     return f"{prefix}{path.resolve().name}-{digest.hexdigest()[:8]}"
 
 
+class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """The docstring as it stands, and the defaults."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read options from the command line, embed, and turn an error into one line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Help)
     parser.add_argument("--images", type=Path, required=True, help="the folder of the images")
     parser.add_argument("--captions", type=Path, required=True, help="the captions file")
     parser.add_argument("--output", type=Path, required=True, help="the folder for the embeddings")
-    parser.add_argument("--library", choices=("open_clip", "transformers"), required=True)
+    parser.add_argument(
+        "--library", choices=("open_clip", "transformers"), required=True, help="of the model"
+    )
     parser.add_argument("--model", required=True, help="its name in the library")
-    parser.add_argument("--pretrained", help="tag of open_clip's weights; none for random ones")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--device", help="such as cpu or cuda; default: cuda where there is one")
+    parser.add_argument(
+        "--pretrained",
+        help="tag of open_clip's weights, or none: random weights",
+    )
+    parser.add_argument("--batch-size", type=int, default=64, help="items at once")
+    parser.add_argument("--device", help="cpu, cuda; if not given, cuda where there is one")
     parser.add_argument("--augmentations", type=int, default=0, help="random changes of each item")
     parser.add_argument("--seed", type=int, default=0, help="of the random changes")
     options = parser.parse_args(arguments)

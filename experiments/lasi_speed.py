@@ -15,10 +15,10 @@ import dm_pix
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jax import lax
 
 import lasi_jax
+from experiments import runs
 from experiments.image_metrics import named
 from experiments.runs.timing import alternate, report, temporary_gigabytes
 from lasi_jax import deep_features, structural
@@ -259,4 +259,4 @@ def run(config: Config) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    run(tyro.cli(Config, prog="python -m experiments.lasi_speed", description=__doc__))
+    run(runs.read_options(Config, "experiments.lasi_speed", __doc__))

@@ -17,8 +17,8 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import tyro
 
+from experiments import runs
 from experiments.runs.timing import alternate, report, temporary_gigabytes
 from probemb import DiagonalGaussian, pcme_of_samples, pcmepp, prolip
 
@@ -203,4 +203,4 @@ def run(config: Config) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    run(tyro.cli(Config, prog="python -m experiments.loss_speed", description=__doc__))
+    run(runs.read_options(Config, "experiments.loss_speed", __doc__))

@@ -16,9 +16,9 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from tqdm import tqdm
 
+from experiments import runs
 from probemb import DiagonalGaussian, expected_match_probability
 
 DISTANCES = (0.0, 0.5, 1.0, 2.0, 4.0)
@@ -117,4 +117,4 @@ def run(config: Config) -> dict[tuple[int, float], dict[str, float]]:
 
 
 if __name__ == "__main__":
-    run(tyro.cli(Config, prog="python -m experiments.match_probability", description=__doc__))
+    run(runs.read_options(Config, "experiments.match_probability", __doc__))

@@ -97,7 +97,10 @@ def resolved(config: Config) -> Config:
     caption_training.check(config)
     photographs_given = [config.captions, config.photographs, config.squeezenet]
     if config.features is None and None in photographs_given:
-        raise ValueError("captions, photographs and squeezenet must be given, or features")
+        raise ValueError(
+            "captions, photographs and squeezenet must be given, or features: "
+            "--captions FILE --photographs FOLDER --squeezenet FILE, or --features FILE"
+        )
     if config.features is not None and any(photographs_given):
         raise ValueError("features must be given alone, without captions and photographs")
     if not 0.0 < config.test_share < 1.0:

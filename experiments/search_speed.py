@@ -14,8 +14,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
+from experiments import runs
 from experiments.runs.timing import alternate, report, temporary_gigabytes
 from probemb import DiagonalGaussian, search, serving
 
@@ -103,6 +103,6 @@ def run(config: Config) -> dict[str, float]:
 
 if __name__ == "__main__":
     try:
-        run(tyro.cli(Config, prog="python -m experiments.search_speed", description=__doc__))
+        run(runs.read_options(Config, "experiments.search_speed", __doc__))
     except (ImportError, ValueError) as error:
         sys.exit(f"error: {error}")

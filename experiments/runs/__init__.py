@@ -19,7 +19,9 @@ import importlib.metadata
 import json
 import os
 import shlex
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -266,6 +268,29 @@ class Question:
         main(self.module, description, config, answer)
 
 
+def _filled(docstring: str) -> str:
+    """Paragraphs filled to the terminal's width; what is indented as it stands."""
+    width = min(shutil.get_terminal_size().columns, 100)
+    return "\n\n".join(
+        paragraph if paragraph.startswith(" ") else textwrap.fill(paragraph, width)
+        for paragraph in docstring.strip().split("\n\n")
+    )
+
+
+def read_options(config: type, module: str, description: str | None) -> Any:
+    """Options from the command line, as an instance of a dataclass.
+
+    Args:
+      config: the dataclass.
+      module: such as "experiments.lasi_speed".
+      description: the module's docstring. `--help` begins with it, printed here: tyro would make
+        one line of each paragraph.
+    """
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(_filled(description or ""), end="\n\n")
+    return tyro.cli(config, prog=f"python -m {module}", description="")
+
+
 def main(
     module: str,
     description: str | None,
@@ -277,7 +302,7 @@ def main(
     """Read options from the command line, run, and turn an error into one line."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        run(tyro.cli(config, prog=f"python -m {module}", description=description))
+        run(read_options(config, module, description))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -1,6 +1,7 @@
 import functools
 import json
 import re
+import sys
 from pathlib import Path
 
 import jax
@@ -9,7 +10,7 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-from experiments import photograph_captions
+from experiments import photograph_captions, runs
 from experiments.data import photographs
 from experiments.photograph_captions import Config, Pairs
 from experiments.towers import text as text_tower
@@ -419,7 +420,11 @@ def test_bad_photographs_leave_nothing_behind(photo_config, photo_folder):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"features": None}, "captions, photographs and squeezenet must be given, or features"),
+        (
+            {"features": None},
+            "captions, photographs and squeezenet must be given, or features: "
+            "--captions FILE --photographs FOLDER --squeezenet FILE, or --features FILE",
+        ),
         (
             {"features": None, "captions": Path("c.json")},
             "captions, photographs and squeezenet must be",
@@ -541,3 +546,15 @@ def test_photographs_with_captions(data, tmp_path):
     assert "--captions FILE --photographs FOLDER --squeezenet FILE" in content["command"]
     kept = safetensors.numpy.load_file(tmp_path / "run" / "features.safetensors")
     assert kept["image_features"].shape == (24, 9, 512)
+
+
+def test_help_fills_paragraphs_and_keeps_what_is_indented(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["photograph_captions", "--help"])
+    monkeypatch.setenv("COLUMNS", "60")
+    with pytest.raises(SystemExit):
+        runs.read_options(photograph_captions.Config, "experiments.x", photograph_captions.__doc__)
+    described, _, options = capsys.readouterr().out.partition("usage:")
+    lines = [line for line in described.splitlines() if not line.startswith(" ")]
+    assert 40 < max(map(len, lines)) <= 60
+    assert "\n\n    python -m experiments.photograph_captions --features" in described
+    assert "--num-steps" in options
