@@ -22,17 +22,18 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
 import safetensors.numpy
+import tyro
 from PIL import Image
 from tqdm import tqdm
 
 from experiments import runs
 from experiments.data import distortions, photographs
-from experiments.image_metrics import competition_page, named
+from experiments.image_metrics import competition_page, deep_network, named
 from experiments.image_metrics.competition_page import SIDES, Side
 from experiments.runs import cells, files
 from lasi_jax import competition
@@ -44,8 +45,9 @@ QUESTION = runs.Question("experiments.competition", files=("reference", "weights
 class Config:
     """Options of the competition."""
 
-    first: str = "lasi_10"
-    """One metric: mse, ssim, ms_ssim, lasi_N, deep, or two joined by +."""
+    first: Annotated[str, tyro.conf.arg(help=f"One metric, by name. {named.described()}")] = (
+        "lasi_10"
+    )
     second: str | None = None
     """The other one. Default: ms_ssim, or deep where weights are given."""
     reference: Path | None = None
@@ -79,8 +81,9 @@ def resolved(config: Config) -> Config:
     runs.check_least(config, {"size": 16, "num_steps": 1, "seed": 0})
     if config.first == config.second:
         raise ValueError(f"first and second must be different metrics, got {config.first} twice")
-    if "psnr" in (config.first, config.second):
-        raise ValueError("psnr has no zero and cannot be held, take mse")
+    for name in filter(None, (config.first, config.second)):
+        if (found := named.row(name)) and not found[0].has_zero:
+            raise ValueError(f"{name} has no zero and cannot be held, take mse")
     if not 0.0 < config.noise < 1.0:
         raise ValueError(f"noise must lie between 0 and 1, got {config.noise}")
     return config
@@ -145,17 +148,11 @@ def _extreme(
     )
 
 
-def _title(name: str, network: named.Network | None) -> str:
-    """The name of a metric's distance."""
-    title = named.title(name, network)
-    return f"1 - {title}" if name in ("ssim", "ms_ssim") else title
-
-
 def run(config: Config) -> dict[str, Any]:
     """Walk to the images that are not there yet, save the report, and return its numbers."""
     asked, config = config, resolved(config)
     assert config.second is not None
-    network = named.network(config.weights, config.heads)
+    network = deep_network.load(config.weights, config.heads)
     names = {"first": config.first, "second": config.second}
     for name in names.values():
         named.check(name, network)
@@ -187,7 +184,7 @@ def run(config: Config) -> dict[str, Any]:
     }
     content = {
         **this.head(data),
-        "titles": {role: _title(name, network) for role, name in names.items()},
+        "titles": {role: named.distance_title(name, network) for role, name in names.items()},
         "sides": sides,
     }
 

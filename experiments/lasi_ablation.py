@@ -31,10 +31,16 @@ import numpy as np
 import scipy.stats
 from skimage import transform
 
-import lasi_jax
 from experiments import runs
 from experiments.data import bapps, distortions
-from experiments.image_metrics import ablated_lasi, ablation_page, choices_page, measured, severity
+from experiments.image_metrics import (
+    ablated_lasi,
+    ablation_page,
+    choices_page,
+    measured,
+    named,
+    severity,
+)
 from experiments.image_metrics.ablated_lasi import Variant
 from experiments.runs import cells, timing
 from lasi_jax import agreement
@@ -168,8 +174,7 @@ def distance_of(variant: Variant) -> measured.Distance:
     if not _in_package(variant):
         return _ablated(variant)
     return functools.partial(
-        lasi_jax.distance,
-        neighborhood_size=variant.neighborhood_size,
+        named.metric(f"lasi_{variant.neighborhood_size}", None),
         decay=variant.decay,
         ridge=variant.ridge,
         prior=1.0 if variant.remedy == "prior" else 0.0,

@@ -10,18 +10,20 @@ when nothing else runs.
 import dataclasses
 import time
 from functools import partial
+from typing import Annotated
 
 import dm_pix
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 from jax import lax
 
-import lasi_jax
 from experiments import runs
 from experiments.image_metrics import named
+from experiments.image_metrics.deep_network import Network
 from experiments.runs.timing import alternate, report, temporary_gigabytes
-from lasi_jax import deep_features, structural
+from lasi_jax import structural
 from lasi_jax.embedding import DECAY, OFFSET, RIDGE
 from lasi_jax.networks import squeezenet
 from lasi_jax.wls import least_squares
@@ -37,7 +39,11 @@ class Config:
     neighborhood_size: int = 10
     """N, the number of elements that predict one."""
     rivals: bool = True
-    """Time MS-SSIM and the deep-feature distance beside LASI, up to 800 x 1080."""
+    """Time other metrics beside LASI, up to 800 x 1080."""
+    metrics: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(help=f"Those metrics, by name. {named.described()}"),
+    ] = ("ms_ssim", "deep")
     large: bool = True
     """Run the 2048 x 2048 pair too (about 20 seconds)."""
     seed: int = 0
@@ -110,35 +116,35 @@ SHAPES = ((64, 64), (256, 256), (512, 512), (800, 1080))
 
 
 def beside_rivals(config: Config) -> dict[str, float]:
-    """LASI beside MS-SSIM and the deep-feature distance, forward and gradient, as ratios.
+    """LASI beside other metrics, forward and gradient, as ratios.
 
-    The network is SqueezeNet 1.1 with random weights, which take as long as others. At 64 x 64
-    MS-SSIM has three of its five scales.
+    The network of `deep` is SqueezeNet 1.1 with random weights, which take as long as others. At
+    64 x 64 MS-SSIM has three of its five scales.
     """
     parameters = squeezenet.initialize(jax.random.key(config.seed), version="1.1")
     features = partial(squeezenet.features, parameters=parameters)
-    deep = partial(deep_features.distance, features=features)
+    network = Network("deep features", features, None)
+    named.check_all(config.metrics, network)
+    lasi = f"lasi_{config.neighborhood_size}"
+    metrics = {name: named.metric(name, network) for name in (lasi, *config.metrics)}
     figures = {}
     for height, width in SHAPES:
         x, y = jax.random.uniform(jax.random.key(config.seed), (2, height, width, 3))
-        weights = structural.WEIGHTS[: named.scales((height, width))]
-        metrics = {
-            "LASI": partial(lasi_jax.distance, neighborhood_size=config.neighborhood_size),
-            "MS-SSIM": partial(structural.ms_ssim, weights=weights),
-            "deep features": deep,
-        }
-        print(f"{height} x {width} x 3, {len(weights)} scales of MS-SSIM:")
+        print(f"{height} x {width} x 3, {named.scales((height, width))} scales of MS-SSIM:")
         for form, of in (("forward", lambda f: f), ("gradient", lambda f: jax.grad(f, 1))):
             calls = [partial(jax.jit(of(metric)), x, y) for metric in metrics.values()]
             repeats = config.repeats if height < 512 else max(3, config.repeats // 3)
             seconds = dict(zip(metrics, alternate(repeats, *calls), strict=True))
-            listed = ", ".join(f"{name} {time_ * 1e3:.1f} ms" for name, time_ in seconds.items())
+            titles = {
+                name: "LASI" if name == lasi else named.title(name, network) for name in seconds
+            }
+            listed = ", ".join(f"{titles[name]} {t * 1e3:.1f} ms" for name, t in seconds.items())
             print(f"  {form}: {listed}")
-            for rival in ("MS-SSIM", "deep features"):
-                ratio = seconds["LASI"] / seconds[rival]
-                figures[f"{rival} {form} {height} x {width}"] = ratio
-                what = f"  LASI / {rival}, {form}"
-                if (rival, form) == ("MS-SSIM", "forward") and height >= 256:
+            for name in config.metrics:
+                ratio = seconds[lasi] / seconds[name]
+                figures[f"{titles[name]} {form} {height} x {width}"] = ratio
+                what = f"  LASI / {titles[name]}, {form}"
+                if (name, form) == ("ms_ssim", "forward") and height >= 256:
                     report(what, ratio, "x", "<= 1.5", ratio <= 1.5)
                 else:
                     print(f"{what:<58} {ratio:>9.2f} x")
@@ -175,6 +181,7 @@ def solves_beside_ms_ssim(config: Config) -> dict[str, float]:
 
 def run(config: Config) -> dict[str, float]:
     """Measure everything, print it line by line, and return the figures by name."""
+    runs.check_least(config, {"repeats": 1, "neighborhood_size": 1})
     n = config.neighborhood_size
     key = jax.random.key(config.seed)
     figures: dict[str, float] = {}
@@ -183,9 +190,7 @@ def run(config: Config) -> dict[str, float]:
         x, y = jax.random.uniform(jax.random.fold_in(key, size), (2, size, size, 3))
         return x, y
 
-    def lasi(x: jax.Array, y: jax.Array) -> jax.Array:
-        return lasi_jax.distance(x, y, neighborhood_size=n)
-
+    lasi = named.metric(f"lasi_{n}", None)
     forward, gradient, ssim = jax.jit(lasi), jax.jit(jax.grad(lasi)), jax.jit(dm_pix.ssim)
     print(f"jax {jax.__version__}, {jax.default_backend()}, N = {n}, float32, medians\n")
 

@@ -24,8 +24,14 @@ from typing import Any
 
 from experiments import runs
 from experiments.data import opinion_scores, photographs
+from experiments.image_metrics import (
+    deep_network,
+    named,
+    opinions_page,
+    opinions_pictures,
+    severity,
+)
 from experiments.image_metrics import measured as measurement
-from experiments.image_metrics import named, opinions_page, opinions_pictures, severity
 
 QUESTION = runs.Question(
     "experiments.mos_agreement", files=("tid2013", "kadid10k", "photographs", "weights", "heads")
@@ -107,7 +113,7 @@ def _described(
 def run(config: Config) -> dict[str, Any]:
     """Measure what is not there yet, save the report, and return its numbers."""
     check(config)
-    network = named.network(config.weights, config.heads)
+    network = deep_network.load(config.weights, config.heads)
     names = named.chosen(config, network)
     options = runs.options(config, without=("datasets", "output"))
     options |= {"metrics": list(names), **named.digests(config)}

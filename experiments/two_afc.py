@@ -31,7 +31,7 @@ import numpy as np
 
 from experiments import runs
 from experiments.data import bapps
-from experiments.image_metrics import choices_page, named
+from experiments.image_metrics import choices_page, deep_network, named
 from experiments.image_metrics import measured as measurement
 from experiments.image_metrics.choices_page import Judged
 
@@ -177,7 +177,7 @@ def _measured(
     config: Config,
     folder: Path,
     names: Sequence[str],
-    network: named.Network | None,
+    network: deep_network.Network | None,
     sources: Sources,
 ) -> dict[bapps.Kind, dict[str, dict[str, Judged]]]:
     """Distances and judgements by kind of judgement, metric and subset."""
@@ -196,7 +196,7 @@ def _measured(
 def run(config: Config) -> dict[str, Any]:
     """Measure what is not there yet, save the report, and return its numbers."""
     check(config)
-    network = named.network(config.weights, config.heads)
+    network = deep_network.load(config.weights, config.heads)
     names = named.chosen(config, network)
     named.check_size(names if config.bapps else (), network, (bapps.SIDE, bapps.SIDE))
     options = runs.options(config, without=("datasets", "output"))

@@ -2,6 +2,7 @@
 
 import io
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -166,10 +167,30 @@ def _lattice() -> Image.Image:
     return Image.fromarray(np.concatenate([colors, greys]).astype(np.uint8)[None])
 
 
-def in_folder(folder: Path) -> dict[str, np.ndarray]:
-    """All photographs in a folder by file name, in order; other files are left out.
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """The name of each file, with as much of its folder before it as tells it from the others.
 
-    So is one that `read` refuses, and a line says why.
+    Raises:
+      ValueError: one file is given twice.
+    """
+    whole = [path.resolve().parts for path in paths]
+    for place, path in enumerate(paths):
+        if whole.index(whole[place]) < place:
+            raise ValueError(f"candidates must differ, {path} is given twice")
+    found = []
+    for parts in whole:
+        length = 1
+        while sum(other[-length:] == parts[-length:] for other in whole) > 1:
+            length += 1
+        found.append("/".join(parts[-length:]))
+    return found
+
+
+def in_folder(folder: Path) -> dict[str, np.ndarray]:
+    """All photographs in a folder by file name, in order.
+
+    One that `read` refuses is left out, and a line says why; files whose names are not those of
+    images are left out in one line for all.
 
     Raises:
       ValueError: no folder, or no photographs in it.
@@ -178,8 +199,12 @@ def in_folder(folder: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"photographs must be in a folder, {folder} is none")
     formats = Image.registered_extensions()
     known = {suffix for suffix, name in formats.items() if name in Image.OPEN}
+    listed = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    of_others = [path.name for path in listed if path.suffix.lower() not in known]
+    if of_others:
+        tqdm.write(f"left out: {len(of_others)} that are no images by name, as {of_others[0]}")
     found = {}
-    for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in known):
+    for path in (path for path in listed if path.name not in of_others):
         try:
             found[path.name] = read(path)
         except ValueError as error:

@@ -9,7 +9,8 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments.image_metrics import named
-from experiments.image_metrics.named import Distance, Network
+from experiments.image_metrics.deep_network import Network
+from experiments.image_metrics.named import Distance
 from experiments.runs import cells
 
 _PART = 256

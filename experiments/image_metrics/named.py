@@ -1,51 +1,228 @@
 """Image metrics by name, each a distance of two RGB images: less is closer.
 
-mse, psnr     the mean squared error, and minus the peak signal-to-noise ratio in dB, which
-              of equal images is taken to be 100 dB
-ssim          1 - SSIM
-ms_ssim       1 - MS-SSIM; on small images with as many of the five scales as fit
-lasi_N        LASI with a neighbourhood of N elements, such as lasi_10; it does not see the sign
-              of contrast: an image and its negative are at distance 0
-deep          the deep-feature distance of a network whose weights are in a file; with
-              LPIPS's weights of its channels it is LPIPS
-a+b           both together: the geometric mean of two distances, in which the scale of
-              neither counts, such as lasi_10+deep
+`METRICS` is the table of them. What judges or compares metrics reads it, so that a new metric is a
+row there and nothing else:
+
+    Metric("mae", "MAE", "the mean absolute error", lambda n, network: mean_absolute_error)
+
+Two names joined by +, such as lasi_10+deep, are the geometric mean of two distances, in which the
+scale of neither counts.
 """
 
 import dataclasses
 import functools
 import hashlib
+import math
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import tyro
 
 import lasi_jax
+from experiments.image_metrics.deep_network import Network
 from lasi_jax import deep_features, structural
-from lasi_jax.networks import lpips_heads, squeezenet, trunks
 
 Distance = Callable[[jax.Array, jax.Array], jax.Array]
-"""Of two images (height, width, 3), uint8 or floats in 0..1, to a scalar."""
+"""Of two images (height, width, 3), uint8 or floats in 0..1, to a scalar, or to one a pixel."""
 
-DEEP = "deep"
 _DEFAULT = ("psnr", "ssim", "ms_ssim", "lasi_4", "lasi_10", "lasi_16")
-TITLES = {"mse": "MSE", "psnr": "PSNR", "ssim": "SSIM", "ms_ssim": "MS-SSIM"}
-_KNOWN = f"{', '.join(TITLES)}, lasi_N (N at least 1), {DEEP}, or two of them joined by +"
+_WITH_NETWORK = ("deep", "lasi_10+deep")
 _WINDOW = 11
 _LEAST_ERROR = 1e-10
+
+
+class Display(NamedTuple):
+    """How readers know a metric: by a value that need not be its distance, as SSIM's is not.
+
+    Attributes:
+      value: of a distance, such as SSIM = 1 - distance.
+      digits: of it, behind the point.
+      higher_is_closer: whether a higher value is closer.
+    """
+
+    value: Callable[[float], float] = float
+    digits: int = 4
+    higher_is_closer: bool = False
+
+
+class Metric(NamedTuple):
+    """A row of the table.
+
+    Attributes:
+      name: as options have it; an N at its end, as in lasi_N, stands for a number from 1 on.
+      title: as readers want it, with {n} for that number and {network} for the network.
+      described: what it is, in a line of `--help`.
+      make: the number (0 without one) and the network -> the distance.
+      make_map: the same -> the distance of every pixel (height, width), whose mean is the distance.
+      display: how readers know it.
+      distance_title: of the distance, where it is not what readers know by the title.
+      has_zero: whether equal images are at 0, which a ratio, a level or a product of two needs.
+      needs_network: whether it compares by a network, whose file the user names.
+    """
+
+    name: str
+    title: str
+    described: str
+    make: Callable[[int, Network | None], Distance]
+    make_map: Callable[[int, Network | None], Distance] | None = None
+    display: Display = Display()
+    distance_title: str | None = None
+    has_zero: bool = True
+    needs_network: bool = False
+
+
+def unit(image: jax.Array) -> jax.Array:
+    """An image as floats in 0..1."""
+    image = jnp.asarray(image)
+    return image.astype(jnp.float32) / 255.0 if image.dtype == jnp.uint8 else image
+
+
+def _mse(x: jax.Array, y: jax.Array) -> jax.Array:
+    if x.dtype == y.dtype == jnp.uint8:  # divided before, equal numbers may differ once compiled
+        difference = (x.astype(jnp.float32) - y.astype(jnp.float32)) / 255.0
+    else:
+        difference = unit(x) - unit(y)
+    return jnp.mean(jnp.square(difference))
+
+
+def _psnr(x: jax.Array, y: jax.Array) -> jax.Array:
+    return 10.0 * jnp.log10(jnp.maximum(_mse(x, y), _LEAST_ERROR))
+
+
+def _decibels(psnr: float) -> float:
+    """PSNR from its distance, which ends where images are as good as equal."""
+    return -psnr if psnr > 10.0 * math.log10(_LEAST_ERROR) + 1e-4 else math.inf
+
+
+def _ssim(x: jax.Array, y: jax.Array) -> jax.Array:
+    return 1.0 - structural.ssim(x, y)
+
+
+def scales(shape: tuple[int, ...]) -> int:
+    """How many of MS-SSIM's five scales fit an image: each halves it and holds a window."""
+    side, fitting = min(shape[:2]), 0
+    while side >= _WINDOW and fitting < len(structural.WEIGHTS):
+        side, fitting = -(-side // 2), fitting + 1
+    return max(1, fitting)
+
+
+def _ms_ssim(x: jax.Array, y: jax.Array) -> jax.Array:
+    return 1.0 - structural.ms_ssim(x, y, weights=structural.WEIGHTS[: scales(x.shape)])
+
+
+def _lasi(n: int, _: Network | None) -> Distance:
+    return functools.partial(lasi_jax.distance, neighborhood_size=n)
+
+
+def _lasi_map(n: int, _: Network | None) -> Distance:
+    return lambda x, y: lasi_jax.distance_map(x, y, neighborhood_size=n).mean(-1)
+
+
+def _deep(_: int, network: Network | None) -> Distance:
+    assert network is not None
+    return functools.partial(deep_features.distance, features=network.features, heads=network.heads)
+
+
+_SIMILARITY = Display(lambda distance: 1.0 - distance, higher_is_closer=True)
+METRICS: dict[str, Metric] = {
+    row.name: row
+    for row in (
+        Metric(
+            "mse",
+            "MSE",
+            "the mean squared error",
+            lambda n, network: _mse,
+            display=Display(digits=6),
+        ),
+        Metric(
+            "psnr",
+            "PSNR",
+            "the peak signal-to-noise ratio in dB, its distance minus that, of equal images -100",
+            lambda n, network: _psnr,
+            display=Display(_decibels, digits=2, higher_is_closer=True),
+            distance_title="-PSNR",
+            has_zero=False,
+        ),
+        Metric(
+            "ssim",
+            "SSIM",
+            "its distance is 1 - SSIM",
+            lambda n, network: _ssim,
+            display=_SIMILARITY,
+            distance_title="1 - SSIM",
+        ),
+        Metric(
+            "ms_ssim",
+            "MS-SSIM",
+            "with as many of its five scales as fit, its distance 1 - MS-SSIM",
+            lambda n, network: _ms_ssim,
+            display=_SIMILARITY,
+            distance_title="1 - MS-SSIM",
+        ),
+        Metric(
+            "lasi_N",
+            "LASI, N = {n}",
+            "LASI with a neighbourhood of N elements; an image and its negative are at 0",
+            _lasi,
+            _lasi_map,
+        ),
+        Metric(
+            "deep",
+            "{network}",
+            "deep features of the network in --weights; with LPIPS's --heads it is LPIPS",
+            _deep,
+            needs_network=True,
+        ),
+    )
+}
+"""Every metric by its name."""
+
+
+def row(name: str) -> tuple[Metric, int] | None:
+    """The row of a single name and the number in it, 0 without one; None of an unknown name."""
+    if name in METRICS and not name.endswith("_N"):
+        return METRICS[name], 0
+    stem, _, number = name.rpartition("_")
+    found = METRICS.get(f"{stem}_N")
+    return (found, int(number)) if found and re.fullmatch(r"[1-9]\d*", number) else None
+
+
+def rows(name: str) -> list[tuple[Metric, int]]:
+    """The row and the number of each part of a name that `check` has let pass."""
+    found = [row(part) for part in name.split("+")]
+    return [each for each in found if each is not None]
+
+
+def known() -> str:
+    """The names of the table in a sentence."""
+    listed = [f"{n} (N at least 1)" if n.endswith("_N") else n for n in METRICS]
+    return f"{', '.join(listed)}, or two of them joined by +"
+
+
+def described() -> str:
+    """The names of the table with what they are, for `--help`."""
+    listed = "; ".join(f"{name}: {metric.described}" for name, metric in METRICS.items())
+    return f"{listed}; two joined by +: the geometric mean of two distances."
+
+
+Metrics = Annotated[
+    tuple[str, ...],
+    tyro.conf.arg(
+        help=f"Metrics to judge, by name. {described()} Default: {' '.join(_DEFAULT)}, and where "
+        f"weights are given {' '.join(_WITH_NETWORK)}."
+    ),
+]
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """Options of experiments that judge metrics."""
 
-    metrics: tuple[str, ...] = ()
-    """Metrics to judge: mse, psnr, ssim, ms_ssim, lasi_N, deep, or two joined by +, which is their
-    geometric mean. Default: psnr ssim ms_ssim lasi_4 lasi_10 lasi_16, and where weights are
-    given deep lasi_10+deep."""
+    metrics: Metrics = ()
     weights: Path | None = None
     """The network of the metric `deep`, a .safetensors or .npz file: torchvision's AlexNet, VGG16
     or SqueezeNet, or Caffe's SqueezeNet."""
@@ -59,32 +236,48 @@ class Options:
     """The folder of the run. Default: a folder in results, named after the options."""
 
 
-class Network(NamedTuple):
-    """A network that compares images.
-
-    Attributes:
-      title: such as "LPIPS (AlexNet)".
-      features: image (height, width, 3) -> maps.
-      heads: the weights of the channels of each map, or None.
-    """
-
-    title: str
-    features: Callable[[Any], tuple[jax.Array, ...]]
-    heads: tuple[jax.Array, ...] | None
-
-
 def chosen(options: Options, network: Network | None) -> tuple[str, ...]:
     """The names of the metrics to judge.
 
     Raises:
+      ValueError: as of `check_all`.
+    """
+    names = options.metrics or _DEFAULT + (network is not None) * _WITH_NETWORK
+    check_all(names, network)
+    return names
+
+
+def check_all(names: tuple[str, ...], network: Network | None) -> None:
+    """Refuse names of which one is bad, or stands twice.
+
+    Raises:
       ValueError: an unknown name, a metric that lacks its network, or one that is named twice.
     """
-    names = options.metrics or _DEFAULT + (network is not None) * (DEEP, f"lasi_10+{DEEP}")
     if len(set(names)) < len(names):
         raise ValueError(f"metrics must be all different, got {names}")
     for name in names:
         check(name, network)
-    return names
+
+
+def check(name: str, network: Network | None) -> None:
+    """Refuse a name that no metric has, and a network's where there is none.
+
+    Raises:
+      ValueError: for one of both.
+    """
+    parts = name.split("+")
+    found = rows(name)
+    if len(found) < len(parts) or len(parts) > 2:
+        raise ValueError(f"metrics must be among {known()}; got {name!r}")
+    for metric, _ in found:
+        if len(found) > 1 and not metric.has_zero:
+            raise ValueError(
+                f"{metric.name} has no zero and cannot be combined, take mse; got {name!r}"
+            )
+        if metric.needs_network and network is None:
+            raise ValueError(
+                f"metric {name!r} needs a network: name the file of one with --weights"
+            )
 
 
 def digests(options: Any) -> dict[str, str | None]:
@@ -99,65 +292,6 @@ def digest(path: Path) -> str:
     """What a file holds, in sixteen digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-def network(weights: Path | None, heads: Path | None) -> Network | None:
-    """The network in a file, and LPIPS's weights of its channels in another.
-
-    Args:
-      weights: of AlexNet, VGG16 or SqueezeNet, see `trunks.load` and `squeezenet.load`.
-      heads: of LPIPS 0.1, see `lpips_heads.load`; SqueezeNet 1.0 has none.
-
-    Raises:
-      ValueError, OSError: heads without weights, or files that hold something else.
-    """
-    if weights is None:
-        if heads is not None:
-            raise ValueError(f"heads need the weights of their network: add --weights, got {heads}")
-        return None
-    title, head, features = _trunk(weights)
-    if heads is None:
-        return Network(f"deep features ({title})", features, None)
-    if head is None:
-        raise ValueError(
-            f"heads must be left out for {title}: LPIPS has them of AlexNet, VGG16 and "
-            f"SqueezeNet 1.1 alone, got {heads}"
-        )
-    return Network(f"LPIPS ({title})", features, lpips_heads.load(heads, network=head))
-
-
-def _trunk(weights: Path) -> tuple[str, Any, Callable]:
-    """Title, name among LPIPS's heads, and features of the network in a file."""
-    try:
-        parameters = trunks.load(weights)
-    except ValueError as no_trunk:
-        try:
-            parameters = squeezenet.load(weights)
-        except ValueError as no_squeezenet:
-            errors = dict.fromkeys((str(no_trunk), str(no_squeezenet)))  # of a bad file one alone
-            raise ValueError("; ".join(errors)) from None
-        head = "squeezenet" if parameters.version == "1.1" else None
-        features = functools.partial(squeezenet.features, parameters=parameters)
-        return f"SqueezeNet {parameters.version}", head, features
-    title = {"alexnet": "AlexNet", "vgg16": "VGG16"}[parameters.network]
-    return title, parameters.network, functools.partial(trunks.features, parameters=parameters)
-
-
-def check(name: str, network: Network | None) -> None:
-    """Refuse a name that no metric has, and a network's where there is none.
-
-    Raises:
-      ValueError: for one of both.
-    """
-    parts = name.split("+")
-    for part in parts:
-        known = part in (*TITLES, DEEP) or re.fullmatch(r"lasi_[1-9]\d*", part)
-        if not known or len(parts) > 2:
-            raise ValueError(f"metrics must be among {_KNOWN}; got {name!r}")
-        if part == "psnr" and len(parts) > 1:
-            raise ValueError(f"psnr has no zero and cannot be combined, take mse; got {name!r}")
-    if DEEP in parts and network is None:
-        raise ValueError(f"metric {name!r} needs a network: name the file of one with --weights")
 
 
 def check_size(names: Iterable[str], network: Network | None, size: tuple[int, int]) -> None:
@@ -182,17 +316,31 @@ def title(name: str, network: Network | None, size: tuple[int, int] | None = Non
       network: of the metric `deep`.
       size: (height, width) of the images, which tells how many scales MS-SSIM has.
     """
-    titles = {**TITLES, DEEP: network.title if network else DEEP}
-    if size is not None and (fitting := scales(size)) < len(structural.WEIGHTS):
-        titles["ms_ssim"] += f" ({fitting} scales)"
-    return " with ".join(
-        titles.get(part) or part.replace("lasi_", "LASI, N = ") for part in name.split("+")
-    )
+    found = []
+    for of_part, n in rows(name):
+        named = of_part.title.format(n=n, network=network.title if network else of_part.name)
+        if of_part.name == "ms_ssim" and size is not None:
+            fitting = scales(size)
+            named += f" ({fitting} scales)" * (fitting < len(structural.WEIGHTS))
+        found.append(named)
+    return " with ".join(found)
+
+
+def distance_title(name: str, network: Network | None) -> str:
+    """The name of a metric's distance as a reader wants it, such as 1 - SSIM."""
+    (first, _), *more = rows(name)
+    return title(name, network) if more or not first.distance_title else first.distance_title
+
+
+def display(name: str) -> Display:
+    """How readers know a metric; of two joined, by the distance."""
+    (first, _), *more = rows(name)
+    return Display() if more else first.display
 
 
 def metric(name: str, network: Network | None) -> Distance:
     """The metric of a name that `check` has let pass."""
-    first, *second = (_single(part, network) for part in name.split("+"))
+    first, *second = (of_part.make(n, network) for of_part, n in rows(name))
     if not second:
         return first
 
@@ -202,47 +350,7 @@ def metric(name: str, network: Network | None) -> Distance:
     return together
 
 
-def _single(name: str, network: Network | None) -> Distance:
-    if name == DEEP:
-        assert network is not None
-        return functools.partial(
-            deep_features.distance, features=network.features, heads=network.heads
-        )
-    if name.startswith("lasi_"):
-        size = int(name.removeprefix("lasi_"))
-        return functools.partial(lasi_jax.distance, neighborhood_size=size)
-    return {"mse": _mse, "psnr": _psnr, "ssim": _ssim, "ms_ssim": _ms_ssim}[name]
-
-
-def unit(image: jax.Array) -> jax.Array:
-    """An image as floats in 0..1."""
-    image = jnp.asarray(image)
-    return image.astype(jnp.float32) / 255.0 if image.dtype == jnp.uint8 else image
-
-
-def _mse(x: jax.Array, y: jax.Array) -> jax.Array:
-    if x.dtype == y.dtype == jnp.uint8:  # divided before, equal numbers may differ once compiled
-        difference = (x.astype(jnp.float32) - y.astype(jnp.float32)) / 255.0
-    else:
-        difference = unit(x) - unit(y)
-    return jnp.mean(jnp.square(difference))
-
-
-def _psnr(x: jax.Array, y: jax.Array) -> jax.Array:
-    return 10.0 * jnp.log10(jnp.maximum(_mse(x, y), _LEAST_ERROR))
-
-
-def _ssim(x: jax.Array, y: jax.Array) -> jax.Array:
-    return 1.0 - structural.ssim(x, y)
-
-
-def scales(shape: tuple[int, ...]) -> int:
-    """How many of MS-SSIM's five scales fit an image: each halves it and holds a window."""
-    side, fitting = min(shape[:2]), 0
-    while side >= _WINDOW and fitting < len(structural.WEIGHTS):
-        side, fitting = -(-side // 2), fitting + 1
-    return max(1, fitting)
-
-
-def _ms_ssim(x: jax.Array, y: jax.Array) -> jax.Array:
-    return 1.0 - structural.ms_ssim(x, y, weights=structural.WEIGHTS[: scales(x.shape)])
+def pixel_map(name: str, network: Network | None) -> Distance | None:
+    """The distance of every pixel (height, width) by a metric; None where it has none."""
+    (first, n), *more = rows(name)
+    return None if more or first.make_map is None else first.make_map(n, network)

@@ -8,6 +8,7 @@ A panel is as wide as a page's text allows, a line is named at its end, and a na
 in every picture of a question. The curves are of one query side, one split: a panel each.
 """
 
+import functools
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import font_manager, ft2font
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -85,6 +87,37 @@ def save(path: Path, figure: Figure) -> None:
     """Save a figure and close it."""
     figure.savefig(path, dpi=STYLE["figure.dpi"])
     plt.close(figure)
+
+
+def drawable(text: str) -> dict[str, Any]:
+    """A text from outside as a keyword of matplotlib's texts, with fonts that can draw it.
+
+    Characters that the default font lacks come from an installed one that has them all; where
+    there is none, a question mark stands for each of them.
+
+    Args:
+      text: such as the name of a file; a dollar is a dollar.
+    """
+    family = matplotlib.rcParams["font.family"]
+    properties = font_manager.FontProperties(family=family)
+    missing = {ord(sign) for sign in text} - _glyphs(font_manager.findfont(properties))
+    if missing:
+        for font in font_manager.fontManager.ttflist:
+            if missing <= _glyphs(font.fname):
+                family = [*family, font.name]
+                break
+        else:
+            text = "".join("?" if ord(sign) in missing else sign for sign in text)
+    return {"text": text, "family": family, "parse_math": False}
+
+
+@functools.cache
+def _glyphs(path: str) -> frozenset[int]:
+    """The characters that the font in a file has."""
+    try:
+        return frozenset(ft2font.FT2Font(path).get_charmap())
+    except (OSError, RuntimeError):
+        return frozenset()
 
 
 def name_ends(axis: Axes, *, size: float = 8) -> None:

@@ -29,10 +29,19 @@ def check_free(folder: Path) -> None:
 
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `folder` when the block ends without an error."""
+    """A temporary folder that becomes `folder` when the block ends without an error.
+
+    Raises:
+      ValueError: `folder` exists, or cannot be made where it should be.
+    """
     check_free(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise ValueError(
+            f"output must be a place for a new folder, got {folder}: {error}"
+        ) from None
     try:
         yield temporary
         temporary.chmod(0o755)

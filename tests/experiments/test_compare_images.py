@@ -3,11 +3,13 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from experiments import compare_images
 from experiments.data import distortions, photographs
+from experiments.image_metrics import comparison, named
 from experiments.runs import files
 
 
@@ -20,20 +22,31 @@ def photograph(tmp_path):
 
 
 def config(tmp_path, **options):
-    options = {"neighborhood_size": 3, "output": tmp_path / "out", **options}
+    options = {"output": tmp_path / "out", **options}
+    if "metrics" not in options:
+        options.setdefault("neighborhood_size", 3)
     return compare_images.Config(**options)
 
 
 def test_graded_distortions_of_a_file(tmp_path, photograph, capsys):
     content = compare_images.run(config(tmp_path, reference=photograph))
-    assert json.loads((tmp_path / "out" / "results.json").read_text("utf-8")) == content
-    with Image.open(tmp_path / "out" / "figure.png") as figure:
+    out = tmp_path / "out"
+    assert json.loads((out / "results.json").read_text("utf-8")) == content
+    with Image.open(out / "figure.png") as figure:
         assert figure.width > 500
-    values = [score["lasi"] for score in content["scores"]]
+    scores = {score["name"]: score["lasi_3"] for score in content["scores"]}
+    values = list(scores.values())
     assert len(values) == 21 and values == sorted(values) and values[0] > 0.0
     printed = capsys.readouterr().out
-    assert all(score["name"] in printed for score in content["scores"])
-    assert all(str(tmp_path / "out" / name) in printed for name in ("figure.png", "results.json"))
+    assert all(name in printed for name in scores) and str(tmp_path) not in content["scores"]
+    assert all(str(out / name) in printed for name in ("figure.png", "results.json", "maps.npz"))
+    maps, pictures = np.load(out / "maps.npz"), sorted((out / "maps").iterdir())
+    assert set(maps) == set(scores) and len(pictures) == 21
+    assert pictures[0].name == f"01 {content['scores'][0]['name']}.png"
+    for name, pixels in maps.items():
+        assert pixels.shape == (48, 40) and float(pixels.mean()) == scores[name]
+    with Image.open(pictures[0]) as picture:
+        assert picture.size == (40, 48)
 
 
 def test_candidates_of_the_user(tmp_path, photograph):
@@ -45,8 +58,53 @@ def test_candidates_of_the_user(tmp_path, photograph):
         config(tmp_path, reference=photograph, candidates=(upside_down, copy))
     )
     best, worst = content["scores"]
-    assert best["name"] == str(copy) and best["lasi"] == 0.0 and best["psnr"] is None
-    assert best["ssim"] == pytest.approx(1.0) and worst["lasi"] > 0.1
+    assert best["name"] == copy.name and best["lasi_3"] == 0.0 and best["psnr"] is None
+    assert best["ssim"] == pytest.approx(1.0) and worst["lasi_3"] > 0.1
+
+
+def test_identical_files_rank_equal_by_every_metric(tmp_path, photograph, capsys):
+    """One in another folder by the same name; the picture shows the name of any alphabet."""
+    (tmp_path / "other").mkdir()
+    copies = [tmp_path / name for name in ("1.png", "2.png", "写真.png", "other/2.png")]
+    for copy in copies:
+        Image.fromarray(photographs.read(photograph)).save(copy)
+    flipped = tmp_path / "flipped.png"
+    Image.fromarray(photographs.read(photograph)[:, ::-1]).save(flipped)
+    compare_images.run(config(tmp_path, reference=photograph, candidates=(flipped, *copies)))
+    printed = capsys.readouterr().out
+    rows = [line.split() for line in printed.splitlines() if ".png  " in line]
+    ranks = {name: (a, b, c) for name, _, a, _, b, _, c in rows}
+    folder = tmp_path.name
+    names = ("1.png", f"{folder}/2.png", "写真.png", "other/2.png")
+    assert ranks == {**dict.fromkeys(names, ("1",) * 3), "flipped.png": ("5",) * 3}
+    assert str(tmp_path) + "/1.png" not in printed
+
+
+def test_a_metric_is_one_row_of_the_table(tmp_path, photograph, monkeypatch, capsys):
+    """Made from a number in its name; it orders the table and its maps are saved."""
+
+    def brightness(power, network):
+        del network
+        return lambda x, y: abs(x.mean() - y.mean()) ** power
+
+    display = named.Display(lambda distance: -distance, 1, higher_is_closer=True)
+    row = named.Metric("bright_N", "Brightness {n}", "of a test", brightness, display=display)
+    monkeypatch.setitem(named.METRICS, row.name, row)
+    options = {"reference": photograph, "metrics": ("bright_2", "lasi_3+mse")}
+    content = compare_images.run(config(tmp_path, **options))
+    values = [score["bright_2"] for score in content["scores"]]
+    assert (
+        values == sorted(values, reverse=True) and content["titles"]["bright_2"] == "Brightness 2"
+    )
+    printed = capsys.readouterr().out
+    assert "bright_N (N at least 1)" in named.known() and "Brightness 2" in printed
+    assert not (tmp_path / "out" / "maps").exists()  # neither has any
+    with pytest.raises(
+        ValueError, match=r"metrics must be among mse, .*bright_N.*; got 'bright_0'"
+    ):
+        compare_images.run(config(tmp_path, metrics=("bright_0",), output=tmp_path / "other"))
+    with pytest.raises(ValueError, match=r"neighborhood_size is of the default metrics: .*lasi_7"):
+        compare_images.run(config(tmp_path, metrics=("mse",), neighborhood_size=7))
 
 
 def test_a_negative_is_named_under_the_table(tmp_path, photograph, capsys):
@@ -61,27 +119,35 @@ def test_a_negative_is_named_under_the_table(tmp_path, photograph, capsys):
         content = compare_images.run(
             config(tmp_path, reference=photograph, candidates=candidates, **options)
         )
-        printed = capsys.readouterr().out
-        assert "LASI: lower is closer; SSIM, PSNR: higher is closer" in printed
+        heads, closer, *_ = (
+            line.split("  ")
+            for line in capsys.readouterr().out.splitlines()
+            if "SSIM" in line or "closer" in line or "look at" in line
+        )
+        assert [cell.strip() for cell in heads if cell.strip()] == ["LASI, N = 3", "SSIM", "PSNR"]
+        found = [cell.strip() for cell in closer if "closer" in cell]
+        assert found == ["lower is closer", "higher is closer", "higher is closer"]
         (note,) = content["notes"]
-        assert note in printed and "negative.png" in note
+        assert "negative.png" in note
         assert "LASI does not see the sign of contrast" in note
         assert ("first and SSIM and PSNR last" in note) == bool(others)
         assert "its SSIM is -0." in note
 
 
 def test_metrics_that_agree_need_no_note():
-    def score(name, lasi, ssim, psnr):
-        return compare_images.Score(name, lasi, ssim, psnr)
+    titles = {"lasi_10": "LASI, N = 10", "ssim": "SSIM", "psnr": "PSNR"}
 
-    scores = [score("a", 0.1, 0.9, 30.0), score("b", 0.2, 0.8, 25.0), score("c", 0.3, 0.7, 28.0)]
-    assert compare_images.notes(scores) == []
-    assert compare_images.notes(scores[:1]) == []
-    assert compare_images.notes([score("a", 0.1, math.nan, 30.0)] * 2) == []
-    assert compare_images.notes([*scores, score("d", 0.4, -0.1, 5.0)]) == []  # LASI agrees
-    (note,) = compare_images.notes([score("worst", 0.1, 0.9, 9.0), *scores[1:]])
+    def notes(rows):
+        return comparison.notes(pd.DataFrame.from_dict(rows, "index", columns=list(titles)), titles)
+
+    scores = {"a": (0.1, 0.9, 30.0), "b": (0.2, 0.8, 25.0), "c": (0.3, 0.7, 28.0)}
+    assert notes(scores) == []
+    assert notes({"a": scores["a"]}) == []
+    assert notes({"a": (0.1, math.nan, 30.0), "b": (0.1, math.nan, 30.0)}) == []
+    assert notes({**scores, "d": (0.4, -0.1, 5.0)}) == []  # LASI agrees
+    (note,) = notes({"worst": (0.1, 0.9, 9.0), "b": scores["b"], "c": scores["c"]})
     assert note.startswith("look at worst: LASI puts it first and PSNR last. LASI does not")
-    (note,) = compare_images.notes([score("odd", 0.25, -0.1, 26.0), *scores])
+    (note,) = notes({"odd": (0.25, -0.1, 26.0), **scores})
     assert note.startswith("look at odd: its SSIM is -0.1000. ")
 
 
@@ -92,11 +158,15 @@ def test_the_same_seed_gives_the_same_scores(photograph):
     assert not np.array_equal(first["noise σ 0.06"], other["noise σ 0.06"])
 
 
-def test_small_images_have_no_ssim(tmp_path):
+def test_small_images_have_no_ssim(tmp_path, capsys):
     path = tmp_path / "tiny.png"
     Image.fromarray(photographs.bundled("coffee")[:8, :9]).save(path)
     content = compare_images.run(config(tmp_path, reference=path))
     assert all(score["ssim"] is None for score in content["scores"])
+    assert "metric 'ssim' on 8 x 9 pixels: x and y must have at least 11" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"metric 'ssim' on 8 x 9 pixels"):
+        options = {"metrics": ("ssim",), "output": tmp_path / "other"}
+        compare_images.run(config(tmp_path, reference=path, **options))
 
 
 @pytest.mark.parametrize("kind", distortions.GRADES, ids=lambda kind: kind.__name__)
@@ -115,6 +185,12 @@ def test_output_is_never_overwritten(tmp_path, photograph, monkeypatch):
     (tmp_path / "out").mkdir()
     with pytest.raises(ValueError, match=r"output must be a new folder.*out exists"):
         compare_images.run(config(tmp_path, reference=photograph))
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(comparison, "compare", None)  # nothing is compared before
+    with pytest.raises(
+        ValueError, match=r"output must be a place for a new folder, got .*file/out"
+    ):
+        compare_images.run(config(tmp_path, reference=photograph, output=tmp_path / "file" / "out"))
     monkeypatch.chdir(tmp_path)
     assert files.free_folder("name") == Path("results/name")
     Path("results/name").mkdir(parents=True)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from experiments import two_afc
 from experiments.data import bapps
-from experiments.image_metrics import choices_page
+from experiments.image_metrics import choices_page, named
 from experiments.image_metrics.choices_page import ALL, SUBSETS
 from experiments.runs import cells
 from lasi_jax import agreement
@@ -148,6 +148,21 @@ def test_the_same_command_shows_it_again_and_other_distances_are_told_apart(
     moved.write_bytes(gzip.compress((HEADER + ROWS.replace("0.75", "0.5")).encode()))
     with pytest.raises(ValueError, match=r"the same options, .* has distances = "):
         two_afc.run(config(root, distances=(moved,), metrics=("mse", "psnr")))
+
+
+def test_a_metric_is_one_row_of_the_table(root, tmp_path, monkeypatch):
+    """The greatest difference of two values."""
+
+    def greatest(x, y):
+        return abs(x.astype("float32") - y.astype("float32")).max()
+
+    row = named.Metric("greatest", "Greatest", "of a test", lambda n, network: greatest)
+    monkeypatch.setitem(named.METRICS, "greatest", row)
+    found = two_afc.run(config(root, metrics=("greatest",), output=tmp_path / "run"))
+    (judged,) = found["two_afc"]
+    assert judged["metric"] == "greatest" and found["titles"] == {"greatest": "Greatest"}
+    assert means(judged) == pytest.approx(dict.fromkeys((*SUBSETS, ALL), 100 * np.mean(SCORES)))
+    assert "| Greatest | " in (tmp_path / "run" / "report" / "results.md").read_text()
 
 
 def test_only_the_first_of_each_subset(root, tmp_path):

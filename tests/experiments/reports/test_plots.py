@@ -68,3 +68,13 @@ def test_a_saved_figure_is_a_file_and_is_closed(tmp_path):
     plots.save(tmp_path / "picture.png", figure)
     assert (tmp_path / "picture.png").stat().st_size > 1000
     assert not plt.fignum_exists(figure.number)
+
+
+def test_a_text_of_any_alphabet_is_drawn_without_a_warning(axis, tmp_path, recwarn):
+    """Private characters no font has."""
+    assert plots.drawable("a $ photo.png")["text"] == "a $ photo.png"
+    assert plots.drawable("a\ue9f3.png")["text"] in ("a?.png", "a\ue9f3.png")
+    for text in ("写真.png", "a\ue9f3.png"):
+        axis.set_title("").set(**plots.drawable(text))
+        axis.figure.savefig(tmp_path / "a.png")
+    assert not recwarn.list
