@@ -13,6 +13,7 @@ QUESTIONS: dict[str, dict[str, str]] = {
         "two_afc": "15 min; needs BAPPS",
         "mos_agreement": "4 min",
         "lasi_ablation": "25 min",
+        "convert_weights": "1 min; needs torch, torchvision and lpips",
     },
     "Hedged instance embeddings": {"hedged_digits": "12 min"},
     "Images and captions": {
