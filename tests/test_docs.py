@@ -8,6 +8,7 @@ from unittest import mock
 import pytest
 
 from experiments.captions.methods import METHODS
+from experiments.image_metrics.named import METRICS
 from experiments.uncertainty.baselines import BASELINES
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +31,7 @@ def test_the_readme_is_read_in_minutes():
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 @mock.patch.dict(METHODS)  # docs/extend.md adds to these tables
 @mock.patch.dict(BASELINES)
+@mock.patch.dict(METRICS)
 def test_blocks_of_python_run(page):
     names = {}
     for block in re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.M | re.S):
