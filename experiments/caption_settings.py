@@ -28,8 +28,8 @@ import numpy as np
 from experiments import runs
 from experiments.captions import digit_trials, evaluation
 from experiments.captions import training as caption_training
-from experiments.captions.evaluation import Outcome, Trial
 from experiments.captions.methods import METHODS, Settings
+from experiments.captions.retrieval import Outcome, Trial
 from experiments.captions.training import Training
 from experiments.data import captioned_digits
 from experiments.data.captioned_digits import Captioned

@@ -13,10 +13,8 @@ captions that it lists as positives of an image are not among the 25,000. No sco
 can find them, so they are left out here; their own code counts them as missed.
 """
 
-import collections
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -26,10 +24,10 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import runs
+from experiments.data import eccv_caption as eccv
+from experiments.data.eccv_caption import DIRECTIONS, Benchmark
 from probemb import retrieval
 
-DIRECTIONS = ("image to caption", "caption to image")
-COLLECTIONS = ("original", "cxc", "eccv")
 FOLDS = 5
 
 # Queries whose scores are in memory as floats at once: 25 MB for 25,000 captions.
@@ -57,22 +55,6 @@ class Config:
     """A .npy file with the COCO id of each column. Default: the order of coco_test_ids.npy."""
 
 
-class Benchmark(NamedTuple):
-    """The test split, in its published order, and the positives of queries by id.
-
-    Attributes:
-      image_ids: (image,).
-      caption_ids: (caption,).
-      image_of_caption: (caption,), the id of the image that a caption was written for.
-      positives: by collection and direction, from the id of a query to those of its positives.
-    """
-
-    image_ids: np.ndarray
-    caption_ids: np.ndarray
-    image_of_caption: np.ndarray
-    positives: dict[str, dict[str, dict[int, list[int]]]]
-
-
 class Scores(NamedTuple):
     """Scores (image, caption), and the ids of the rows (image,) and the columns (caption,)."""
 
@@ -81,90 +63,12 @@ class Scores(NamedTuple):
     caption_ids: np.ndarray
 
 
-def read_array(path: Path) -> np.ndarray:
-    """An array of a .npy file, which stays on the disk until it is used."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        if not isinstance(array, np.ndarray):
-            raise ValueError("it holds several")
-        return array
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} must be an array that numpy.save wrote: {error}") from None
-
-
-def read_positives(path: Path) -> dict[int, list[int]]:
-    """The positives by query of one .json file."""
-    try:
-        content = json.loads(path.read_bytes(), object_pairs_hook=tuple)  # lists stay lists
-        if not isinstance(content, tuple) or not all(isinstance(x, list) for _, x in content):
-            raise TypeError("it holds something else")
-        found = {_query(query): [_integer(item) for item in items] for query, items in content}
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} must hold lists of ids by id: {error}") from None
-    if len(found) < len(content):
-        counts = collections.Counter(int(query) for query, _ in content)
-        raise ValueError(
-            f"{path} must hold each id once, it has {counts.most_common(1)[0][0]} twice"
-        )
-    return found
-
-
-def _query(name: str) -> int:
-    if not name.isdecimal():
-        raise ValueError(f"{name!r} is no id")
-    return int(name)
-
-
-def _integer(item: object) -> int:
-    if not isinstance(item, int) or isinstance(item, bool):
-        raise TypeError(f"{item!r} is no integer")
-    return item
-
-
-def read(folder: Path) -> Benchmark:
-    """The benchmark in a folder of naver-ai/eccv-caption."""
-    if not folder.is_dir():
-        raise ValueError(f"folder must be a folder, {folder} is none")
-    caption_ids = np.asarray(read_array(folder / "coco_test_ids.npy"))
-    _check_ids(f"{folder / 'coco_test_ids.npy'}", caption_ids, caption_ids)
-    positives = {
-        collection: {
-            direction: read_positives(folder / f"{collection}_{direction.replace(' ', '_')}.json")
-            for direction in DIRECTIONS
-        }
-        for collection in COLLECTIONS
-    }
-    image_of = positives["original"]["caption to image"]
-    unknown = [caption for caption in caption_ids.tolist() if not image_of.get(caption)]
-    if unknown:
-        raise ValueError(f"{folder} must hold the image of every caption, none of {unknown[0]}")
-    images = [image_of[caption][0] for caption in caption_ids.tolist()]
-    return Benchmark(
-        np.array(list(dict.fromkeys(images))), caption_ids, np.array(images), positives
-    )
-
-
-def _check_ids(name: str, ids: np.ndarray, expected: np.ndarray) -> None:
-    """Every id of the test split, each once."""
-    if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
-        raise ValueError(f"{name} must be integers of one axis, got {ids.dtype} {ids.shape}")
-    unique, counts = np.unique(ids, return_counts=True)
-    for rule, bad in (
-        ("not repeat an id", unique[counts > 1]),
-        ("be of the test split", np.setdiff1d(unique, expected)),
-        ("hold the whole test split", np.setdiff1d(expected, unique)),
-    ):
-        if len(bad):
-            found = "without" if rule.startswith("hold") else "got"
-            raise ValueError(f"{name} must {rule}, {found} {bad[0]} ({len(bad)} in all)")
-
-
 def checked(scores: Scores, benchmark: Benchmark) -> Scores:
     """The scores, where they are finite and of the whole test split."""
     values, *ids = scores
     ids = [np.asarray(one) for one in ids]
-    _check_ids("image_ids", ids[0], benchmark.image_ids)
-    _check_ids("caption_ids", ids[1], benchmark.caption_ids)
+    eccv.check_ids("image_ids", ids[0], benchmark.image_ids)
+    eccv.check_ids("caption_ids", ids[1], benchmark.caption_ids)
     if values.shape != (len(ids[0]), len(ids[1])):
         raise ValueError(
             f"scores must have shape (image, caption), {(len(ids[0]), len(ids[1]))}, "
@@ -333,15 +237,15 @@ def run(config: Config) -> dict[str, Numbers]:
         path = getattr(config, name)
         if path is not None and not path.is_file():
             raise ValueError(f"{name} must be a file, {path} is none")
-    benchmark = read(config.folder)
+    benchmark = eccv.read(config.folder)
     image_ids, caption_ids = (
-        default if path is None else read_array(path)
+        default if path is None else eccv.read_array(path)
         for path, default in (
             (config.image_ids, benchmark.image_ids),
             (config.caption_ids, benchmark.caption_ids),
         )
     )
-    numbers = evaluate(Scores(read_array(config.scores), image_ids, caption_ids), benchmark)
+    numbers = evaluate(Scores(eccv.read_array(config.scores), image_ids, caption_ids), benchmark)
     print(f"\n{table(numbers)}")
     return numbers
 

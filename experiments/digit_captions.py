@@ -13,7 +13,8 @@ uncertainty agrees with the true ambiguity, with failures, and with what anybody
 scores alone. By default the digits are scikit-learn's. The same command again goes on
 where the last one was stopped, to the same numbers.
 
-On two CPU cores: about half an hour by default. Expected: the caption uncertainty of every
+On two CPU cores: about forty minutes by default, under two with --toy, which compares three
+methods. Expected: the caption uncertainty of every
 probabilistic method correlates with the true ambiguity (Spearman at least 0.7), that of the
 deterministic rivals less. `answers/digit_captions.md` has what is reached: ProLIP and PCME++ do,
 PCME does not, and MERU's radius does as well.
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from experiments import runs
-from experiments.captions import digit_trials, pictures, training
+from experiments.captions import digit_pictures, digit_trials, pictures, training
 from experiments.captions.digit_trials import Matches
 from experiments.data import captioned_digits, digits
 from experiments.data.digits import Source
@@ -115,7 +116,7 @@ def run(config: Config) -> dict[str, Any]:
     def draw(partial: Path, parameters: dict[str, Any], outcomes: dict[str, Any]) -> None:
         of_first = trials[first], outcomes[first]
         pictures.draw(partial, *of_first)
-        pictures.draw_digits(partial, *of_first, models, parameters, digit_trials.encode)
+        digit_pictures.draw(partial, *of_first, models, parameters)
 
     return training.compare(
         config,

@@ -18,33 +18,22 @@ A file of features, .npz or .safetensors:
 
 import dataclasses
 import functools
-import hashlib
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import skimage.transform
-from tqdm import tqdm
 
 from experiments import runs
 from experiments.captions import pictures
 from experiments.captions import training as caption_training
 from experiments.captions.batches import annotated_batches
-from experiments.captions.evaluation import Trial
+from experiments.captions.retrieval import Trial
 from experiments.captions.two_towers import Features, Model, Words
-from experiments.data import array_files, embedding_files, photographs
-from experiments.runs import files as results
-from experiments.towers import text as text_tower
-from lasi_jax.networks import squeezenet
+from experiments.data import coco_captions, embedding_files, frozen_features, words
 
 _EVALUATION_SEED = 0
 _FILES = ("captions", "photographs", "squeezenet", "features", "output")
 QUESTION = runs.Question("experiments.photograph_captions", files=_FILES)
-_ARRAYS = ("image_features", "image_ids", "caption_features", "caption_image_ids")
-_SIDE, _PLACES = 227, 3
 _MOST_WORDS = 32
 
 
@@ -85,7 +74,7 @@ class Pairs(NamedTuple):
     texts: np.ndarray
     captions: tuple[str, ...]
     image_of: np.ndarray
-    vocabulary: text_tower.Vocabulary | None
+    vocabulary: words.Vocabulary | None
 
 
 def resolved(config: Config) -> Config:
@@ -116,188 +105,6 @@ def options_of(config: Config) -> dict[str, Any]:
         if (path := getattr(config, name)) is not None:
             options[f"{name}_sha256"] = embedding_files.digest(path, name=name)
     return options
-
-
-# --- photographs ------------------------------------------------------------------------------
-
-
-class Annotations(NamedTuple):
-    """What a captions file says: files (image), captions, and the image (caption) of each."""
-
-    files: tuple[Path, ...]
-    captions: tuple[str, ...]
-    image_of: np.ndarray
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _names_by_id(path: Path, named: list[tuple[Any, Any]]) -> dict[int, str]:
-    """The file names of images by their ids, each of one image."""
-    names: dict[int, str] = {}
-    for image, name in named:
-        if not _is_integer(image) or not isinstance(name, str):
-            raise ValueError(
-                f"captions must be a captions file as COCO has it, {path}: an image has the id "
-                f"{image!r}, which must be an integer, and the file_name {name!r}, a text"
-            )
-        if image in names:
-            raise ValueError(
-                f"captions must give each image an id of its own, {path} has {image} of "
-                f"{names[image]} and of {name}"
-            )
-        names[image] = name
-    return names
-
-
-def read_captions(path: Path, folder: Path) -> Annotations:
-    """A captions file as COCO has it, with the files of its images in a folder.
-
-    Images without captions are left out.
-
-    Raises:
-      ValueError: the file is missing, damaged or holds something else; an id that is no integer,
-        or of two images; a file of a photograph is missing; a caption of an image that is not
-        there, or without a word.
-    """
-    if not path.is_file():
-        raise ValueError(f"captions must be a file, {path} is none")
-    try:
-        content = json.loads(path.read_bytes())  # of bytes a mark of their order may come first
-        named = [(image["id"], image["file_name"]) for image in content["images"]]
-        written = [(a["image_id"], a["caption"]) for a in content["annotations"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"captions must be a captions file as COCO has it, {path}: {error!r}"
-        ) from None
-    names = _names_by_id(path, named)
-    for image, caption in written:
-        if not _is_integer(image):
-            raise ValueError(
-                f"captions must be a captions file as COCO has it, {path}: an image_id must be an "
-                f"integer, that of {caption!r} is {image!r}"
-            )
-    unknown = [image for image, _ in written if image not in names]
-    if unknown or not written:
-        what = (
-            f"image_id {unknown[0]} is none of its images" if unknown else "it has no annotations"
-        )
-        raise ValueError(f"captions must describe images of the file, {path}: {what}")
-    for image, caption in written:
-        if not isinstance(caption, str) or not text_tower.words_of(caption):
-            raise ValueError(f"captions must have words, {path} has {caption!r} of image {image}")
-    ids = sorted({image for image, _ in written})
-    files = tuple(folder / names[image] for image in ids)
-    for file in files:
-        if not file.is_file():
-            raise ValueError(f"photographs must hold {file.name}, {folder} does not")
-    place = {image: number for number, image in enumerate(ids)}
-    image_of = np.array([place[image] for image, _ in written])
-    return Annotations(files, tuple(caption for _, caption in written), image_of)
-
-
-@jax.jit
-def _fire9(parameters: squeezenet.Parameters, photograph: jax.Array) -> jax.Array:
-    return squeezenet.features(photograph, parameters=parameters, layers=("fire9",))[0]
-
-
-def frozen_features(parameters: squeezenet.Parameters, photograph: np.ndarray) -> np.ndarray:
-    """SqueezeNet's last map of a photograph (height, width, 3) uint8, as (9, 512) float32.
-
-    The photograph is resized to 227 x 227; the places are means over a 3 x 3 grid of the map.
-    """
-    resized = skimage.transform.resize(photograph, (_SIDE, _SIDE), anti_aliasing=True)
-    found = np.asarray(_fire9(parameters, np.asarray(resized, np.float32)))
-    parts = [np.array_split(band, _PLACES, axis=1) for band in np.array_split(found, _PLACES)]
-    return np.stack([cell.mean((0, 1)) for band in parts for cell in band])
-
-
-def digest_of(files: tuple[Path, ...]) -> np.ndarray:
-    """Which photographs these are (32) uint8, by their names and what they hold."""
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.name.encode() + b"\n" + file.read_bytes())
-    return np.frombuffer(digest.digest(), np.uint8)
-
-
-def features_of(
-    files: tuple[Path, ...], digest: np.ndarray, weights: Path, kept: Path
-) -> np.ndarray:
-    """Frozen features (image, 9, 512) of photographs, or those that are kept in a file.
-
-    Raises:
-      ValueError: weights or a photograph are missing or damaged; kept are those of others.
-    """
-    if kept.is_file():
-        arrays = _read_arrays(kept)
-        if not np.array_equal(arrays.get("files", ()), digest):
-            raise ValueError(f"{kept} must be of the same photographs, delete its folder")
-        return arrays["image_features"]
-    if not weights.is_file():
-        raise ValueError(f"squeezenet must be a file, {weights} is none")
-    parameters = squeezenet.load(weights)
-    return np.stack(
-        [
-            frozen_features(parameters, photographs.read(file))
-            for file in tqdm(files, desc="SqueezeNet", unit="photograph", mininterval=1)
-        ]
-    )
-
-
-def keep_features(images: np.ndarray, digest: np.ndarray, kept: Path) -> None:
-    """Save frozen features where `features_of` finds them."""
-    results.save_tensors(kept, {"image_features": images, "files": digest})
-
-
-# --- files of features ------------------------------------------------------------------------
-
-
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz (without pickle) or .safetensors file."""
-    return array_files.read("features", path, suffixes=(".npz", ".safetensors")).arrays
-
-
-def _checked_features(name: str, values: np.ndarray) -> np.ndarray:
-    """Features (item, place, feature) float32 of (item, feature) or (item, place, feature)."""
-    is_float = jnp.issubdtype(values.dtype, jnp.floating)  # bfloat16 too
-    if values.ndim not in (2, 3) or 0 in values.shape or not is_float:
-        raise ValueError(
-            f"{name} must be floats (item, feature) or (item, place, feature), not empty, got "
-            f"{values.shape} {values.dtype}"
-        )
-    with np.errstate(over="ignore"):
-        single = np.asarray(values).astype(np.float32)
-    if not np.isfinite(single).all():
-        where = np.argwhere(~np.isfinite(single))[0].tolist()
-        raise ValueError(f"{name} must be finite in float32, got {values[tuple(where)]} at {where}")
-    return single[:, None] if single.ndim == 2 else single
-
-
-def read_features(path: Path) -> Pairs:
-    """Images and captions of a file of features.
-
-    Raises:
-      ValueError: the file is missing, damaged or holds something else; features that are not
-        finite; ids that are not integers, given twice, or of no image.
-    """
-    arrays = _read_arrays(path)
-    missing = [name for name in _ARRAYS if name not in arrays]
-    if missing:
-        raise ValueError(f"features must hold {', '.join(_ARRAYS)}; {path} lacks {missing[0]}")
-    images, texts = (
-        _checked_features(name, arrays[name]) for name in ("image_features", "caption_features")
-    )
-    ids, of_captions = (
-        embedding_files.checked_ids(name, arrays[name], number)
-        for name, number in (("image_ids", len(images)), ("caption_image_ids", len(texts)))
-    )
-    image_of = embedding_files.places(ids, of_captions, names=("image_ids", "caption_image_ids"))
-    names = tuple(f"caption {number}" for number in range(len(texts)))
-    return Pairs(images, texts, names, image_of, None)
-
-
-# --- splits and the run -----------------------------------------------------------------------
 
 
 def split_images(image_of: np.ndarray, number: int, test_share: float) -> np.ndarray:
@@ -335,25 +142,27 @@ def read_pairs(config: Config, this: runs.Run) -> tuple[Pairs, np.ndarray]:
     Where something is wrong with them, no folder of a run begins.
     """
     if config.features is not None:
-        pairs = read_features(config.features)
+        found = frozen_features.read(config.features)
+        names = tuple(f"caption {number}" for number in range(len(found.texts)))
+        pairs = Pairs(found.images, found.texts, names, found.image_of, None)
         return pairs, _split(config, pairs.image_of, len(pairs.images))
     assert config.captions and config.photographs and config.squeezenet
-    annotations = read_captions(config.captions, config.photographs)
+    annotations = coco_captions.read(config.captions, config.photographs)
     is_test = _split(config, annotations.image_of, len(annotations.files))
     of_training = [
         caption
         for caption, image in zip(annotations.captions, annotations.image_of, strict=True)
         if not is_test[image]
     ]
-    vocabulary = text_tower.Vocabulary.of(of_training, least=2)
-    longest = max(len(text_tower.words_of(caption)) for caption in annotations.captions)
+    vocabulary = words.Vocabulary.of(of_training, least=2)
+    longest = max(len(words.words_of(caption)) for caption in annotations.captions)
     texts = vocabulary.encode(annotations.captions, length=min(longest, _MOST_WORDS))
     kept = this.folder / "features.safetensors"
-    digest = digest_of(annotations.files)
-    images = features_of(annotations.files, digest, config.squeezenet, kept)
+    digest = frozen_features.digest_of(annotations.files)
+    images = frozen_features.of_photographs(annotations.files, digest, config.squeezenet, kept)
     if not kept.is_file():
         this.begin()
-        keep_features(images, digest, kept)
+        frozen_features.keep(images, digest, kept)
     return Pairs(images, texts, annotations.captions, annotations.image_of, vocabulary), is_test
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.towers import text as text_tower
+from experiments.data.words import PADDING
 
 
 class Batch(NamedTuple):
@@ -66,7 +66,7 @@ def masked(key: jax.Array, inputs: jax.Array, *, share: float) -> jax.Array:
     """
     if inputs.ndim == 2:
         hidden = jax.random.bernoulli(key, share, inputs.shape)
-        return jnp.where(hidden, text_tower.PADDING, inputs)
+        return jnp.where(hidden, PADDING, inputs)
     batch, height, width = inputs.shape
     if inputs.dtype == jnp.uint8:
         cells = jax.random.bernoulli(key, share, (batch, height // 4, width // 4))

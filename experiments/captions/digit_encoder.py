@@ -16,7 +16,7 @@ import optax
 
 from experiments.captions import digit_trials, evaluation, two_towers
 from experiments.captions.batches import annotated_batches
-from experiments.captions.evaluation import Known, Side, Truth
+from experiments.captions.retrieval import Known, Side, Truth
 from experiments.captions.two_towers import Model, Pictures, Words
 from experiments.data import caption_grammar, embedding_files
 from experiments.data.captioned_digits import Captioned

@@ -7,13 +7,12 @@ from typing import Literal
 import grain
 import numpy as np
 
-from experiments.captions import evaluation
+from experiments.captions import retrieval
 from experiments.captions.batches import annotated_batches
-from experiments.captions.evaluation import Side, Trial, Truth
+from experiments.captions.retrieval import Side, Trial, Truth
 from experiments.captions.two_towers import Model, Pictures, Words
-from experiments.data import caption_grammar
+from experiments.data import caption_grammar, words
 from experiments.data.captioned_digits import Captioned
-from experiments.towers import text
 
 _EVALUATION_SEED = 0
 
@@ -22,7 +21,7 @@ Matches = Literal["annotated", "all"]
 COCO, or all that is true."""
 CHANNELS = (16, 32)
 """Output channels of the two convolutions of the image tower, by default."""
-VOCABULARY = text.Vocabulary((*caption_grammar.WORDS, ","))
+VOCABULARY = words.Vocabulary((*caption_grammar.WORDS, ","))
 """The words of the grammar."""
 
 
@@ -33,7 +32,7 @@ def encode(texts: tuple[str, ...]) -> np.ndarray:
 
 def make_trial(split: Captioned) -> Trial:
     """A split as it is evaluated, with all that is known of it."""
-    narrow, wide, implied = evaluation.pairs_of_captions(split.denotations, seed=_EVALUATION_SEED)
+    narrow, wide, implied = retrieval.pairs_of_captions(split.denotations, seed=_EVALUATION_SEED)
     ambiguity: dict[Side, np.ndarray] = {
         "image": split.image_ambiguity,
         "caption": split.caption_ambiguity,

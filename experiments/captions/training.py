@@ -2,21 +2,24 @@
 
 import dataclasses
 import functools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import grain
 import jax
+import numpy as np
 import optax
+from tqdm import tqdm
 
 from experiments import runs
-from experiments.captions import evaluation, page, two_towers
-from experiments.captions.evaluation import Trial
+from experiments.captions import evaluation, numbers, page, retrieval, two_towers
 from experiments.captions.methods import METHODS, Settings
-from experiments.captions.page import Outcomes
+from experiments.captions.numbers import Outcomes
+from experiments.captions.retrieval import Trial
 from experiments.captions.two_towers import Model
-from experiments.runs import training
+from experiments.runs import cells, training
 
 _BOOTSTRAP_SEED = 0
 _LEAST = {
@@ -62,12 +65,17 @@ class Training:
     """Steps from one line of metrics.jsonl to the next."""
     toy: bool = False
     """To see all of it quickly, too short for what is expected: of the options that are not
-    given, one seed, 150 steps, 100 resamples."""
+    given, three methods, one seed, 400 steps, 100 resamples."""
     output: Path | None = None
     """The folder of the run. Default: in results, named after all options."""
 
 
-TOY: dict[str, Any] = {"seeds": (0,), "num_steps": 150, "num_resamples": 100}
+TOY: dict[str, Any] = {
+    "methods": ("pcmepp", "info_nce", "meru"),
+    "seeds": (0,),
+    "num_steps": 400,
+    "num_resamples": 100,
+}
 """What `toy` puts in place of options left at their default."""
 
 
@@ -145,16 +153,35 @@ def train(
 
 
 def evaluate(
-    models: dict[str, Model], parameters: dict[str, list[Any]], trials: dict[str, Trial]
+    models: dict[str, Model],
+    parameters: dict[str, list[Any]],
+    trials: dict[str, Trial],
+    folder: Path,
 ) -> dict[str, Outcomes]:
-    """What every model makes of every trial."""
-    outcomes = {}
-    for split, trial in trials.items():
-        print(f"evaluating on {split}", flush=True)
-        outcomes[split] = {
-            method: [evaluation.evaluate(model, trained, trial) for trained in parameters[method]]
-            for method, model in models.items()
-        }
+    """What every model makes of every trial; what is in the folder is not asked again.
+
+    Args:
+      models: by method.
+      parameters: of each seed, by method.
+      trials: by split.
+      folder: of the outcomes, a file each.
+    """
+    outcomes: dict[str, Outcomes] = {split: {method: [] for method in models} for split in trials}
+    wanted = [(split, method) for split in trials for method in models]
+    number = len(trials) * sum(map(len, parameters.values()))
+    bar = tqdm(total=number, desc="evaluating", unit="model", mininterval=10)
+    with bar:
+        for split, method in wanted:
+            for place, trained in enumerate(parameters[method]):
+                bar.set_postfix_str(f"{method} on {split}")
+
+                def ask(method=method, trained=trained, split=split) -> dict[str, np.ndarray]:
+                    found = evaluation.evaluate(models[method], trained, trials[split])
+                    return retrieval.arrays_of(found)
+
+                file = folder / f"{split}-{method}-{place}.npz"
+                outcomes[split][method].append(retrieval.outcome_of(cells.arrays(file, ask)))
+                bar.update()
     return outcomes
 
 
@@ -185,8 +212,9 @@ def compare(
         method: train(options, settings_of(options, model.method), model, batches, this.folder)
         for method, model in models.items()
     }
-    outcomes = evaluate(models, parameters, trials)
-    content = page.content(
+    asked = this.folder / "outcomes"
+    outcomes = evaluate(models, parameters, trials, asked)
+    content = numbers.content(
         outcomes,
         trials,
         key=jax.random.key(_BOOTSTRAP_SEED),
@@ -194,4 +222,6 @@ def compare(
         **this.head(data),
     )
     text = page.markdown(content, title)
-    return this.save(content, text, lambda partial: draw(partial, parameters, outcomes))
+    this.save(content, text, lambda partial: draw(partial, parameters, outcomes))
+    shutil.rmtree(asked)  # the report holds what is to be known of them
+    return content

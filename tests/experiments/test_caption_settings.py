@@ -7,8 +7,8 @@ import pytest
 from experiments import caption_settings
 from experiments.captions import digit_trials
 from experiments.captions import training as caption_training
-from experiments.captions.evaluation import Outcome
 from experiments.captions.methods import METHODS, Settings
+from experiments.captions.retrieval import Outcome
 from experiments.captions.training import Training, settings_of
 from experiments.data import captioned_digits
 from experiments.runs import training

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from experiments import coco_retrieval
-from experiments.coco_retrieval import DIRECTIONS, Benchmark, Config, Scores
+from experiments.coco_retrieval import Config, Scores
+from experiments.data import eccv_caption
+from experiments.data.eccv_caption import DIRECTIONS, Benchmark
 
 ROOT = Path(__file__).parents[2]
 IMAGE_TO_CAPTION, CAPTION_TO_IMAGE = DIRECTIONS
@@ -115,7 +117,7 @@ PLAIN = [
 
 
 def test_protocols_are_as_by_hand_in_any_order_and_blocks(folder, monkeypatch):
-    benchmark = coco_retrieval.read(folder)
+    benchmark = eccv_caption.read(folder)
     scores = shuffled_scores(benchmark, 1)
     whole = coco_retrieval.evaluate(scores, benchmark)
     monkeypatch.setattr(coco_retrieval, "BLOCK", 4)
@@ -145,7 +147,7 @@ def matches(
 
 
 def test_perfect_and_constant_scores(folder):
-    benchmark = coco_retrieval.read(folder)
+    benchmark = eccv_caption.read(folder)
     numbers = coco_retrieval.eccv_caption(matches(benchmark, "eccv", IMAGE_TO_CAPTION), benchmark)
     for of_direction in numbers.values():
         np.testing.assert_allclose(list(of_direction.values()), 100.0)
@@ -163,7 +165,7 @@ def test_positives_beyond_the_test_split_are_left_out(folder):
     for found in content.values():
         found.append(12345)
     path.write_text(json.dumps(content))
-    benchmark = coco_retrieval.read(folder)
+    benchmark = eccv_caption.read(folder)
     numbers = coco_retrieval.eccv_caption(matches(benchmark, "eccv", IMAGE_TO_CAPTION), benchmark)
     np.testing.assert_allclose(numbers[IMAGE_TO_CAPTION]["mAP@R"], 100.0)
 
@@ -176,7 +178,7 @@ def saved(folder: Path, scores: Scores) -> Config:
 
 
 def test_files_and_table(folder, capsys):
-    benchmark = coco_retrieval.read(folder)
+    benchmark = eccv_caption.read(folder)
     scores = shuffled_scores(benchmark, 2)
     numbers = coco_retrieval.run(saved(folder, scores))
     assert numbers == coco_retrieval.evaluate(scores, benchmark)
@@ -222,7 +224,7 @@ def test_command(folder):
 )
 @pytest.mark.filterwarnings("ignore:divide by zero")
 def test_bad_scores(folder, change, message):
-    scores = Scores(*change(*shuffled_scores(coco_retrieval.read(folder), 3)))
+    scores = Scores(*change(*shuffled_scores(eccv_caption.read(folder), 3)))
     with pytest.raises(ValueError, match=message):
         coco_retrieval.run(saved(folder, scores))
 
@@ -231,7 +233,7 @@ def test_ids_are_integers_and_given_once(folder):
     path = folder / "cxc_image_to_caption.json"
     before = path.read_text()
     path.write_text(before, "utf-8-sig")
-    coco_retrieval.read(folder)
+    eccv_caption.read(folder)
     for content, message in (
         (before[:-1] + ', "1000": [1.9]}', "cxc_image.* lists of ids by id: 1.9 is no integer"),
         (before[:-1] + ', "1000": [true]}', "True is no integer"),
@@ -242,7 +244,7 @@ def test_ids_are_integers_and_given_once(folder):
     ):
         path.write_text(content)
         with pytest.raises(ValueError, match=message):
-            coco_retrieval.read(folder)
+            eccv_caption.read(folder)
     path.write_text(before)
     ids = np.load(folder / "coco_test_ids.npy")
     for bad, message in (
@@ -251,12 +253,12 @@ def test_ids_are_integers_and_given_once(folder):
     ):
         np.save(folder / "coco_test_ids.npy", bad)
         with pytest.raises(ValueError, match=message):
-            coco_retrieval.read(folder)
+            eccv_caption.read(folder)
 
 
 @pytest.mark.parametrize("dtype", [">f4", ">f8", np.float16, np.longdouble])
 def test_scores_of_other_floats(folder, dtype):
-    benchmark = coco_retrieval.read(folder)
+    benchmark = eccv_caption.read(folder)
     scores = shuffled_scores(benchmark, 0)
     scores = scores._replace(values=scores.values.astype(np.float16))
     expected = coco_retrieval.coco_5k(scores, benchmark)
@@ -276,27 +278,27 @@ def test_bad_files(folder, tmp_path):
     with pytest.raises(ValueError, match=r"several.npz must be an array .*: it holds several"):
         coco_retrieval.run(Config(tmp_path / "several.npz", folder))
     with pytest.raises(ValueError, match=r"folder must be a folder, .*nowhere is none"):
-        coco_retrieval.read(tmp_path / "nowhere")
+        eccv_caption.read(tmp_path / "nowhere")
     path = folder / "cxc_caption_to_image.json"
     wrong = "[[1, [2]]]", '[["1", [2]]]', '{"1_0": [2]}', '{"1": {}}'
     for content in ("", "[1, 2]", '{"a": [1]}', '{"1": 2}', *wrong):
         path.write_text(content)
         with pytest.raises(ValueError, match=r"cxc_caption_to_image.json must hold lists of ids"):
-            coco_retrieval.read(folder)
+            eccv_caption.read(folder)
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"cxc_caption_to_image.json"):
-        coco_retrieval.read(folder)
+        eccv_caption.read(folder)
     write(tmp_path / "other")
     (tmp_path / "other" / "original_caption_to_image.json").write_text("{}")
     with pytest.raises(ValueError, match="must hold the image of every caption, none of"):
-        coco_retrieval.read(tmp_path / "other")
+        eccv_caption.read(tmp_path / "other")
 
 
 @pytest.fixture(scope="module")
 def published(data):
     if not (data / "eccv_caption").is_dir():
         pytest.skip("LASI_PROBEMB_DATA names a folder without eccv_caption")
-    return coco_retrieval.read(data / "eccv_caption")
+    return eccv_caption.read(data / "eccv_caption")
 
 
 def test_published_sizes(published):

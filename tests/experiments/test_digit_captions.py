@@ -1,3 +1,4 @@
+import itertools
 import json
 import shutil
 
@@ -5,8 +6,9 @@ import numpy as np
 import pytest
 
 from experiments import digit_captions, runs
-from experiments.captions import digit_trials
+from experiments.captions import digit_trials, evaluation
 from experiments.data import captioned_digits
+from experiments.uncertainty.baselines import BASELINES, Baseline
 
 OPTIONS = {
     "methods": ("pcmepp", "triplet"),
@@ -32,8 +34,17 @@ def config(folder, **options):
     return digit_captions.Config(**options)
 
 
+@pytest.fixture(scope="module")
+def with_a_baseline():
+    """One more row of the table of baselines: the worst score of a query."""
+    patch = pytest.MonkeyPatch()
+    patch.setitem(BASELINES, "worst score", Baseline(lambda scores: scores.min(1), ("scores",)))
+    yield
+    patch.undo()
+
+
 @pytest.fixture(scope="module", params=[pytest.param("whole run", marks=pytest.mark.slow)])
-def content(folder):
+def content(folder, with_a_baseline):
     return digit_captions.run(config(folder))
 
 
@@ -41,7 +52,10 @@ def test_a_run_leaves_a_report_with_pictures(folder, content):
     report = folder / "run" / "report"
     assert json.loads((report / "results.json").read_text()) == content
     names = {path.name for path in report.iterdir()}
-    pictures = {"ambiguity.png", "rejection.png", "nearest.png", "inclusion.png"}
+    pictures = {
+        *("ambiguity.png", "image_ambiguity.png", "rejection.png", "reliability.png"),
+        *("nearest.png", "inclusion.png"),
+    }
     assert names == pictures | {"results.json", "results.md"}
     assert all((report / name).stat().st_size > 10_000 for name in pictures)
     assert content["splits"] == ["test_seen", "test_unseen"]
@@ -51,8 +65,15 @@ def test_a_run_leaves_a_report_with_pictures(folder, content):
         "known probability",
     }
     text = (report / "results.md").read_text()
-    assert content["answer"] in text and content["command"] in text
+    assert content["command"] in text
     assert str(folder) not in text
+
+
+def test_a_baseline_of_one_row_is_in_the_report(content):
+    rows = [row for row in content["uncertainty"] if row["measure"] == "worst score"]
+    found = [(row["method"], row["split"], row["side"]) for row in rows]
+    methods, sides = OPTIONS["methods"], ("image", "caption")
+    assert set(found) == set(itertools.product(methods, content["splits"], sides))
 
 
 def test_the_same_command_shows_it_again(folder, content, capsys):
@@ -63,6 +84,7 @@ def test_the_same_command_shows_it_again(folder, content, capsys):
 def test_stopped_in_between_it_ends_with_the_same_numbers(folder, content, tmp_path):
     shutil.copytree(folder / "run", tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "report")
+    assert not (tmp_path / "run" / "outcomes").exists()
     for run in (tmp_path / "run" / "runs").iterdir():
         shutil.rmtree(run / "checkpoints" / "4")
     again = digit_captions.run(config(folder, output=tmp_path / "run"))
@@ -125,3 +147,24 @@ def test_bad_options_are_one_error_before_any_work(folder, tmp_path, options, me
     with pytest.raises(ValueError, match=message):
         digit_captions.run(config(folder, output=tmp_path / "run", **options))
     assert not (tmp_path / "run").exists()
+
+
+def test_what_was_evaluated_is_not_evaluated_again(folder, content, tmp_path, monkeypatch):
+    shutil.copytree(folder / "run", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "report")
+    asked, whole = [], evaluation.evaluate
+
+    def stopped(*of):
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        asked.append(of)
+        return whole(*of)
+
+    again = config(folder, output=tmp_path / "run")
+    monkeypatch.setattr(evaluation, "evaluate", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        digit_captions.run(again)
+    assert len(list((tmp_path / "run" / "outcomes").iterdir())) == 3
+    monkeypatch.setattr(evaluation, "evaluate", lambda *of: asked.append(of) or whole(*of))
+    assert digit_captions.run(again) == content
+    assert len(asked) == 8  # two methods, two seeds, two splits

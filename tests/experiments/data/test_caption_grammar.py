@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.data import caption_grammar as grammar
-from experiments.towers import text as text_tower
+from experiments.data.words import words_of
 
 FIGURES = [
     "".join(figures)
@@ -127,13 +127,13 @@ def test_descriptions_hold_are_short_and_use_known_words():
     longest = 0
     used = set()
     for caption, place in described(2, 2000):
-        words = text_tower.words_of(caption)
+        words = words_of(caption)
         assert grammar.denotation(caption)[place], (caption, FIGURES[place])
         used.update(words)
         longest = max(longest, len(words))
     assert used == known and longest <= grammar.MOST_WORDS
     longest_possible = "an even digit, an odd digit, then an even digit"
-    assert len(text_tower.words_of(longest_possible)) == grammar.MOST_WORDS
+    assert len(words_of(longest_possible)) == grammar.MOST_WORDS
 
 
 def test_everything_that_can_be_said_of_a_number_is_read():
