@@ -8,6 +8,8 @@ import inspect
 import re
 from pathlib import Path
 
+from docutils import nodes
+
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 
@@ -26,7 +28,13 @@ include_patterns = [
 ]
 exclude_patterns = [".*", "docs/_build", "docs/contents.md", "results"]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+]
 
 # --- Markdown and notebooks ---------------------------------------------------------------------
 
@@ -60,6 +68,8 @@ html_title = project
 html_theme_options = {"show_toc_level": 2, "home_page_in_toc": True, "navbar_persistent": []}
 html_static_path = ["site.css"]
 html_css_files = ["site.css"]
+copybutton_prompt_text = r">>> |\.\.\. "
+copybutton_prompt_is_regexp = True
 html_copy_source = False
 html_show_sphinx = False
 
@@ -77,6 +87,22 @@ def _plain_text(app, what, name, thing, options, lines: list[str]) -> None:
         parts[::2] = [_MARKUP.sub(r"\\\g<0>", part) for part in parts[::2]]
         parts[2::2] = [re.sub(r"^(?=\w)", r"\\ ", part) for part in parts[2::2]]  # `Code`s
         lines[number] = "`".join(parts)
+
+
+def _aliases(app, what, name, thing, options, signature: str | None, returned: str | None):
+    """The names of types in `autodoc_type_aliases`, also where None is the alternative."""
+    plain = (
+        re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", text or "")
+        for text in (signature, returned)
+    )
+    return tuple(text or None for text in plain)
+
+
+def _dash(app, doctree) -> None:
+    """The dash between an argument and what it is; `smartquotes` would change --option too."""
+    for text in list(doctree.findall(nodes.Text)):
+        if text == " -- ":
+            text.parent.replace(text, nodes.Text(" – "))
 
 
 def _skip(app, what, name, thing, skipped, options) -> bool | None:
@@ -97,7 +123,9 @@ def _rooms(package: str) -> dict[str, dict[str, str]]:
         modules = rooms.setdefault(room, {})
         if held:
             modules[f"{package}.{room}.{name}" if indent else f"{package}.{name}"] = held
-    return rooms
+    # What users call comes first.
+    public = _public(package)
+    return dict(sorted(rooms.items(), key=lambda room: public.isdisjoint(room[1])))
 
 
 def _package_docstring(package: str) -> str:
@@ -119,7 +147,6 @@ def _room_page(package: str, room: str, modules: dict[str, str]) -> str:
     """A page with what every module of a room defines."""
     public = _public(package)
     lines = [f"# {package}.{room}"]
-    # What users call comes first; the rest of the room serves it.
     for module in sorted(modules, key=lambda module: module not in public):
         if module != f"{package}.{room}":
             lines += ["", f"## {module}"]
@@ -184,4 +211,6 @@ def setup(app) -> None:
     app.connect("source-read", _append_contents)
     app.connect("build-finished", _open_with_readme)
     app.connect("autodoc-process-docstring", _plain_text, priority=100)
+    app.connect("autodoc-process-signature", _aliases)
     app.connect("autodoc-skip-member", _skip)
+    app.connect("doctree-read", _dash)

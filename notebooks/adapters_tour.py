@@ -137,6 +137,7 @@ parameters, losses = jax.vmap(fit)(jax.random.split(jax.random.key(0), members))
 figure, axis = plt.subplots(figsize=(5, 2.6), layout="constrained")
 axis.plot(losses.T / 100.0, linewidth=0.6)
 axis.set(xlabel="step", ylabel="loss (nats per dimension)")
+plt.show()
 
 # %% [markdown]
 # ## Are they as wide as errors are?
