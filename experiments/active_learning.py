@@ -29,38 +29,35 @@ no better than random choices. `answers/active_learning.md` has all numbers.
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import grain
-import jax
 import numpy as np
-import optax
 from tqdm import tqdm
 
 from experiments import runs
-from experiments.adapters import active_learning_page, active_learning_pictures, adapted_encoder
-from experiments.adapters.active_learning_page import START, WHOLE
+from experiments.adapters import (
+    active_learning_numbers,
+    active_learning_page,
+    active_learning_pictures,
+    adapted_encoder,
+    choosing,
+    tuning,
+)
 from experiments.adapters.adapted_encoder import AdaptedEncoder
+from experiments.adapters.choosing import EPISTEMIC, START, STRATEGIES, WHOLE
 from experiments.adapters.evaluation import OWN
-from experiments.captions import digit_encoder, digit_trials, two_towers
-from experiments.captions.batches import Batch, annotated_batches
-from experiments.captions.digit_encoder import Encoder
+from experiments.captions import digit_encoder, digit_trials
+from experiments.captions.batches import annotated_batches
 from experiments.captions.evaluation import Trial
-from experiments.captions.two_towers import Model
 from experiments.data import captioned_digits, shifted_digits
 from experiments.data.captioned_digits import Captioned
 from experiments.data.shifted_digits import Shift
+from experiments.reports import tables
 from experiments.runs import cells as cell_files
-from experiments.runs import training
 
 QUESTION = runs.Question("experiments.active_learning")
 _POOL_SEED, _TEST_SEED = 1, 2
-EPISTEMIC = "epistemic, dropout"
-"""The measure of uncertainty of the members' disagreement alone."""
-
-Strategy = Literal["random", "most uncertain", "most epistemic", "least uncertain", "least cosine"]
-"""Which images of the pool are given captions."""
-STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 TOY: dict[str, Any] = {
     "seeds": (0, 1),
     "shifts": ("inverted", "mixed"),
@@ -121,74 +118,7 @@ def options_of(config: Config) -> dict[str, Any]:
     return runs.options(config, without=("datasets", "output"))
 
 
-# --- choosing ---------------------------------------------------------------------------------
-
-
-def order(
-    strategy: Strategy,
-    total: np.ndarray,
-    epistemic: np.ndarray,
-    cosine: np.ndarray,
-    *,
-    seed: int,
-) -> np.ndarray:
-    """The images of a pool in the order that they are chosen in; equal ones as they stand.
-
-    Args:
-      strategy: how they are chosen.
-      total: uncertainty (image).
-      epistemic: uncertainty (image).
-      cosine: the best one (image) with any caption that is known.
-      seed: of the random strategy.
-    """
-    match strategy:
-        case "random":
-            return np.random.default_rng(seed).permutation(len(total))
-        case "most uncertain":
-            return np.argsort(-total, kind="stable")
-        case "most epistemic":
-            return np.argsort(-epistemic, kind="stable")
-        case "least uncertain":
-            return np.argsort(total, kind="stable")
-        case "least cosine":
-            return np.argsort(cosine, kind="stable")
-
-
-def describe(pool: Captioned, of_training: np.ndarray, chosen: np.ndarray) -> dict[str, float]:
-    """What images of a pool have been chosen.
-
-    Args:
-      pool: from which.
-      of_training: the images (image, ...) of the pool before they shifted.
-      chosen: their places in it.
-    """
-    shifted = (pool.images[chosen] != of_training[chosen]).any((1, 2))
-    return {
-        "ambiguity": float(pool.image_ambiguity[chosen].mean()),
-        "numbers": len(np.unique(pool.numbers[chosen])) / len(chosen),
-        "shifted": float(shifted.mean()),
-    }
-
-
 # --- tuning -----------------------------------------------------------------------------------
-
-
-@functools.cache
-def _step(
-    model: Model, num_steps: int, learning_rate: float
-) -> tuple[optax.GradientTransformation, Any]:
-    """The optimizer and the compiled step, the same for all: only the image side is trained."""
-    rate = optax.cosine_decay_schedule(learning_rate, num_steps)
-    of = {
-        "network": {"image": "tuned", "text": "frozen"},
-        "log_scale": "frozen",
-        "shift": "frozen",
-    }
-    optimizer = optax.multi_transform(
-        {"tuned": optax.adam(rate), "frozen": optax.set_to_zero()}, of
-    )
-    step = functools.partial(two_towers.train_step, model, optimizer, num_samples=1, weight=0.0)
-    return optimizer, jax.jit(step)
 
 
 def batches(
@@ -211,34 +141,6 @@ def batches(
         seed=seed,
         batch_size=config.tuning_batch // 2,
     )
-
-
-def tune(
-    config: Config, encoder: Encoder, chosen: grain.MapDataset, plain: grain.MapDataset
-) -> Encoder:
-    """An encoder whose image side has learned from what was chosen.
-
-    Args:
-      config: of the tuning.
-      encoder: the start, which is not changed.
-      chosen: halves of batches, shifted images with their captions.
-      plain: the other halves.
-    """
-    alone = np.eye(config.tuning_batch, dtype=np.float32)
-    optimizer, step = _step(encoder.model, config.tuning_steps, config.tuning_rate)
-    state = training.begin(jax.random.key(0), encoder.parameters, optimizer)
-    for place in range(config.tuning_steps):
-        one: Any = chosen[place]
-        other: Any = plain[place]
-        batch = Batch(
-            np.concatenate([one.images, other.images]),
-            np.concatenate([one.texts, other.texts]),
-            alone,
-        )
-        state, metrics = step(state, batch)
-        if not np.isfinite(metrics["loss"]):
-            raise ValueError(f"the loss of a tuning must be finite, got {metrics['loss']}")
-    return Encoder(encoder.model, state.parameters)
 
 
 # --- cells ------------------------------------------------------------------------------------
@@ -294,7 +196,9 @@ def fill(config: Config, folder: Path, source: Source, field: Field) -> list[dic
         cosine = adapted_encoder.best_cosine(
             source.adapted.encoder, field.pool.images, source.known
         )
-        every = {each: order(each, *measures, cosine, seed=source.seed) for each in STRATEGIES}
+        every = {
+            each: choosing.order(each, *measures, cosine, seed=source.seed) for each in STRATEGIES
+        }
         return {START: np.arange(0), WHOLE: np.arange(number), **every}
 
     cells = []
@@ -322,14 +226,20 @@ def _cell(config: Config, source: Source, field: Field, chosen: np.ndarray) -> d
     encoder = source.adapted.encoder
     if len(chosen):
         new = batches(config, field.pool, field.words, chosen, seed=source.seed)
-        encoder = tune(config, encoder, new, source.plain)
+        encoder = tuning.tune(
+            encoder,
+            new,
+            source.plain,
+            num_steps=config.tuning_steps,
+            learning_rate=config.tuning_rate,
+        )
     outcomes = {
         name: adapted_encoder.outcome(encoder, trial, source.tested)
         for name, trial in field.trials.items()
     }
     return {
         **{name: adapted_encoder.retrieval(found) for name, found in outcomes.items()},
-        "chosen": describe(field.pool, field.before, chosen) if len(chosen) else None,
+        "chosen": choosing.describe(field.pool, field.before, chosen) if len(chosen) else None,
     }
 
 
@@ -393,11 +303,11 @@ def run(config: Config) -> dict[str, Any]:
         source = Source(adapted, known, tested, old, seed)
         for field in fields:
             cells += fill(config, this.folder / "cells", source, field)
+    found = active_learning_numbers.numbers(cells)
     content = {
         **this.head(data),
-        **active_learning_page.numbers(cells),
+        **{name: tables.records(frame) for name, frame in found.items()},
     }
-    content["answer"] = active_learning_page.answer(content)
     return this.save(
         content,
         active_learning_page.markdown(content),

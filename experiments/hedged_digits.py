@@ -25,12 +25,14 @@ import jax
 import optax
 
 from experiments import runs
-from experiments.data import digits, n_digit_mnist
+from experiments.data import digits, n_digit_mnist, occlusion
 from experiments.data.digits import Source
+from experiments.data.labelled import Corrupt, Labelled
 from experiments.data.n_digit_tables import Protocol
-from experiments.hedging import evaluation, page, pictures
+from experiments.hedging import evaluation, numbers, page, pictures
 from experiments.hedging import model as hedged_model
 from experiments.hedging.model import Kind, Model
+from experiments.reports import tables
 from experiments.runs import training
 
 _EVALUATION_SEED = 0
@@ -46,8 +48,8 @@ _LEAST = {
     "quadruples": 1,
     "dimension": 1,
     "num_samples": 1,
-    "num_queries": page.NUM_BINS,
-    "num_pairs": page.NUM_BINS,
+    "num_queries": numbers.NUM_BINS,
+    "num_pairs": numbers.NUM_BINS,
     "num_resamples": 100,
     "checkpoint_every": 1,
     "log_every": 1,
@@ -145,9 +147,12 @@ def options_of(config: Config) -> dict[str, Any]:
     return runs.options(config, without=(*_FOLDERS, "checkpoint_every", "log_every"))
 
 
-def train(
-    config: Config, model: Model, numbers: n_digit_mnist.Numbers, folder: Path
-) -> list[dict[str, Any]]:
+def occluded(config: Config) -> Corrupt:
+    """What damages images: squares on their digits."""
+    return functools.partial(occlusion.occlude, num_digits=config.num_digits)
+
+
+def train(config: Config, model: Model, split: Labelled, folder: Path) -> list[dict[str, Any]]:
     """The parameters of a model for each seed, gone on with where training was stopped."""
     optimizer = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.num_steps))
     step = functools.partial(
@@ -159,11 +164,11 @@ def train(
     )
     batches = functools.partial(
         hedged_model.batches,
-        numbers,
+        split,
         config.num_steps,
         quadruples=config.quadruples,
-        num_digits=config.num_digits,
-        occlusion_probability=config.occlusion_probability,
+        corrupt=occluded(config),
+        probability=config.occlusion_probability,
     )
     return training.fit_seeds(
         folder / "runs",
@@ -186,7 +191,7 @@ def run(config: Config) -> dict[str, Any]:
     this = QUESTION.run(asked, config, options_of(config))
     if (content := this.earlier()) is not None:
         return content
-    numbers = n_digit_mnist.load(
+    splits = n_digit_mnist.load(
         config.source,
         config.num_digits,
         config.protocol,
@@ -194,51 +199,52 @@ def run(config: Config) -> dict[str, Any]:
         mnist=config.mnist,
         tables=config.tables,
     )
-    train_split = numbers.pop("train")
-    trials = make_trials(config, numbers)
+    train_split = splits.pop("train")
+    trials = make_trials(config, splits)
     data = (
         f"{digits.describe(config.source)}, {config.num_digits} digits, protocol "
-        f"{config.protocol}, {len(train_split.numbers):,} training images; {config.num_steps:,} "
+        f"{config.protocol}, {len(train_split.labels):,} training images; {config.num_steps:,} "
         "steps a training"
     )
     this.begin(data)
-    height, width = train_split.images.shape[1:]
-    models = {
-        kind: Model(kind, config.dimension, height, width, config.channels)
-        for kind in config.embeddings
-    }
+    height, width = train_split.images.shape[1:3]
+    shape = height, width, config.channels, train_split.image_channels
+    models = {kind: Model(kind, config.dimension, *shape) for kind in config.embeddings}
     parameters = {
         kind: train(config, model, train_split, this.folder) for kind, model in models.items()
     }
     outcomes = evaluate(config, models, parameters, trials)
-    key = jax.random.key(_EVALUATION_SEED)
+    found = numbers.numbers(
+        outcomes,
+        trials,
+        key=jax.random.key(_EVALUATION_SEED),
+        num_resamples=config.num_resamples,
+    )
     content = {
         **this.head(data),
-        "splits": list(numbers),
-        "performance": page.performance(outcomes, trials),
-        "uncertainty": page.uncertainty(
-            outcomes, trials, key=key, num_resamples=config.num_resamples
-        ),
-        "separation": page.separation(outcomes),
+        "splits": list(splits),
+        **{name: tables.records(frame) for name, frame in found.items()},
     }
-    content["expectations"] = page.expectations(content)
-    return this.save(
-        content,
-        page.markdown(content),
-        lambda partial: pictures.draw(partial, models, parameters, trials, outcomes),
-    )
+
+    def spelled(number: int) -> str:
+        return f"{number:0{config.num_digits}}"
+
+    def draw(partial: Path) -> None:
+        pictures.draw(partial, models, parameters, trials, outcomes, spelled)
+
+    return this.save(content, page.markdown(content), draw)
 
 
 def make_trials(
-    config: Config, splits: dict[str, n_digit_mnist.Numbers]
-) -> dict[page.Cell, evaluation.Trial]:
+    config: Config, splits: dict[str, Labelled]
+) -> dict[numbers.Cell, evaluation.Trial]:
     """The trials of every test split, clean and corrupt; the same for every seed."""
     return {
         (split, condition): trial
-        for split, numbers in splits.items()
+        for split, images in splits.items()
         for condition, trial in evaluation.trials(
-            numbers,
-            num_digits=config.num_digits,
+            images,
+            corrupt=occluded(config),
             num_queries=config.num_queries,
             num_pairs=config.num_pairs,
             seed=_EVALUATION_SEED,
@@ -250,8 +256,8 @@ def evaluate(
     config: Config,
     models: dict[str, Model],
     parameters: dict[str, list[Any]],
-    trials: dict[page.Cell, evaluation.Trial],
-) -> dict[page.Cell, page.Outcomes]:
+    trials: dict[numbers.Cell, evaluation.Trial],
+) -> dict[numbers.Cell, numbers.Outcomes]:
     """What every model makes of every trial, and the ensemble of the points."""
     outcomes = {}
     key = jax.random.key(_EVALUATION_SEED)

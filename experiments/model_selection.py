@@ -29,13 +29,19 @@ from typing import Any
 import numpy as np
 
 from experiments import runs
-from experiments.adapters import adapted_encoder, model_selection_page, model_selection_pictures
+from experiments.adapters import (
+    adapted_encoder,
+    model_selection_page,
+    model_selection_pictures,
+    picking,
+)
 from experiments.adapters.adapted_encoder import AdaptedEncoder
 from experiments.adapters.evaluation import OWN
 from experiments.captions import digit_encoder
 from experiments.captions.evaluation import Trial
 from experiments.data import captioned_digits, shifted_digits
 from experiments.data.shifted_digits import Shift
+from experiments.reports import tables
 from experiments.runs import cells as cell_files
 
 QUESTION = runs.Question("experiments.model_selection")
@@ -105,7 +111,7 @@ def ask(adapted: AdaptedEncoder, trials: dict[Shift, Trial], num_members: int) -
         measures = adapted_encoder.uncertainty(adapted, trial.images, num_members=num_members)
         measures |= outcome.uncertainty["image"]
         means = {name: float(np.mean(values)) for name, values in measures.items()}
-        means[model_selection_page.BOTH] = means[OWN] + float(np.mean(of_captions))
+        means[picking.BOTH] = means[OWN] + float(np.mean(of_captions))
         found[target] = {"retrieval": adapted_encoder.retrieval(outcome), "criteria": means}
     return {"targets": found, "log_spread": float(np.log(captions.var(0).sum()))}
 
@@ -144,9 +150,8 @@ def run(config: Config) -> dict[str, Any]:
             cells.append(cell_files.cell(this.folder / "cells" / f"{domain}-{seed}.json", compute))
     content = {
         **this.head(data),
-        **model_selection_page.numbers(cells),
+        **{name: tables.records(frame) for name, frame in picking.numbers(cells).items()},
     }
-    content["answer"] = model_selection_page.answer(content)
     return this.save(
         content,
         model_selection_page.markdown(content),

@@ -30,7 +30,7 @@ import jax
 import numpy as np
 
 from experiments import runs
-from experiments.adapters import evaluation, page, pictures, training
+from experiments.adapters import evaluation, numbers, page, pictures, training
 from experiments.adapters import saved as saved_adapters
 from experiments.adapters.saved import SavedAdapter
 from experiments.adapters.training import Method, Model
@@ -38,6 +38,7 @@ from experiments.captions import digit_encoder
 from experiments.captions.evaluation import Known
 from experiments.data import captioned_digits, embedding_files
 from experiments.data.embedding_files import PairedEmbeddings, Part
+from experiments.reports import tables
 
 _EVALUATION_SEED = 0
 _MOST_VALIDATION_PAIRS = 2000
@@ -336,15 +337,16 @@ def run(config: Config) -> dict[str, Any]:
             num_members=config.num_members,
         )
     print("intervals", flush=True)
-    content = page.content(
-        frozen,
-        before,
-        evaluations,
-        key=key,
-        num_resamples=config.num_resamples,
-        logit_scale=logit_scale,
-        **this.head(data),
+    found = numbers.numbers(
+        frozen, before, evaluations, key=key, num_resamples=config.num_resamples
     )
+    content = {
+        **this.head(data),
+        "logit_scale": logit_scale,
+        "has_truth": frozen.trial.truth is not None,
+        "failures": numbers.failures(before),
+        **{name: tables.records(frame) for name, frame in found.items()},
+    }
 
     def draw(partial: Path) -> None:
         pictures.draw(partial / "adapters.png", frozen, before, evaluations)
@@ -355,8 +357,7 @@ def run(config: Config) -> dict[str, Any]:
             )
             saved_adapters.save(partial / "adapters" / f"{method}.safetensors", saved)
 
-    text = page.markdown(content, "ProbVLM adapters")
-    return this.save(content, text, draw)
+    return this.save(content, page.markdown(content), draw)
 
 
 if __name__ == "__main__":

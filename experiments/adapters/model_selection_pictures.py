@@ -2,95 +2,96 @@
 
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from experiments.adapters.adapted_encoder import METRICS
 from experiments.adapters.evaluation import OWN
-from experiments.adapters.model_selection_page import ALL, OTHERS, PER_SPREAD, PLAIN, RANDOM
-from experiments.reports.tables import find
+from experiments.adapters.picking import ALL, OTHERS, PER_SPREAD, PLAIN, RANDOM
+from experiments.data.shifted_digits import SHIFTS
+from experiments.reports import plots
 
 _MAIN = METRICS[0]
-_MARKERS = "osD^vP"
+_COLORS = plots.palette(SHIFTS)
+_MARKERS: dict[str, str] = dict(zip(SHIFTS, "osD^v", strict=True))
+_CANDIDATES = {ALL: "from all sources", OTHERS: "without the target's own"}
 
 
 def draw(path: Path, content: dict) -> None:
     """Save the picture, with intervals over seeds."""
-    figure, axes = plt.subplots(1, 3, figsize=(14.0, 5.2), layout="constrained")
-    _scatter(axes[0], content, PLAIN)
-    _scatter(axes[1], content, PER_SPREAD)
-    handles, names = _legend(content)
-    figure.legend(handles, names, fontsize="small", loc="outside lower left", ncols=len(names) // 2)
-    _regret(axes[2], content)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    criteria = [row for row in content["selection"] if row["candidates"] == ALL]
+    figure, axes = plt.subplot_mosaic(
+        [[PLAIN, PER_SPREAD], ["regret", "regret"]],
+        figsize=(8.4, 4.0 + 0.2 * len(criteria)),
+        height_ratios=[3.0, 0.8 + 0.2 * len(criteria)],
+    )
+    for form in (PLAIN, PER_SPREAD):
+        _scatter(axes[form], content, form)
+    axes[PER_SPREAD].sharey(axes[PLAIN])
+    axes[PLAIN].set_ylabel(f"{_MAIN} on the target")
+    _legend(figure, content["config"]["domains"])
+    _regret(axes["regret"], content, criteria)
+    plots.save(path, figure)
 
 
-def _legend(content: dict) -> tuple[list, list[str]]:
-    domains = content["config"]["domains"]
-    handles = [Line2D([], [], color=f"C{k}", marker="", lw=3) for k in range(len(domains))]
+def _legend(figure: Figure, domains: list[str]) -> None:
+    colors = [Line2D([], [], color=_COLORS[name], linewidth=4) for name in domains]
     markers = [
-        Line2D([], [], color="gray", marker=_MARKERS[k], linestyle="") for k in range(len(domains))
+        Line2D([], [], color=plots.GRAY, marker=_MARKERS[name], linestyle="") for name in domains
     ]
     names = [f"target {name}" for name in domains] + [f"source {name}" for name in domains]
-    return handles + markers, names
+    figure.legend(colors + markers, names, loc="outside upper center", ncols=len(domains))
 
 
 def _scatter(axis: Axes, content: dict, form: str) -> None:
     """Retrieval over the mean total uncertainty, a point for each seed, source and target."""
-    domains = content["config"]["domains"]
     for row in content["levels"]:
         axis.plot(
             row[OWN if form == PLAIN else f"{OWN}, {form}"]["seeds"],
             row[_MAIN]["seeds"],
-            color=f"C{domains.index(row['target'])}",
-            marker=_MARKERS[domains.index(row["source"])],
+            color=_COLORS[row["target"]],
+            marker=_MARKERS[row["source"]],
             markersize=5,
             linestyle="",
-            alpha=0.7,
+            alpha=0.75,
         )
     axis.set(
-        title=f"total uncertainty, {form}",
-        xlabel="mean logarithm of the total variance",
-        ylabel=f"{_MAIN} on the target",
+        title=f"total uncertainty, {form}", xlabel="mean logarithm of the total variance (nats)"
     )
 
 
-def _regret(axis: Axes, content: dict) -> None:
-    rows = [row for row in content["selection"] if row["candidates"] == ALL]
-    place = -np.arange(len(rows))
-    for shift, candidates in ((0.18, ALL), (-0.18, OTHERS)):
-        found = [
-            find(
-                content["selection"],
-                criterion=row["criterion"],
-                form=row["form"],
-                candidates=candidates,
+def _regret(axis: Axes, content: dict, criteria: list[dict]) -> None:
+    """A row for each criterion: what is lost by picking by it, with intervals over seeds."""
+    place = {
+        (row["criterion"], row["form"]): height
+        for row, height in zip(criteria, -np.arange(len(criteria)), strict=True)
+    }
+    colors = plots.palette(_CANDIDATES)
+    for row in content["selection"]:
+        regret, candidates = row[f"regret of {_MAIN}"], row["candidates"]
+        color = colors[candidates]
+        height = place[row["criterion"], row["form"]] + (0.14 if candidates == ALL else -0.14)
+        axis.plot(regret["mean"], height, "o", markersize=5, color=color)
+        if regret["low"] is not None:
+            axis.hlines(height, regret["low"], regret["high"], color=color, linewidth=1.4)
+        if row["criterion"] == RANDOM:
+            axis.axvline(regret["mean"], color=color, linestyle=":", linewidth=1.0, zorder=0)
+            axis.annotate(
+                _CANDIDATES[candidates],
+                (regret["mean"], 0.6),
+                color=color,
+                fontsize=8,
+                ha="center",
+                va="bottom",
             )
-            for row in rows
-        ]
-        values = [row[f"regret of {_MAIN}"] for row in found if row is not None]
-        errors = [
-            [abs((v[end] if v[end] is not None else v["mean"]) - v["mean"]) for v in values]
-            for end in ("low", "high")
-        ]
-        axis.barh(
-            place + shift,
-            [v["mean"] for v in values],
-            0.34,
-            xerr=errors,
-            error_kw={"linewidth": 0.8},
-            label=f"from {candidates}",
-        )
     names = [
-        row["criterion"] + (f", {row['form']}" if row["criterion"] != RANDOM else "")
-        for row in rows
+        criterion if criterion == RANDOM else f"{criterion}, {form}" for criterion, form in place
     ]
-    axis.set_yticks(place, names, fontsize="small")
-    axis.set(title="regret", xlabel=f"{_MAIN} of the best less that of the picked")
-    axis.legend(fontsize="small", loc="lower right")
+    axis.set_yticks(list(place.values()), names)
+    axis.set_ylim(0.5 - len(criteria), 0.6)
+    axis.set_xlim(left=0.0)
+    axis.set_title("what is lost by picking by a criterion; dotted: at random", pad=18)
+    axis.set_xlabel(f"{_MAIN} of the best source less that of the picked one")

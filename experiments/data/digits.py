@@ -10,10 +10,12 @@ import gzip
 import hashlib
 import zlib
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import sklearn.datasets
+
+from experiments.data.labelled import Labelled
 
 Source = Literal["sklearn", "mnist"]
 """Where the digits come from."""
@@ -30,23 +32,19 @@ MNIST_FILES = {
 """SHA-256 of each file's content, decompressed."""
 
 
-class Digits(NamedTuple):
-    """Images (image, side, side) uint8, black background, and what they show (image) uint8."""
+def of_sklearn() -> dict[str, Labelled]:
+    """Scikit-learn's digits as the pools "train" and "test", intensities 0..16 as 0..255.
 
-    images: np.ndarray
-    labels: np.ndarray
-
-
-def of_sklearn() -> dict[str, Digits]:
-    """Scikit-learn's digits as the pools "train" and "test", intensities 0..16 as 0..255."""
+    Images are (image, 8, 8) on a black ground.
+    """
     pixels, labels = map(np.asarray, sklearn.datasets.load_digits(return_X_y=True))
     order = np.random.RandomState(0).permutation(len(labels))
     images = np.rint(pixels.reshape(-1, 8, 8) * (255.0 / 16.0)).astype(np.uint8)[order]
     labels = labels.astype(np.uint8)[order]
     cut = round(0.7 * len(order))
     return {
-        "train": Digits(images[:cut], labels[:cut]),
-        "test": Digits(images[cut:], labels[cut:]),
+        "train": Labelled(images[:cut], labels[:cut]),
+        "test": Labelled(images[cut:], labels[cut:]),
     }
 
 
@@ -68,14 +66,14 @@ def find_mnist(folder: Path) -> dict[str, Path]:
     return found
 
 
-def of_mnist(files: dict[str, Path]) -> dict[str, Digits]:
+def of_mnist(files: dict[str, Path]) -> dict[str, Labelled]:
     """MNIST as the pools "train" and "test", from the paths of its four files by name.
 
     Raises:
       ValueError: a file is damaged, or holds something else.
     """
     return {
-        pool: Digits(
+        pool: Labelled(
             _read_idx(f"{prefix}-images-idx3-ubyte", files),
             _read_idx(f"{prefix}-labels-idx1-ubyte", files),
         )

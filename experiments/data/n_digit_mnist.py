@@ -10,24 +10,18 @@ downloads them. Scikit-learn's 8 x 8 digits need neither.
 
 import sys
 from pathlib import Path
-from typing import ClassVar, NamedTuple, get_args
+from typing import ClassVar, get_args
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from experiments.data import digits, n_digit_tables, prepared
+from experiments.data.labelled import Labelled
 
 _TABLES_ADDRESS = (
     "https://raw.githubusercontent.com/google/n-digit-mnist/"
     "830a36d6614482595145bfb6f6c8ef688d2b418c/standard_datasets/"
 )
-
-
-class Numbers(NamedTuple):
-    """Images (image, side, N * side) uint8 and the numbers (image) int64 in them."""
-
-    images: np.ndarray
-    numbers: np.ndarray
 
 
 class NDigitMnist(tfds.core.GeneratorBasedBuilder):
@@ -131,8 +125,10 @@ def load(
     *,
     mnist: Path | None = None,
     tables: Path | None = None,
-) -> dict[str, Numbers]:
+) -> dict[str, Labelled]:
     """All splits in memory, prepared in `folder` if they are not there yet.
+
+    Images are (image, side, N * side), labels the numbers in them.
 
     Args:
       source: "sklearn" or "mnist".
@@ -160,7 +156,7 @@ def load(
     if mnist is not None:
         digits.find_mnist(mnist)
     return {
-        split: Numbers(
+        split: Labelled(
             np.stack([example["image"] for example in examples]),
             np.array([example["number"] for example in examples], np.int64),
         )

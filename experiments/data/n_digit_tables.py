@@ -14,7 +14,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from experiments.data.digits import Digits, Source
+from experiments.data.digits import Source
+from experiments.data.labelled import Labelled
 
 Protocol = Literal["number", "instance"]
 """Whether test images also show numbers that training has not seen."""
@@ -61,7 +62,7 @@ def spelled(numbers: np.ndarray, num_digits: int) -> np.ndarray:
 
 
 def draw(
-    digits: dict[str, Digits],
+    digits: dict[str, Labelled],
     num_digits: int,
     protocol: Protocol,
     sizes: dict[str, tuple[int, int]],

@@ -14,8 +14,9 @@ def occlude(
 
     Args:
       random: NumPy's generator; the same state gives the same squares.
-      images: (batch, side, num_digits * side) uint8. They are not changed.
-      num_digits: N.
+      images: (batch, side, num_digits * side) or (batch, side, num_digits * side, channel) uint8.
+        They are not changed.
+      num_digits: N; 1 of an image that is one thing.
       probability: from 0 to 1, of each digit. Training images of HIB have a small one, those
         of a "corrupt" test set 1, those of a "clean" one 0.
 
@@ -27,12 +28,12 @@ def occlude(
 
     Source: HIB (Oh et al., ICLR 2019).
     """
-    if images.ndim != 3 or images.dtype != np.uint8 or len(images) == 0:
+    if images.ndim not in (3, 4) or images.dtype != np.uint8 or len(images) == 0:
         raise ValueError(
-            "images must be (batch, side, num_digits * side) uint8 and not empty, "
+            "images must be (batch, side, num_digits * side) uint8, channels last, and not empty, "
             f"got {images.shape} {images.dtype}"
         )
-    batch, side, width = images.shape
+    batch, side, width = images.shape[:3]
     if width != num_digits * side:
         raise ValueError(
             f"images must be num_digits = {num_digits} times as wide as high, got {images.shape}"
@@ -49,5 +50,7 @@ def occlude(
         return (place >= start[..., None]) & (place < (start + square)[..., None])
 
     black = within(top)[..., :, None] & within(left)[..., None, :]  # batch, digit, row, column
-    black = black.transpose(0, 2, 1, 3).reshape(images.shape)
+    black = black.transpose(0, 2, 1, 3).reshape(batch, side, width)
+    if images.ndim == 4:
+        black = black[..., None]
     return np.where(black, np.uint8(0), images)

@@ -1,9 +1,9 @@
 """What a hedged embedding is good for: verification, identification, and knowing when it fails.
 
-Of every number's test images the first half is the gallery, always clean, and queries
+Of every label's test images the first half is the gallery, always clean, and queries
 come from the rest, clean or corrupt. Identification takes the vote of the 5 images of
 the gallery with the greatest match probability. Verification scores pairs of queries,
-half of them of one number.
+half of them of one label.
 """
 
 import functools
@@ -13,8 +13,8 @@ import jax
 import numpy as np
 
 import probemb
-from experiments.data import occlusion
-from experiments.data.n_digit_mnist import Numbers
+from experiments.data import labelled
+from experiments.data.labelled import Corrupt, Labelled
 from experiments.hedging import model as hedged_model
 from experiments.hedging.model import Model
 from experiments.runs.in_parts import in_parts
@@ -24,22 +24,22 @@ _SAMPLES_OF_ETA = 128
 _SAMPLES_OF_PAIR = 32
 _EMBEDDED_AT_ONCE = 512
 CONDITIONS = {"clean": 0.0, "corrupt": 1.0}
-"""Of a trial's queries, with the probability that a digit is occluded."""
+"""Of a trial's queries, with the probability of damage."""
 
 
 class Trial(NamedTuple):
     """One test set under one condition, the same for every model.
 
     Attributes:
-      gallery: clean images (item, height, width), and their numbers.
-      queries: images (query, height, width), clean or corrupt, and their numbers.
+      gallery: clean images (item, height, width, ...), and their labels.
+      queries: images (query, height, width, ...), clean or corrupt, and their labels.
       first: the query (pair) that is the first of a pair.
       second: the other.
-      match: whether they show one number (pair).
+      match: whether they are of one label (pair).
     """
 
-    gallery: Numbers
-    queries: Numbers
+    gallery: Labelled
+    queries: Labelled
     first: np.ndarray
     second: np.ndarray
     match: np.ndarray
@@ -50,10 +50,10 @@ class Outcome(NamedTuple):
 
     Attributes:
       match_to_gallery: match probabilities (query, item), or None where they were let go.
-      predicted: the number (query) voted for by the nearest of the gallery.
+      predicted: the label (query) voted for by the nearest of the gallery.
       match_of_pairs: match probabilities (pair).
       uncertainty: name -> (query), the greater the less certain.
-      votes: the numbers (query, 5) of the nearest.
+      votes: the labels (query, 5) of the nearest.
     """
 
     match_to_gallery: np.ndarray | None
@@ -64,37 +64,47 @@ class Outcome(NamedTuple):
 
 
 def trials(
-    split: Numbers, *, num_digits: int, num_queries: int, num_pairs: int, seed: int
+    split: Labelled, *, corrupt: Corrupt, num_queries: int, num_pairs: int, seed: int
 ) -> dict[str, Trial]:
-    """The clean and the corrupt trial of a test split: the same images, pairs and gallery."""
+    """The clean and the corrupt trial of a test split: the same images, pairs and gallery.
+
+    Args:
+      split: for testing.
+      corrupt: damages its images.
+      num_queries: at most so many.
+      num_pairs: of queries.
+      seed: of all random choices.
+
+    Raises:
+      ValueError: a split that no pairs can be drawn of, or too few queries.
+    """
+    labelled.check("the test split", split)
     random = np.random.default_rng(seed)
-    classes = np.unique(split.numbers)
-    members = [np.flatnonzero(split.numbers == number) for number in classes]
+    classes = np.unique(split.labels)
+    members = [np.flatnonzero(split.labels == label) for label in classes]
     gallery = np.concatenate([ids[: len(ids) // 2] for ids in members])
     rest = np.concatenate([ids[len(ids) // 2 :] for ids in members])
     chosen = np.sort(random.permutation(rest)[:num_queries])
-    numbers = split.numbers[chosen]
-    first, second, match = _pairs(random, numbers, num_pairs)
+    labels = split.labels[chosen]
+    first, second, match = _pairs(random, labels, num_pairs)
 
     def trial(probability: float) -> Trial:
-        images = occlusion.occlude(
-            random, split.images[chosen], num_digits=num_digits, probability=probability
-        )
-        gallery_numbers = Numbers(split.images[gallery], split.numbers[gallery])
-        return Trial(gallery_numbers, Numbers(images, numbers), first, second, match)
+        images = corrupt(random, split.images[chosen], probability=probability)
+        items = Labelled(split.images[gallery], split.labels[gallery])
+        return Trial(items, Labelled(images, labels), first, second, match)
 
     return {name: trial(probability) for name, probability in CONDITIONS.items()}
 
 
-def _pairs(random: np.random.Generator, numbers: np.ndarray, num_pairs: int):
-    """Pairs of different queries, half of them of one number, half of two."""
-    order = np.argsort(numbers, kind="stable")
-    _, of_class, sizes = np.unique(numbers, return_inverse=True, return_counts=True)
+def _pairs(random: np.random.Generator, labels: np.ndarray, num_pairs: int):
+    """Pairs of different queries, half of them of one label, half of two."""
+    order = np.argsort(labels, kind="stable")
+    _, of_class, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     starts = np.cumsum(sizes) - sizes
     if len(sizes) < 2 or sizes.max() < 2:
         raise ValueError(
-            "num_queries must leave two numbers, and one of them twice, "
-            f"got {len(numbers)} queries of {len(sizes)} numbers"
+            "num_queries must leave two labels, and one of them twice, "
+            f"got {len(labels)} queries of {len(sizes)} labels"
         )
     alike = num_pairs // 2
     first = random.choice(np.flatnonzero(sizes[of_class] > 1), alike)
@@ -102,14 +112,14 @@ def _pairs(random: np.random.Generator, numbers: np.ndarray, num_pairs: int):
     within = np.empty_like(order)
     within[order] = np.arange(len(order))  # the place of a query among the ordered ones
     second = order[start + (within[first] - start + random.integers(1, size)) % size]
-    first_of_others = random.integers(0, len(numbers), num_pairs - alike)
-    # Anything outside of the number's own run of the ordered queries.
+    first_of_others = random.integers(0, len(labels), num_pairs - alike)
+    # Anything outside of the label's own run of the ordered queries.
     size, start = sizes[of_class[first_of_others]], starts[of_class[first_of_others]]
-    others = random.integers(0, len(numbers) - size)
+    others = random.integers(0, len(labels) - size)
     second_of_others = order[np.where(others < start, others, others + size)]
     first = np.concatenate([first, first_of_others])
     second = np.concatenate([second, second_of_others])
-    return first, second, numbers[first] == numbers[second]
+    return first, second, labels[first] == labels[second]
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -173,16 +183,16 @@ def _eta(model, parameters, key, embeddings):
 
 
 def vote(votes: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The number (query) with the most votes (query, voter); of a tie, the one of more weight."""
+    """The label (query) with the most votes (query, voter); of a tie, the one of more weight."""
     same = votes[:, :, None] == votes[:, None, :]
     support = same.sum(2) + 1e-3 * (same * weights[:, None, :]).sum(2)
     return np.take_along_axis(votes, support.argmax(1)[:, None], 1)[:, 0]
 
 
-def nearest(match: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers (query, 5) of the items of greatest match probability, and what was voted."""
+def nearest(match: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The labels (query, 5) of the items of greatest match probability, and what was voted."""
     ids = np.asarray(jax.lax.top_k(match, NEIGHBORS)[1])
-    votes = numbers[ids]
+    votes = labels[ids]
     return votes, vote(votes, np.take_along_axis(match, ids, 1))
 
 
@@ -202,7 +212,7 @@ def evaluate(
     queries = embed(model, parameters, trial.queries.images)
     gallery = embed(model, parameters, trial.gallery.images)
     matrix = np.asarray(_match_matrix(model, parameters, of_matrix, queries, gallery, num_samples))
-    votes, predicted = nearest(matrix, trial.gallery.numbers)
+    votes, predicted = nearest(matrix, trial.gallery.labels)
     first = jax.tree.map(lambda x: x[trial.first], queries)
     second = jax.tree.map(lambda x: x[trial.second], queries)
     pairs = np.asarray(_match_pairs(model, parameters, of_pairs, first, second))
@@ -222,9 +232,9 @@ def ensemble(outcomes: list[Outcome], trial: Trial) -> Outcome:
     """The mean match probability of several models, and the entropy of all their votes."""
     matrices = [o.match_to_gallery for o in outcomes if o.match_to_gallery is not None]
     matrix = np.mean(matrices, 0)
-    votes, predicted = nearest(matrix, trial.gallery.numbers)
+    votes, predicted = nearest(matrix, trial.gallery.labels)
     every = np.concatenate([outcome.votes for outcome in outcomes], 1)
     share = (every[:, :, None] == every[:, None, :]).mean(2)
-    entropy = -np.log(share).mean(1)  # the mean over voters is the sum over numbers
+    entropy = -np.log(share).mean(1)  # the mean over voters is the sum over labels
     pairs = np.mean([outcome.match_of_pairs for outcome in outcomes], 0)
     return Outcome(matrix, predicted, pairs, {"entropy of votes": entropy}, votes)

@@ -1,4 +1,4 @@
-"""The model of hedged digits: images to embeddings, pairs to a loss, batches of pairs."""
+"""HIB's model: images to embeddings, pairs to a loss, batches of pairs."""
 
 import dataclasses
 import functools
@@ -12,8 +12,8 @@ import optax
 from flax import nnx
 
 import probemb
-from experiments.data import occlusion
-from experiments.data.n_digit_mnist import Numbers
+from experiments.data import labelled
+from experiments.data.labelled import Corrupt, Labelled
 from experiments.runs import training
 from experiments.towers import image
 from probemb import heads
@@ -28,14 +28,20 @@ NUM_COMPONENTS = 2
 # with 1, distributions do.
 _INITIAL_SHIFT = {"point": 1.0, "gaussian": 5.0, "mixture": 5.0}
 
-# A batch is quadruples of images: two of one number, two of another. Four pairs of them:
+# A batch is quadruples of images: two of one label, two of another. Four pairs of them:
 _FIRST, _SECOND = np.array([0, 2, 0, 1]), np.array([1, 3, 2, 3])
 _MATCH = np.array([1.0, 1.0, 0.0, 0.0], np.float32)
 
 
 class _Network(nnx.Module):
     def __init__(self, model: "Model", rngs: nnx.Rngs):
-        self.tower = image.ImageTower(model.height, model.width, model.channels, rngs=rngs)
+        self.tower = image.ImageTower(
+            model.height,
+            model.width,
+            model.channels,
+            image_channels=model.image_channels,
+            rngs=rngs,
+        )
         size = image.HIDDEN
         if model.kind == "point":
             self.head = heads.PointHead(size, model.dimension, rngs=rngs)
@@ -60,6 +66,7 @@ class Model:
       height: of an image.
       width: of an image.
       channels: of the two convolutions.
+      image_channels: of an image, such as 3 of colors.
     """
 
     kind: Kind
@@ -67,6 +74,7 @@ class Model:
     height: int
     width: int
     channels: tuple[int, int]
+    image_channels: int = 1
 
     @functools.cached_property
     def _graph(self) -> nnx.GraphDef:
@@ -82,7 +90,7 @@ class Model:
         }
 
     def embed(self, parameters: dict[str, Any], images: jax.Array) -> Any:
-        """Images (batch, height, width) uint8 to points or distributions (batch, ...)."""
+        """Images (batch, height, width, ...) uint8 to points or distributions (batch, ...)."""
         return nnx.merge(self._graph, parameters["network"])(images)
 
     def samples(self, key: jax.Array, embedding: Any, number: int) -> matching.Samples:
@@ -118,7 +126,7 @@ def loss(
     num_samples: int,
     bottleneck_weight: float,
 ) -> jax.Array:
-    """The mean loss of the pairs of a batch (4, quadruple, height, width)."""
+    """The mean loss of the pairs of a batch (4, quadruple, height, width, ...)."""
     places, quadruples = images.shape[:2]
     flat = model.embed(parameters, images.reshape(-1, *images.shape[2:]))
     each = jax.tree.map(lambda x: x.reshape(places, quadruples, *x.shape[1:]), flat)
@@ -159,7 +167,7 @@ def train_step(
     num_samples: int,
     bottleneck_weight: float,
 ) -> tuple[training.TrainState, dict[str, jax.Array]]:
-    """One step on a batch (4, quadruple, height, width); pure."""
+    """One step on a batch (4, quadruple, height, width, ...); pure."""
     of_batch = functools.partial(
         loss, model, images=images, num_samples=num_samples, bottleneck_weight=bottleneck_weight
     )
@@ -168,20 +176,32 @@ def train_step(
 
 
 def batches(
-    numbers: Numbers,
+    split: Labelled,
     num_steps: int,
     *,
     seed: int,
     quadruples: int,
-    num_digits: int,
-    occlusion_probability: float,
+    corrupt: Corrupt,
+    probability: float,
 ) -> grain.MapDataset:
-    """Batches (4, quadruple, height, width) uint8: two images of a number, two of another.
+    """Batches (4, quadruple, height, width, ...) uint8: two images of a label, two of another.
 
     The pairs (0, 1) and (2, 3) match, (0, 2) and (1, 3) do not: as many of either kind.
     Batch k is a function of seed and k alone.
+
+    Args:
+      split: for training.
+      num_steps: batches.
+      seed: of all random choices.
+      quadruples: of a batch.
+      corrupt: damages images.
+      probability: of damage.
+
+    Raises:
+      ValueError: a split that no pairs can be drawn of.
     """
-    classes, of_class = np.unique(numbers.numbers, return_inverse=True)
+    labelled.check("the training split", split)
+    classes, of_class = np.unique(split.labels, return_inverse=True)
     members = [np.flatnonzero(of_class == class_) for class_ in range(len(classes))]
     sizes = np.array([len(ids) for ids in members])
     starts = np.cumsum(sizes) - sizes
@@ -190,18 +210,13 @@ def batches(
     def draw(_: int, random: np.random.Generator) -> np.ndarray:
         one = random.integers(0, len(classes), quadruples)
         other = (one + random.integers(1, len(classes), quadruples)) % len(classes)
-        number = np.stack([one, one, other, other])
-        place = random.integers(0, sizes[number])
-        # Two images of a number are two different ones.
-        step = random.integers(1, sizes[number[1::2]])
-        place[1::2] = (place[0::2] + step) % sizes[number[1::2]]
-        images = numbers.images[ordered[starts[number] + place]]
-        flat = occlusion.occlude(
-            random,
-            images.reshape(-1, *images.shape[2:]),
-            num_digits=num_digits,
-            probability=occlusion_probability,
-        )
+        label = np.stack([one, one, other, other])
+        place = random.integers(0, sizes[label])
+        # Two images of a label are two different ones.
+        step = random.integers(1, sizes[label[1::2]])
+        place[1::2] = (place[0::2] + step) % sizes[label[1::2]]
+        images = split.images[ordered[starts[label] + place]]
+        flat = corrupt(random, images.reshape(-1, *images.shape[2:]), probability=probability)
         return flat.reshape(images.shape)
 
     return grain.MapDataset.range(num_steps).seed(seed).random_map(draw)

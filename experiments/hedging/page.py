@@ -1,192 +1,8 @@
-"""The numbers of hedged digits: from outcomes to means with intervals, and to a table."""
+"""The page of hedged digits: tables of its numbers."""
 
 from typing import Any
 
-import jax
-import numpy as np
-import scipy.stats
-import sklearn.metrics
-
-from experiments.hedging.evaluation import Outcome, Trial
-from experiments.reports import estimates
-from experiments.reports.estimates import CORRELATION, DIFFERENCE, SHARE, over_seeds
-from experiments.reports.tables import find, number, table
-from probemb import calibration
-
-NUM_BINS = 20
-Outcomes = dict[str, list[Outcome]]
-"""Embedding -> an outcome for each seed."""
-Cell = tuple[str, str]
-"""Test split and condition."""
-
-
-def average_precision(outcome: Outcome, trial: Trial) -> float:
-    """Of verification: the pairs of one number, ranked by match probability."""
-    return float(sklearn.metrics.average_precision_score(trial.match, outcome.match_of_pairs))
-
-
-def accuracy(outcome: Outcome, trial: Trial) -> float:
-    """Of identification by the vote of the nearest."""
-    return float(np.mean(outcome.predicted == trial.queries.numbers))
-
-
-def performance(outcomes: dict[Cell, Outcomes], trials: dict[Cell, Trial]) -> list[dict]:
-    """Verification, identification and calibration of every embedding in every cell."""
-    return [
-        {
-            "embedding": embedding,
-            "split": cell[0],
-            "condition": cell[1],
-            "average_precision": over_seeds(
-                [average_precision(o, trials[cell]) for o in each], bounds=SHARE
-            ),
-            "accuracy": over_seeds([accuracy(o, trials[cell]) for o in each], bounds=SHARE),
-            "calibration_error": over_seeds(
-                [
-                    float(
-                        calibration.expected_calibration_error(
-                            np.asarray(o.match_of_pairs, np.float64), trials[cell].match
-                        )
-                    )
-                    for o in each
-                ],
-                bounds=SHARE,
-            ),
-        }
-        for cell, embeddings in outcomes.items()
-        for embedding, each in embeddings.items()
-    ]
-
-
-def binned_tau(uncertainty: np.ndarray, performance_of_bin) -> float:
-    """Kendall's tau between uncertainty bins and their performance; -1 is ideal."""
-    # Queries are in the order of their numbers, which must not decide between ties.
-    order = np.random.default_rng(0).permutation(len(uncertainty))
-    bins = np.empty(len(uncertainty), int)
-    bins[order] = calibration.equal_bins(uncertainty[order], num_bins=NUM_BINS)
-    values = [performance_of_bin(bins == place) for place in range(NUM_BINS)]
-    found: Any = scipy.stats.kendalltau(np.arange(NUM_BINS), values)
-    return float(np.nan_to_num(found.statistic))  # NaN where all bins perform alike
-
-
-def _tau_of_verification(uncertainty: np.ndarray, outcome: Outcome, trial: Trial) -> float:
-    """The same for pairs, as uncertain as the less certain of the two."""
-    of_pair = np.maximum(uncertainty[trial.first], uncertainty[trial.second])
-
-    def precision(chosen: np.ndarray) -> float:
-        match, score = trial.match[chosen], outcome.match_of_pairs[chosen]
-        return float(sklearn.metrics.average_precision_score(match, score)) if match.any() else 0.0
-
-    return binned_tau(of_pair, precision)
-
-
-def uncertainty(
-    outcomes: dict[Cell, Outcomes], trials: dict[Cell, Trial], *, key: jax.Array, num_resamples: int
-) -> list[dict]:
-    """How well every measure of uncertainty predicts failure, in every cell."""
-    rows = []
-
-    def interval(statistic, groups, *items: np.ndarray) -> dict[str, float] | None:
-        """Images of one number are drawn together."""
-        return estimates.over_items(
-            key, statistic, *items, num_resamples=num_resamples, groups=groups
-        )
-
-    for cell, embeddings in outcomes.items():
-        trial = trials[cell]
-        numbers = trial.queries.numbers
-        for embedding, each in embeddings.items():
-            right = np.stack([o.predicted == numbers for o in each], 1)
-            # Without an error, or without a success, nothing can be told apart.
-            both = 0 < right.sum(0).min() <= right.sum(0).max() < len(right)
-            for measure in each[0].uncertainty:
-                values = np.stack([o.uncertainty[measure] for o in each], 1)
-                items = estimates.ranks(values), right.astype(np.float32)
-                rows.append(
-                    {
-                        "embedding": embedding,
-                        "measure": measure,
-                        "split": cell[0],
-                        "condition": cell[1],
-                        "r_auroc": interval(calibration.r_auroc, numbers, *items) if both else None,
-                        "aurc": interval(calibration.aurc, numbers, items[0], 1.0 - items[1]),
-                        "tau_identification": over_seeds(
-                            [
-                                binned_tau(u, lambda chosen, r=r: r[chosen].mean())
-                                for u, r in zip(values.T, right.T, strict=True)
-                            ],
-                            bounds=CORRELATION,
-                        ),
-                        "tau_verification": over_seeds(
-                            [_tau_of_verification(o.uncertainty[measure], o, trial) for o in each],
-                            bounds=CORRELATION,
-                        ),
-                    }
-                )
-    return rows
-
-
-def separation(outcomes: dict[Cell, Outcomes]) -> list[dict]:
-    """The AUROC of every measure in telling corrupt images from clean ones."""
-    rows = []
-    for split in dict.fromkeys(cell[0] for cell in outcomes):
-        clean, corrupt = outcomes[split, "clean"], outcomes[split, "corrupt"]
-        for embedding in clean:
-            for measure in clean[embedding][0].uncertainty:
-                values = []
-                for before, after in zip(clean[embedding], corrupt[embedding], strict=True):
-                    both = [o.uncertainty[measure] for o in (before, after)]
-                    label = np.repeat([0.0, 1.0], [len(one) for one in both])
-                    # The corrupt ones are to be the more uncertain: "errors".
-                    values.append(
-                        float(
-                            calibration.r_auroc(
-                                np.concatenate(both).astype(np.float64), 1.0 - label
-                            )
-                        )
-                    )
-                rows.append(
-                    {
-                        "embedding": embedding,
-                        "measure": measure,
-                        "split": split,
-                        "auroc": over_seeds(values, bounds=SHARE),
-                    }
-                )
-    return rows
-
-
-def expectations(content: dict) -> list[dict]:
-    """What is expected of every test split, what is reached, and whether that meets it."""
-    rows = []
-
-    def expect(split: str, what: str, reached: dict | None, least: float) -> None:
-        """`reached` is None where it is not defined."""
-        mean = -np.inf if reached is None else reached["mean"]
-        met = bool(mean > least if least == 0.0 else mean >= least)
-        rows.append({"split": split, "what": what, "least": least, "reached": reached, "met": met})
-
-    for split in content["splits"]:
-        corrupt = {"split": split, "condition": "corrupt"}
-        gaussian, point = (
-            find(content["performance"], embedding=kind, **corrupt)
-            for kind in ("gaussian", "point")
-        )
-        for task, name in (
-            ("average_precision", "verification (AP)"),
-            ("accuracy", "identification (accuracy)"),
-        ):
-            if gaussian and point:
-                pairs = zip(gaussian[task]["seeds"], point[task]["seeds"], strict=True)
-                gain = over_seeds([one - other for one, other in pairs], bounds=DIFFERENCE)
-                expect(split, f"gaussian minus point, corrupt {name}", gain, 0.0)
-        of_eta = {"embedding": "gaussian", "measure": "eta"}
-        apart = find(content["separation"], split=split, **of_eta)
-        trusted = find(content["uncertainty"], **of_eta, **corrupt)
-        if apart and trusted:
-            expect(split, "AUROC of eta, corrupt against clean", apart["auroc"], 0.8)
-            expect(split, "R-AUROC of eta on corrupt images", trusted["r_auroc"], 0.7)
-    return rows
+from experiments.reports import tables
 
 
 def _verdict(row: dict[str, Any], toy: bool) -> str:
@@ -196,6 +12,33 @@ def _verdict(row: dict[str, Any], toy: bool) -> str:
     low, high = ((row["reached"] or {}).get(end) for end in ("low", "high"))
     within = low is not None and low <= row["least"] <= high
     return ("met" if row["met"] else "MISSED") + ", but the interval allows either" * within
+
+
+def _expected(content: dict) -> str:
+    toy = content["config"].get("toy", False)
+    rows = [{**row, "verdict": _verdict(row, toy)} for row in content["expectations"]]
+    return tables.markdown(
+        tables.frame(rows),
+        {
+            "split": "test images",
+            "what": "expected",
+            "least": "at least",
+            "reached": "reached",
+            "verdict": "",
+        },
+        shown={"least": lambda least: f"{least:g}" if least else "above 0"},
+    )
+
+
+def _of_trials(rows: list[dict], columns: dict[str, str], **options: Any) -> str:
+    """A table with a column for split and condition."""
+    named = [{**row, "trial": f"{row['split']}, {row['condition']}"} for row in rows]
+    columns = {"trial": "test images", "embedding": "embedding", **columns}
+    return tables.markdown(tables.frame(named), columns, **options)
+
+
+def _mean(estimate: dict) -> str:
+    return f"{estimate['mean']:.2f}"
 
 
 def markdown(content: dict) -> str:
@@ -211,35 +54,18 @@ def markdown(content: dict) -> str:
         "Intervals are 95 %: over seeds (t) for differences and for corrupt against clean, over "
         "test images (bootstrap, those of one number together) for R-AUROC. Images of different "
         "numbers share digits too, so that intervals over images may still be too narrow.",
-        table(
-            ["test images", "expected", "at least", "reached", ""],
-            [
-                [
-                    row["split"],
-                    row["what"],
-                    "above 0" if row["least"] == 0.0 else f"{row['least']:g}",
-                    number(row["reached"]),
-                    _verdict(row, content["config"].get("toy", False)),
-                ]
-                for row in content["expectations"]
-            ],
-        ),
+        _expected(content),
         "## Performance",
         "Verification: average precision over pairs. Identification: accuracy of 5 nearest "
         "neighbours in a clean gallery. Calibration: expected calibration error of the match "
         "probability (0 is ideal). Mean over seeds [95 % t interval].",
-        table(
-            ["test images", "embedding", "verification", "identification", "calibration"],
-            [
-                [
-                    f"{row['split']}, {row['condition']}",
-                    row["embedding"],
-                    number(row["average_precision"]),
-                    number(row["accuracy"]),
-                    number(row["calibration_error"]),
-                ]
-                for row in content["performance"]
-            ],
+        _of_trials(
+            content["performance"],
+            {
+                "average_precision": "verification",
+                "accuracy": "identification",
+                "calibration_error": "calibration",
+            },
         ),
         "## Does the uncertainty predict failure?",
         "R-AUROC: an error of identification is more uncertain than a success (1/2 is chance). "
@@ -248,29 +74,27 @@ def markdown(content: dict) -> str:
         "uncertainty and their accuracy (identification) or average precision (verification, a "
         "pair counts as uncertain as the less certain of its two images); -1 is ideal; mean over "
         "seeds.",
-        table(
-            ["test images", "embedding", "uncertainty", "R-AUROC", "AURC", "tau id.", "tau ver."],
-            [
-                [
-                    f"{row['split']}, {row['condition']}",
-                    row["embedding"],
-                    row["measure"],
-                    number(row["r_auroc"]),
-                    number(row["aurc"]),
-                    f"{row['tau_identification']['mean']:.2f}",
-                    f"{row['tau_verification']['mean']:.2f}",
-                ]
-                for row in content["uncertainty"]
-            ],
+        _of_trials(
+            content["uncertainty"],
+            {
+                "measure": "uncertainty",
+                "r_auroc": "R-AUROC",
+                "aurc": "AURC",
+                "tau_identification": "tau id.",
+                "tau_verification": "tau ver.",
+            },
+            shown={"tau_identification": _mean, "tau_verification": _mean},
         ),
         "## Is a corrupt image more uncertain than a clean one?",
         "AUROC, mean over seeds [95 % t interval].",
-        table(
-            ["test images", "embedding", "uncertainty", "AUROC"],
-            [
-                [row["split"], row["embedding"], row["measure"], number(row["auroc"])]
-                for row in content["separation"]
-            ],
+        tables.markdown(
+            tables.frame(content["separation"]),
+            {
+                "split": "test images",
+                "embedding": "embedding",
+                "measure": "uncertainty",
+                "auroc": "AUROC",
+            },
         ),
     ]
     return "\n\n".join(parts) + "\n"

@@ -1,27 +1,30 @@
-"""The pictures of hedged digits: the space, the images, the probabilities, the rejection."""
+"""The pictures of hedged embeddings: the space, the images, the probabilities, the rejection."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import patheffects
+from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 
 from experiments.hedging import evaluation
-from experiments.hedging.evaluation import CONDITIONS, Trial
+from experiments.hedging.evaluation import CONDITIONS, Outcome, Trial
 from experiments.hedging.model import Model
-from experiments.hedging.page import Cell, Outcomes
+from experiments.hedging.numbers import Cell, Outcomes
 from experiments.reports import plots
-from probemb import calibration
 
-_NUMBERS_SHOWN = 6
-_IMAGES_OF_A_NUMBER = 5
-_SAMPLES_SHOWN = 24
+Named = Callable[[int], str]
+"""What a label is called."""
+_LABELS_SHOWN = 6
+_IMAGES_OF_A_LABEL = 5
+_COLORS = plots.palette(["point", "gaussian", "mixture", "ensemble of points"])
+_RIGHT, _WRONG = "#228833", "#cc3311"
+_HALO = [patheffects.withStroke(linewidth=2.5, foreground="white")]
 
 
 def draw(
@@ -30,183 +33,211 @@ def draw(
     parameters: dict[str, list[Any]],
     trials: dict[Cell, Trial],
     outcomes: dict[Cell, Outcomes],
+    named: Named = str,
 ) -> None:
     """Save every picture that the trained embeddings allow, of the first test split."""
     split = next(iter(trials))[0]
     of_split = {condition: trials[split, condition] for condition in CONDITIONS}
     first = {kind: trained[0] for kind, trained in parameters.items()}
     if next(iter(models.values())).dimension > 1:
-        _save(folder / "embedding.png", _embedding(models, first, of_split))
+        plots.save(folder / "embedding.png", _embedding(models, first, of_split, named))
     for kind in ("gaussian", "mixture"):
         if kind in models:
-            etas = [outcomes[split, c][kind][0].uncertainty["eta"] for c in CONDITIONS]
-            figure = _images(kind, of_split["corrupt"], outcomes[split, "corrupt"][kind][0], *etas)
-            _save(folder / f"uncertainty_{kind}.png", figure)
-    _save(folder / "reliability.png", _reliability(split, trials, outcomes))
-    _save(folder / "rejection.png", _rejection(split, trials, outcomes))
+            of_kind = {c: outcomes[split, c][kind][0] for c in CONDITIONS}
+            figure = _images(kind, of_split["corrupt"], of_kind, named)
+            plots.save(folder / f"uncertainty_{kind}.png", figure)
+    plots.save(folder / "reliability.png", _reliability(split, trials, outcomes))
+    plots.save(folder / "rejection.png", _rejection(split, trials, outcomes))
 
 
-def _save(path: Path, figure: Any) -> None:
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+# --- the space --------------------------------------------------------------------------------
 
 
-def _embedding(models: dict[str, Model], parameters: dict[str, Any], trials: dict[str, Trial]):
-    """The first two dimensions: embeddings of a few numbers, clean and occluded."""
-    figure, axes = plt.subplots(
-        len(models), 2, figsize=(10, 4.6 * len(models)), layout="constrained", squeeze=False
+class _Parts(NamedTuple):
+    """What embeddings are made of, in the first two dimensions; a point is one without a width.
+
+    Attributes:
+      centers: (image, component, 2).
+      spreads: standard deviations (image, component, 2).
+      weights: (image, component).
+    """
+
+    centers: np.ndarray
+    spreads: np.ndarray
+    weights: np.ndarray
+
+    @property
+    def corners(self) -> np.ndarray:
+        """The ends (end, 2) of all ellipses."""
+        ends = [self.centers - self.spreads, self.centers + self.spreads]
+        return np.concatenate(ends).reshape(-1, 2)
+
+
+def _parts(model: Model, embeddings: Any) -> _Parts:
+    if model.kind == "point":
+        centers = np.asarray(embeddings)[:, None, :2]
+        return _Parts(centers, np.zeros_like(centers), np.ones(centers.shape[:2]))
+    if model.kind == "gaussian":
+        every, weights = jax.tree.map(lambda x: x[:, None], embeddings), np.ones((1, 1))
+    else:
+        every, weights = embeddings.components, np.asarray(embeddings.weights)
+    centers, spreads = (np.asarray(x)[..., :2] for x in (every.mean, every.standard_deviation))
+    return _Parts(centers, spreads, np.broadcast_to(weights, centers.shape[:2]))
+
+
+def _embedding(
+    models: dict[str, Model], parameters: dict[str, Any], trials: dict[str, Trial], named: Named
+) -> Figure:
+    """The first two dimensions: embeddings of a few labels, clean and corrupt."""
+    figure, axes = plots.panels(
+        len(models), 2, panel=(4.4, 4.0), sharex="row", sharey="row", subplot_kw={"aspect": 1.0}
     )
-    numbers = np.unique(trials["clean"].queries.numbers)
-    shown = numbers[np.linspace(0, len(numbers) - 1, min(_NUMBERS_SHOWN, len(numbers))).astype(int)]
+    labels = np.unique(trials["clean"].queries.labels)
+    shown = labels[np.linspace(0, len(labels) - 1, min(_LABELS_SHOWN, len(labels))).astype(int)]
+    colors = plots.palette([named(int(label)) for label in shown])
     for row, (kind, model) in zip(axes, models.items(), strict=True):
         gallery = evaluation.embed(model, parameters[kind], trials["clean"].gallery.images)
-        center = np.asarray(gallery if kind == "point" else gallery.mean)[:, :2]
-        low, high = np.quantile(center, [0.005, 0.995], axis=0)
-        margin = 0.12 * (high - low)
+        mean = np.asarray(gallery if kind == "point" else gallery.mean)[:, :2]
+        corners = []
         for axis, condition in zip(row, CONDITIONS, strict=True):
-            axis.plot(*center.T, ".", color="0.88", markersize=2, zorder=0)
+            axis.plot(*mean.T, ".", color=plots.FAINT, markersize=2, zorder=0)
             queries = trials[condition].queries
-            every = evaluation.embed(model, parameters[kind], queries.images)
-            for place, number in enumerate(shown):
-                ids = np.flatnonzero(queries.numbers == number)[:_IMAGES_OF_A_NUMBER]
-                each = jax.tree.map(lambda x, ids=ids: x[ids], every)
-                _draw_embeddings(axis, model, each, f"C{place}", _spelled(number, queries.images))
-            axis.set_xlim(low[0] - margin[0], high[0] + margin[0])
-            axis.set_ylim(low[1] - margin[1], high[1] + margin[1])
-            axis.set_title(f"{kind}, {'occluded' if condition == 'corrupt' else condition} digits")
-            axis.set_xticks([])
-            axis.set_yticks([])
+            every = _parts(model, evaluation.embed(model, parameters[kind], queries.images))
+            for label, (name, color) in zip(shown, colors.items(), strict=True):
+                ids = np.flatnonzero(queries.labels == label)[:_IMAGES_OF_A_LABEL]
+                parts = _Parts(*(x[ids] for x in every))
+                _draw_embeddings(axis, parts, color, name)
+                corners.append(parts.corners)
+            axis.set_title(f"{kind}, {condition} images")
+            axis.grid(visible=False)
+        # A few that are far off, or far wider than the others, may leave the picture.
+        of_all = np.quantile(mean, [0.005, 0.995], axis=0)
+        of_shown = np.quantile(np.concatenate(corners), [0.02, 0.98], axis=0)
+        low, high = np.minimum(of_all[0], of_shown[0]), np.maximum(of_all[1], of_shown[1])
+        margin = 0.06 * (high - low).max()
+        row[0].set(
+            ylabel="second dimension",
+            xlim=(low[0] - margin, high[0] + margin),
+            ylim=(low[1] - margin, high[1] + margin),
+        )
+    for axis in axes[-1]:
+        axis.set_xlabel("first dimension")
     dimension = next(iter(models.values())).dimension
-    note = "" if dimension == 2 else f"; the first 2 of {dimension} dimensions"
+    note = "" if dimension == 2 else f", in the first 2 of {dimension} dimensions"
     figure.suptitle(
-        "Ellipses: one standard deviation; lines join the components of a mixture"
-        f"{note}. Grey: clean images of all numbers",
-        fontsize=10,
+        f"Ellipses: one standard deviation{note}; lines join the components of a mixture.\n"
+        "Gray: clean images of all labels",
+        fontsize=9,
     )
     return figure
 
 
-def _spelled(number: int, images: np.ndarray) -> str:
-    """A number with the leading zeros that its image shows."""
-    return str(number).zfill(images.shape[2] // images.shape[1])
+def _draw_embeddings(axis: Axes, parts: _Parts, color: str, name: str) -> None:
+    """The means of some images of a label with their ellipses; its name at the one in the middle.
 
-
-def _draw_embeddings(axis: Axes, model: Model, embeddings: Any, color: str, name: str) -> None:
-    """Points, or the ellipses and some samples of distributions, with the number at each mean."""
-    mean = np.asarray(embeddings if model.kind == "point" else embeddings.mean)[:, :2]
-    if model.kind == "point":
-        axis.plot(*mean.T, "o", color=color, markersize=5, alpha=0.8)
-    elif model.kind == "gaussian":
-        fields = embeddings.mean, embeddings.standard_deviation
-        for center, spread in zip(*(np.asarray(x)[:, :2] for x in fields), strict=True):
-            _draw_component(axis, center, spread, 1.0, color)
-    else:
-        parts = embeddings.components
-        fields = (
-            np.asarray(parts.mean)[..., :2],
-            np.asarray(parts.standard_deviation)[..., :2],
-            np.asarray(embeddings.weights),
-        )
-        for centers, spreads, weights in zip(*fields, strict=True):
-            for part in zip(centers, spreads, weights, strict=True):
-                _draw_component(axis, *part, color)
-            # The components of one image belong together.
-            axis.plot(*centers.T, "-", color=color, linewidth=1.0, alpha=2.0 * weights.min())
-    for place in mean:
-        axis.annotate(
-            name, place, color=color, fontsize=8, ha="center", va="center", weight="bold",
-            annotation_clip=True, clip_on=True,
-        )  # fmt: skip
-
-
-def _draw_component(
-    axis: Axes, center: np.ndarray, spread: np.ndarray, weight: float, color: str
-) -> None:
-    """The ellipse of one standard deviation, and samples in proportion to the weight."""
-    axis.add_patch(
-        Ellipse(
-            (center[0], center[1]),
-            *(2.0 * spread),
-            facecolor=color,
-            edgecolor=color,
-            alpha=0.35 * weight,
-        )
+    A component is the fainter, the less its weight.
+    """
+    for centers, spreads, weights in zip(*parts, strict=True):
+        for center, spread, weight in zip(centers, spreads, weights, strict=True):
+            width, height = 2.0 * spread
+            where = (float(center[0]), float(center[1]))
+            ellipse: Any = {"edgecolor": color, "facecolor": color}
+            axis.add_patch(Ellipse(where, width, height, alpha=0.15 * weight, **ellipse))
+            axis.add_patch(Ellipse(where, width, height, alpha=0.8 * weight, fill=False, **ellipse))
+        # The components of one image belong together.
+        axis.plot(*centers.T, "-", color=color, linewidth=0.8, alpha=float(weights.min()))
+    means = (parts.weights[..., None] * parts.centers).sum(1)
+    axis.plot(*means.T, "o", color=color, markersize=3.5)
+    middle = means[np.linalg.norm(means - np.median(means, 0), axis=1).argmin()]
+    axis.annotate(
+        name,
+        (float(middle[0]), float(middle[1])),
+        xytext=(0, 5),
+        textcoords="offset points",
+        color=color,
+        ha="center",
+        weight="bold",
+        path_effects=_HALO,
     )
-    noise = np.random.default_rng(0).normal(size=(round(_SAMPLES_SHOWN * weight), 2))
-    axis.plot(*(center + spread * noise).T, ".", color=color, markersize=2, alpha=0.6)
 
 
-def _images(kind, trial: Trial, outcome, clean_eta: np.ndarray, corrupt_eta: np.ndarray):
+# --- the images -------------------------------------------------------------------------------
+
+
+def _images(kind: str, trial: Trial, outcomes: dict[str, Outcome], named: Named) -> Figure:
     """Histograms of eta, and corrupt images from the most certain to the least."""
     across, down = 8, 4
-    figure = plt.figure(figsize=(10, 6.4), layout="constrained")
+    figure = plt.figure(figsize=(8.4, 6.4))
     parts: Any = figure.subfigures(2, 1, height_ratios=[1.0, 2.4])
     top, bottom = parts
     axis = top.subplots()
-    both = np.concatenate([clean_eta, corrupt_eta])
-    bins = np.linspace(both.min(), both.max(), 60).tolist()
-    for values, name in ((clean_eta, "clean"), (corrupt_eta, "corrupt")):
-        axis.hist(values, bins, alpha=0.6, label=name)
-    axis.set_xlabel(f"eta of the {kind}")
-    axis.set_ylabel("images")
-    axis.set_yscale("log")
-    axis.legend()
-    order = np.argsort(corrupt_eta)
+    etas = {condition: outcome.uncertainty["eta"] for condition, outcome in outcomes.items()}
+    both = np.concatenate(list(etas.values()))
+    bins = np.linspace(both.min(), both.max(), 50).tolist()
+    colors = plots.palette(etas)
+    for condition, values in etas.items():
+        axis.hist(
+            values, bins, histtype="stepfilled", alpha=0.45, color=colors[condition],
+            label=condition,
+        )  # fmt: skip
+    axis.set(xlabel=f"eta of the {kind}", ylabel="images", yscale="log")
+    axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    eta, predicted = etas["corrupt"], outcomes["corrupt"].predicted
+    order = np.argsort(eta)
     chosen = order[np.linspace(0, len(order) - 1, across * down).astype(int)]
     for panel, query in zip(bottom.subplots(down, across).flat, chosen, strict=True):
         panel.imshow(trial.queries.images[query], cmap="gray", vmin=0, vmax=255)
-        panel.set_xticks([])
-        panel.set_yticks([])
-        number, guess = (
-            _spelled(int(numbers[query]), trial.queries.images)
-            for numbers in (trial.queries.numbers, outcome.predicted)
-        )
+        panel.set_axis_off()
+        label, guess = int(trial.queries.labels[query]), int(predicted[query])
         panel.set_title(
-            f"{corrupt_eta[query]:.3f}\n{number} as {guess}",
+            f"{eta[query]:.3f}\n{named(label)} as {named(guess)}",
             fontsize=8,
-            color="tab:green" if number == guess else "tab:red",
+            loc="center",
+            color=_RIGHT if label == guess else _WRONG,
         )
-    bottom.suptitle("corrupt images by eta: number as identified, green if right", fontsize=10)
+    bottom.suptitle("corrupt images by eta: label as identified, green if right", fontsize=9)
     return figure
 
 
-def _reliability(split: str, trials: dict[Cell, Trial], outcomes: dict[Cell, Outcomes]):
+# --- probabilities and rejection ----------------------------------------------------------------
+
+
+def _reliability(split: str, trials: dict[Cell, Trial], outcomes: dict[Cell, Outcomes]) -> Figure:
     """Predicted match probability against the observed share of matches."""
-    figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.6), layout="constrained", sharey=True)
-    for axis, condition in zip(axes, CONDITIONS, strict=True):
-        match = trials[split, condition].match
-        axis.plot([0, 1], [0, 1], ":", color="0.5")
-        for embedding, each in outcomes[split, condition].items():
-            probability = np.concatenate([outcome.match_of_pairs for outcome in each])
-            bins = calibration.reliability(probability, np.tile(match, len(each)), num_bins=12)
-            predicted, observed, weight = (np.asarray(values) for values in bins)
-            filled = weight > 0.002
-            axis.plot(predicted[filled], observed[filled], "o-", markersize=4, label=embedding)
-        axis.set_title(f"{split}, {condition}")
-        axis.set_xlabel("predicted match probability")
-    axes[0].set_ylabel("observed share of matches")
-    axes[0].legend()
+    figure, axes = plots.panels(1, 2, sharey=True)
+    for axis, condition in zip(axes[0], CONDITIONS, strict=True):
+        match, of = trials[split, condition].match, outcomes[split, condition]
+        plots.reliability(
+            axis,
+            {name: np.concatenate([o.match_of_pairs for o in each]) for name, each in of.items()},
+            {name: np.tile(match, len(each)) for name, each in of.items()},
+            _COLORS,
+        )
+        axis.set(title=f"{split}, {condition}", xlabel="predicted match probability")
+    axes[0, 0].set_ylabel("observed share of matches")
+    axes[0, 1].set_ylabel("")
+    plots.name_ends(axes[0, 1])
     return figure
 
 
-def _rejection(split: str, trials: dict[Cell, Trial], outcomes: dict[Cell, Outcomes]):
+def _rejection(split: str, trials: dict[Cell, Trial], outcomes: dict[Cell, Outcomes]) -> Figure:
     """Accuracy of what is left when the least certain queries are rejected."""
-    figure, axes = plt.subplots(1, 2, figsize=(11, 6), layout="constrained")
-    for axis, condition in zip(axes, CONDITIONS, strict=True):
-        numbers = trials[split, condition].queries.numbers
+    figure, axes = plots.panels(1, 2, panel=(4.8, 3.6))
+    for axis, condition in zip(axes[0], CONDITIONS, strict=True):
+        labels = trials[split, condition].queries.labels
+        uncertainties, errors, colors = {}, {}, {}
         for embedding, each in outcomes[split, condition].items():
             for measure in each[0].uncertainty:
-                curve = plots.kept_by_rejection(
-                    [o.uncertainty[measure] for o in each],
-                    [o.predicted != numbers for o in each],
-                )
-                axis.plot(
-                    *curve,
-                    "-" if measure == "eta" else "--",
-                    label=f"{embedding}: {measure}",
-                )
+                name = f"{embedding}: {measure}"
+                uncertainties[name] = [o.uncertainty[measure] for o in each]
+                errors[name] = [o.predicted != labels for o in each]
+                colors[name] = _COLORS[embedding]
+        rivals = [name for name in uncertainties if not name.endswith(": eta")]
+        plots.rejection(axis, uncertainties, errors, colors, dashed=rivals)
+        for line in axis.get_lines():  # beside the other dashed lines of their colours
+            if str(line.get_label()).endswith("distance to nearest"):
+                line.set_linestyle(":")
         axis.set_title(f"{split}, {condition}")
-        axis.set_xlabel("share of queries rejected, the least certain first")
-    axes[0].set_ylabel("accuracy of identification of the rest (mean over seeds)")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        plots.name_ends(axis, size=7)
+    axes[0, 0].set_ylabel("accuracy of the rest, a mean over seeds")
     return figure

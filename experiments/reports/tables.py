@@ -23,7 +23,7 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return frame.to_dict("records")
 
 
-def number(value: Any, digits: int = 3) -> str:
+def number(value: Any, digits: int = 3, *, missing: str = "undefined") -> str:
     """A cell as text: a mean with its interval, a number, or a word.
 
     An estimate of one seed is its value; of two it says that they are few.
@@ -31,9 +31,10 @@ def number(value: Any, digits: int = 3) -> str:
     Args:
       value: an estimate, a number, a text, a truth value, or None for what is not defined.
       digits: after the point.
+      missing: what None is written as.
     """
     if value is None:
-        return "undefined"
+        return missing
     if isinstance(value, bool):
         return "yes" if value else "NO"
     if isinstance(value, str | int):
@@ -52,6 +53,7 @@ def markdown(
     *,
     digits: int | Mapping[str, int] = 3,
     shown: Mapping[str, Callable[[Any], str]] | None = None,
+    missing: str = "undefined",
 ) -> str:
     """A table in Markdown.
 
@@ -60,14 +62,17 @@ def markdown(
       columns: of the frame, in their order, with their titles.
       digits: after the point, of all columns or by column (3 where none is named).
       shown: how the cells of a column are written, where `number` is not what a reader wants.
+      missing: what None is written as.
     """
     by_column = digits if isinstance(digits, Mapping) else dict.fromkeys(columns, digits)
 
     def text(name: str, cell: Any) -> str:
         if shown is not None and name in shown:
             return shown[name](cell)
-        return number(cell, by_column.get(name, 3))
+        return number(cell, by_column.get(name, 3), missing=missing)
 
+    if frame.empty:
+        return table(list(columns.values()), [])
     written = [[text(name, cell) for cell in frame[name]] for name in columns]
     return table(list(columns.values()), [list(row) for row in zip(*written, strict=True)])
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from experiments import active_learning, model_selection
-from experiments.adapters import model_selection_page
+from experiments.adapters import picking
 from experiments.adapters.adapted_encoder import METRICS
 from experiments.adapters.evaluation import OWN
-from experiments.adapters.model_selection_page import (
+from experiments.adapters.model_selection_page import verdict
+from experiments.adapters.picking import (
     ALL,
     BOTH,
     OTHERS,
@@ -20,6 +21,7 @@ from experiments.adapters.model_selection_page import (
     RIVALS,
 )
 from experiments.data import captioned_digits
+from experiments.reports import tables
 
 OPTIONS = {
     "seeds": (3,),
@@ -63,7 +65,7 @@ def test_a_run_leaves_a_report_with_a_picture(folder, content):
     assert names == {"model_selection.png", "results.json", "results.md"}
     assert (report / "model_selection.png").stat().st_size > 10_000
     text = (report / "results.md").read_text()
-    assert content["answer"] in text and content["command"] in text
+    assert content["command"] in text and "answer" not in content
     assert str(folder) not in text
     criteria = {row["criterion"] for row in content["selection"]}
     assert {RANDOM, OWN, BOTH, *RIVALS} <= criteria
@@ -99,10 +101,10 @@ RECALL = [[0.9, 0.2, 0.3], [0.1, 0.8, 0.5], [0.4, 0.3, 0.7]]  # source, target
 
 def test_the_lowest_criterion_is_picked_and_its_regret_counted():
     uncertainty = -np.array([RECALL])
-    right = model_selection_page.picks(uncertainty, recalls(RECALL), ALL)
+    right = picking.picks(uncertainty, recalls(RECALL), ALL)
     assert right["hit"] == [1.0] and right["kendall"] == [1.0] == right["spearman"]
     assert right["regret of R-Precision"] == [0.0]
-    wrong = model_selection_page.picks(-uncertainty, recalls(RECALL), ALL)
+    wrong = picking.picks(-uncertainty, recalls(RECALL), ALL)
     assert wrong["hit"] == [0.0] and wrong["kendall"] == [-1.0]
     # picked: sources 1, 0, 0
     assert wrong["regret of R-Precision"] == pytest.approx([(0.8 + 0.6 + 0.4) / 3])
@@ -110,14 +112,14 @@ def test_the_lowest_criterion_is_picked_and_its_regret_counted():
 
 def test_without_the_own_source_others_compete():
     constant = np.array([[[1.0] * 3, [2.0] * 3, [0.0] * 3]])  # source 2 is always the lowest
-    found = model_selection_page.picks(constant, recalls(RECALL), OTHERS)
+    found = picking.picks(constant, recalls(RECALL), OTHERS)
     # targets 0, 1, 2 have the best others 2, 2, 1; target 2 is left with 0, its second
     assert found["hit"] == pytest.approx([2 / 3])
     assert found["regret of R-Precision"] == pytest.approx([(0.5 - 0.3) / 3])
 
 
 def test_at_random_the_regret_is_an_expectation():
-    found = model_selection_page.picks(None, recalls(RECALL), ALL)
+    found = picking.picks(None, recalls(RECALL), ALL)
     best, mean = np.max(RECALL, 0), np.mean(RECALL, 0)
     assert found["hit"] == pytest.approx([1 / 3])
     assert found["regret of R-Precision"] == pytest.approx([np.mean(best - mean)])
@@ -126,8 +128,8 @@ def test_at_random_the_regret_is_an_expectation():
 def test_relative_criteria_do_not_know_the_scale_of_a_source():
     random = np.random.default_rng(0)
     values, scale = random.normal(size=(2, 3, 3)), random.normal(size=(2, 3, 1))
-    found = model_selection_page.relative(values + scale)
-    np.testing.assert_allclose(found, model_selection_page.relative(values), atol=1e-12)
+    found = picking.relative(values + scale)
+    np.testing.assert_allclose(found, picking.relative(values), atol=1e-12)
     np.testing.assert_allclose(np.diagonal(found, axis1=1, axis2=2), 0.0)
 
 
@@ -147,8 +149,7 @@ def made_up(sign, scale, seeds=(0, 1, 2)):
         cells.append(
             {"source": names[source], "seed": seed, "targets": targets, "log_spread": spread}
         )
-    content = model_selection_page.numbers(cells)
-    return {**content, "answer": model_selection_page.answer(content)}
+    return {name: tables.records(frame) for name, frame in picking.numbers(cells).items()}
 
 
 def row(content, criterion, form, candidates):
@@ -159,34 +160,43 @@ def row(content, criterion, form, candidates):
     )
 
 
-def test_the_answer_is_yes_where_uncertainty_picks_the_best():
+def scale(content, criterion, form):
+    return tables.find(content["scales"], criterion=criterion, form=form)
+
+
+def test_uncertainty_that_follows_recall_picks_the_best():
     content = made_up(-1.0, 0.0)
-    assert content["answer"].startswith("Yes: ")
-    assert "of the sources are comparable" in content["answer"]
-    assert row(content, OWN, PLAIN, ALL)["hit"]["mean"] == 1.0
+    found = row(content, OWN, PLAIN, ALL)
+    assert found["hit"]["mean"] == 1.0 and found["hit"]["low"] >= 0.9
+    assert verdict(found["saved"]) == "better than at random"
+    of = scale(content, OWN, PLAIN)
+    assert 2.0 * of["between sources"]["mean"] < of["rise"]["mean"]  # sources can be compared
     assert row(content, RIVALS[0], PLAIN, OTHERS)["regret of R-Precision"]["mean"] == 0.0
 
 
-def test_the_answer_is_no_where_it_picks_the_worst():
-    content = made_up(1.0, 0.0)
-    assert content["answer"].startswith("No, it is worse than at random: ")
-    assert row(content, OWN, PLAIN, ALL)["saved"]["high"] < 0.0
+def test_uncertainty_against_recall_picks_the_worst():
+    saved = row(made_up(1.0, 0.0), OWN, PLAIN, ALL)["saved"]
+    assert saved["high"] < 0.0 and verdict(saved) == "worse than at random"
 
 
-def test_the_answer_names_scales_that_hide_it():
+def test_scales_can_hide_it():
     content = made_up(-1.0, 10.0)
-    assert content["answer"].startswith("No better than at random: ")
-    assert "of the sources are not comparable" in content["answer"]
-    assert row(content, OWN, PLAIN, ALL)["hit"]["mean"] == pytest.approx(1 / 3)
+    found = row(content, OWN, PLAIN, ALL)
+    assert found["hit"]["mean"] == pytest.approx(1 / 3)
+    assert verdict(found["saved"]) == "no better than at random, within the interval"
     for criterion, form in itertools.product((OWN, BOTH), (RELATIVE, PER_SPREAD)):
         assert row(content, criterion, form, ALL)["hit"]["mean"] == 1.0
-    scale = next(r for r in content["scales"] if r["criterion"] == OWN)
-    assert scale["between seeds"] == pytest.approx(0.001)
-    assert scale["between sources"]["mean"] == pytest.approx(10.0, abs=0.2)
+    of = scale(content, OWN, PLAIN)
+    assert of["between seeds"] == pytest.approx(0.001)
+    assert of["between sources"]["mean"] == pytest.approx(10.0, abs=0.2)
+    assert 2.0 * of["between sources"]["mean"] > of["rise"]["mean"]
 
 
-def test_one_seed_has_no_answer():
-    assert made_up(-1.0, 0.0, seeds=(0,))["answer"].startswith("Fewer than three seeds cannot tell")
+def test_one_seed_says_nothing():
+    found = made_up(-1.0, 0.0, seeds=(0,))
+    saved = row(found, OWN, PLAIN, ALL)["saved"]
+    assert verdict(saved) == "too few seeds, which say nothing of chance"
+    assert scale(found, OWN, PLAIN)["between seeds"] is None
 
 
 def test_other_options_are_another_run(folder, content):

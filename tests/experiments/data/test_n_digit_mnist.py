@@ -36,7 +36,7 @@ def test_images_are_digits_side_by_side(splits):
 
 def test_sizes_are_those_of_the_table(splits):
     for split, (classes, of_each) in n_digit_tables.SIZES["sklearn", 2, "number"].items():
-        _, counts = np.unique(splits[split].numbers, return_counts=True)
+        _, counts = np.unique(splits[split].labels, return_counts=True)
         assert counts.tolist() == [of_each] * classes
 
 
@@ -46,7 +46,7 @@ def test_prepared_once_without_tensorflow(folder, splits):
         "import sys; from pathlib import Path; from experiments.data import n_digit_mnist as n\n"
         "n.NDigitMnist._split_generators = None  # would fail if it were asked again\n"
         f"s = n.load('sklearn', 2, 'number', Path({str(folder)!r}))\n"
-        "assert len(s['train'].numbers) == 7000 and 'tensorflow' not in sys.modules"
+        "assert len(s['train'].labels) == 7000 and 'tensorflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -55,7 +55,7 @@ def test_mnist_from_folders(data, tmp_path):
     splits = n_digit_mnist.load(
         "mnist", 2, "number", tmp_path, mnist=data / "mnist", tables=data / "n_digit_mnist"
     )
-    sizes = {split: len(numbers.numbers) for split, numbers in splits.items()}
+    sizes = {split: len(of_split.labels) for split, of_split in splits.items()}
     assert sizes == {"train": 99_960, "test_seen": 9_940, "test_unseen": 9_990}
     pools = digits.of_mnist(digits.find_mnist(data / "mnist"))
     path = data / "n_digit_mnist" / n_digit_tables.file_name(2, "number", "test_unseen")
@@ -64,7 +64,7 @@ def test_mnist_from_folders(data, tmp_path):
         first, second = pools["test"].images[table.digit_ids[class_, place]]
         image = splits["test_unseen"].images[class_ * 333 + place]
         np.testing.assert_array_equal(image, np.concatenate([first, second], 1))
-        assert splits["test_unseen"].numbers[class_ * 333 + place] == table.numbers[class_]
+        assert splits["test_unseen"].labels[class_ * 333 + place] == table.numbers[class_]
 
 
 class _Silent(http.server.SimpleHTTPRequestHandler):

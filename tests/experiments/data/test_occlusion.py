@@ -54,7 +54,7 @@ def test_clean_is_untouched_and_seeds_repeat():
 @pytest.mark.parametrize(
     ("images", "options", "message"),
     [
-        (WHITE[0], {}, r"images must be \(batch, side"),
+        (WHITE[0, 0], {}, r"images must be \(batch, side"),
         (WHITE[:0], {}, "not empty"),
         (WHITE.astype(float), {}, "uint8"),
         (WHITE, {"num_digits": 3}, "num_digits = 3 times as wide as high"),
@@ -66,3 +66,13 @@ def test_bad_input(images, options, message):
     options = {"num_digits": 2, "probability": 0.5, **options}
     with pytest.raises(ValueError, match=message):
         occlude(np.random.default_rng(0), images, **options)
+
+
+def test_channels_are_covered_together():
+    images = np.random.default_rng(1).integers(1, 256, (50, 6, 6, 3), np.uint8)
+    options = {"num_digits": 1, "probability": 1.0}
+    found = occlude(np.random.default_rng(3), images, **options)
+    gray = occlude(np.random.default_rng(3), images[..., 0], **options)
+    black = gray == 0
+    assert 0.1 < black.mean() < 0.9
+    np.testing.assert_array_equal(found, np.where(black[..., None], 0, images))

@@ -1,13 +1,19 @@
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import probemb
-from experiments.data.n_digit_mnist import Numbers
+from experiments.data import occlusion
+from experiments.data.labelled import Labelled
 from experiments.hedging import evaluation
+from experiments.hedging import model as hedged_model
 from experiments.hedging.model import Model
+from experiments.runs import training
 
 
 @pytest.fixture(scope="module")
@@ -15,21 +21,22 @@ def split():
     random = np.random.default_rng(0)
     numbers = np.repeat([3, 14, 15, 92], [10, 8, 6, 7])
     images = random.integers(1, 256, (len(numbers), 8, 16), np.uint8)
-    return Numbers(images, numbers)
+    return Labelled(images, numbers)
 
 
 def make_trials(split, **options):
-    options = {"num_digits": 2, "num_queries": 100, "num_pairs": 400, "seed": 0, **options}
-    return evaluation.trials(split, **options)
+    corrupt = functools.partial(occlusion.occlude, num_digits=2)
+    options = {"num_queries": 100, "num_pairs": 400, "seed": 0, **options}
+    return evaluation.trials(split, corrupt=corrupt, **options)
 
 
 def test_gallery_and_queries_share_no_image(split):
     clean, corrupt = make_trials(split).values()
     gallery = {image.tobytes() for image in clean.gallery.images}
     queries = {image.tobytes() for image in clean.queries.images}
-    assert not gallery & queries and len(gallery) + len(queries) == len(split.numbers)
+    assert not gallery & queries and len(gallery) + len(queries) == len(split.labels)
     np.testing.assert_array_equal(clean.gallery.images, corrupt.gallery.images)
-    np.testing.assert_array_equal(clean.queries.numbers, corrupt.queries.numbers)
+    np.testing.assert_array_equal(clean.queries.labels, corrupt.queries.labels)
     changed = (clean.queries.images != corrupt.queries.images).any((1, 2))
     assert changed.mean() > 0.8
 
@@ -38,9 +45,9 @@ def test_pairs_are_half_matches_of_different_images(split):
     trial = make_trials(split, num_pairs=4001)["clean"]
     assert trial.match.sum() == 2000 and len(trial.match) == 4001
     assert (trial.first != trial.second).all()
-    numbers = trial.queries.numbers
-    np.testing.assert_array_equal(numbers[trial.first] == numbers[trial.second], trial.match)
-    assert set(trial.first) == set(trial.second) == set(range(len(numbers)))
+    labels = trial.queries.labels
+    np.testing.assert_array_equal(labels[trial.first] == labels[trial.second], trial.match)
+    assert set(trial.first) == set(trial.second) == set(range(len(labels)))
 
 
 def test_trials_repeat_with_their_seed(split):
@@ -50,7 +57,7 @@ def test_trials_repeat_with_their_seed(split):
 
 
 def test_too_few_queries(split):
-    with pytest.raises(ValueError, match="num_queries must leave two numbers"):
+    with pytest.raises(ValueError, match="num_queries must leave two labels"):
         make_trials(split, num_queries=1)
 
 
@@ -84,7 +91,7 @@ def test_outcome(kind, split):
     pairs = to_queries[trial.first, trial.second]
     np.testing.assert_allclose(outcome.match_of_pairs, pairs, atol=5 * tolerance)
     nearest = np.argsort(-outcome.match_to_gallery, 1)[:, :5]
-    np.testing.assert_array_equal(np.sort(trial.gallery.numbers[nearest]), np.sort(outcome.votes))
+    np.testing.assert_array_equal(np.sort(trial.gallery.labels[nearest]), np.sort(outcome.votes))
     for number, votes in zip(outcome.predicted, outcome.votes, strict=True):
         counts = np.bincount(votes)
         assert counts[number] == counts.max()
@@ -107,11 +114,11 @@ def test_embed_any_number_of_images(split):
 
 
 def test_an_ensemble_is_certain_where_its_members_agree():
-    gallery = Numbers(np.zeros((6, 8, 16), np.uint8), np.array([1, 1, 1, 1, 1, 2]))
+    gallery = Labelled(np.zeros((6, 8, 16), np.uint8), np.array([1, 1, 1, 1, 1, 2]))
     trial = evaluation.Trial(gallery, gallery, *(np.zeros(0, int) for _ in range(3)))
 
     def outcome(matrix):
-        votes, predicted = evaluation.nearest(matrix, gallery.numbers)
+        votes, predicted = evaluation.nearest(matrix, gallery.labels)
         return evaluation.Outcome(matrix, predicted, np.array([0.2]), {}, votes)
 
     agreed = np.array([[0.9, 0.8, 0.7, 0.6, 0.5, 0.1], [0.9, 0.8, 0.7, 0.6, 0.1, 0.95]])
@@ -122,3 +129,33 @@ def test_an_ensemble_is_certain_where_its_members_agree():
         share = np.unique(votes, return_counts=True)[1] / 10
         np.testing.assert_allclose(entropy, -(share * np.log(share)).sum(), atol=1e-12)
     assert (both.predicted == 1).all()
+
+
+def test_colored_images_of_any_labels_are_learned():
+    """Another data set: images of three channels that differ in nothing but their color.
+
+    They are as bright as each other, so that a tower that mixes channels up tells none apart.
+    """
+    random = np.random.default_rng(0)
+    labels = np.repeat([7, -1, 30], 12)
+    images = np.zeros((len(labels), 8, 8, 3), np.uint8)
+    images[np.arange(len(labels)), ..., np.unique(labels, return_inverse=True)[1]] = (
+        random.integers(100, 256, (len(labels), 8, 8))
+    )
+    split, corrupt = Labelled(images, labels), functools.partial(occlusion.occlude, num_digits=1)
+    model = Model("gaussian", 2, 8, 8, (2, 3), split.image_channels)
+    batches = hedged_model.batches(
+        split, 60, seed=0, quadruples=6, corrupt=corrupt, probability=0.2
+    )
+    optimizer = optax.adam(0.02)
+    options = {"num_samples": 4, "bottleneck_weight": 1e-4}
+    step = jax.jit(functools.partial(hedged_model.train_step, model, optimizer, **options))
+    state = training.begin(jax.random.key(0), model.initialize(jax.random.key(0)), optimizer)
+    for place in range(60):
+        state, _ = step(state, batches[place])
+    trial = evaluation.trials(split, corrupt=corrupt, num_queries=18, num_pairs=50, seed=0)["clean"]
+    found = evaluation.evaluate(
+        model, state.parameters, trial, num_samples=4, key=jax.random.key(0)
+    )
+    assert found.match_to_gallery.shape == (18, 18) and found.uncertainty["eta"].shape == (18,)
+    assert (found.predicted == trial.queries.labels).mean() > 0.9

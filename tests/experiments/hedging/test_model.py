@@ -1,3 +1,5 @@
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -6,7 +8,7 @@ import optax
 import pytest
 from jax.test_util import check_grads
 
-from experiments.data import n_digit_mnist
+from experiments.data import n_digit_mnist, occlusion
 from experiments.hedging import model as hedged_model
 from experiments.hedging.model import Model
 from experiments.runs import training
@@ -23,20 +25,20 @@ def model(kind):
     return Model(kind, dimension=2, height=8, width=16, channels=(2, 3))
 
 
-def batches(numbers, seed=0, occlusion=0.2):
+def batches(numbers, seed=0, probability=0.2):
     return hedged_model.batches(
         numbers,
         50,
         seed=seed,
         quadruples=6,
-        num_digits=2,
-        occlusion_probability=occlusion,
+        corrupt=functools.partial(occlusion.occlude, num_digits=2),
+        probability=probability,
     )
 
 
 def test_batches_pair_two_images_of_a_number_with_two_of_another(numbers):
     number_of = {image.tobytes(): n for image, n in zip(*numbers, strict=True)}
-    data = batches(numbers, occlusion=0.0)
+    data = batches(numbers, probability=0.0)
     for step in range(50):
         images = data[step]
         assert images.shape == (4, 6, 8, 16) and images.dtype == np.uint8
@@ -54,7 +56,7 @@ def test_batches_are_a_function_of_seed_and_step(numbers):
 
 def test_every_number_is_drawn(numbers):
     number_of = {image.tobytes(): n for image, n in zip(*numbers, strict=True)}
-    data = batches(numbers, occlusion=0.0)
+    data = batches(numbers, probability=0.0)
     seen = {number_of[image.tobytes()] for step in range(50) for image in data[step][0]}
     assert len(seen) > 0.9 * 70
 

@@ -7,20 +7,18 @@ import pytest
 import scipy.stats
 from PIL import Image
 
-from experiments.adapters import page as adapter_page
-from experiments.adapters import pictures
+from experiments.adapters import numbers, page, pictures
 from experiments.adapters.evaluation import OWN, RANKINGS, Evaluation, Fit, Frozen
-from experiments.adapters.page import FROZEN
+from experiments.adapters.numbers import FROZEN
 from experiments.captions import evaluation
 from experiments.captions import page as caption_page
 from experiments.captions.evaluation import SIDES, Outcome, Trial, Truth
-from experiments.reports import estimates
+from experiments.reports import estimates, tables
 from experiments.reports.tables import find
 from probemb import calibration
 
 NUMBER, DIMENSION = 40, 3  # images, and as many captions: what is compiled is so once
 METHODS = ("probvlm", "released", "von_mises_fisher")
-TITLE = "ProbVLM adapters"
 
 
 def make_trial(has_truth):
@@ -108,18 +106,17 @@ def made_up(has_truth, error=0.5):
 
 
 def content_of(frozen, before, evaluations):
-    return adapter_page.content(
-        frozen,
-        before,
-        evaluations,
-        key=jax.random.key(0),
-        num_resamples=100,
-        command="python -m experiments.probvlm_adapters",
-        config={"methods": list(evaluations), "seeds": [0, 1, 2], "cross_modal_weight": 100.0},
-        data="made up",
-        versions={"jax": "0"},
-        backend="cpu",
-    )
+    found = numbers.numbers(frozen, before, evaluations, key=jax.random.key(0), num_resamples=100)
+    return {
+        "command": "python -m experiments.probvlm_adapters",
+        "config": {"methods": list(evaluations), "seeds": [0, 1, 2], "cross_modal_weight": 100.0},
+        "data": "made up",
+        "versions": {"jax": "0"},
+        "backend": "cpu",
+        "has_truth": frozen.trial.truth is not None,
+        "failures": numbers.failures(before),
+        **{name: tables.records(frame) for name, frame in found.items()},
+    }
 
 
 def r_auroc(uncertainty, right):
@@ -144,7 +141,7 @@ STATISTICS = {
     calibration.coverage_error: coverage_error,
 }
 STATISTICS |= {
-    adapter_page._DIFFERENCE[name]: lambda one, other, known, of=STATISTICS[of]: (
+    numbers._DIFFERENCE[name]: lambda one, other, known, of=STATISTICS[of]: (
         of(one, known) - of(other, known)
     )
     for name, of in (("spearman", calibration.spearman), ("r_auroc_annotated", calibration.r_auroc))
@@ -192,7 +189,7 @@ def test_retrieval_before_and_after(unknown):
     for side in SIDES:
         row = find(content["retrieval"], method=FROZEN, side=side)
         assert row["ranking"] == "cosine" and row["R@1"]["seeds"] == pytest.approx([base[side]])
-        assert row["R@1"]["low"] is None and "change of R@1" not in row
+        assert row["R@1"]["low"] is None and row["change of R@1"] is None
         assert 0.2 < base[side] < 0.95
     scores = [scores_of(frozen.trial, seed, 0.5) for seed in (7, 8, 9)]  # of the second ranking
     hits = [match[s.argmax(0), np.arange(NUMBER)].mean() for s in scores]
@@ -239,61 +236,23 @@ def test_uncertainty_and_failures(known):
     assert own == {(method, OWN) for method in METHODS}
 
 
-# --- the answer ---------------------------------------------------------------------------------
+# --- comparisons --------------------------------------------------------------------------------
 
 
 def test_right_uncertainty_says_more(known, unknown):
-    text = known[3]["answer"]
-    for side in SIDES:
-        assert f"The total uncertainty of probvlm of {side}s has 0.9" in text
-    assert text.count("by Spearman's correlation with the true ambiguity: more than the best") == 2
-    assert "It predicts the failures of captions with an R-AUROC of " in text
-    other = unknown[3]["answer"]
-    assert other.count("by R-AUROC of the failures of frozen retrieval: more than the best") == 2
-    assert "It predicts" not in other and "ambiguity" not in other
-    row = find(unknown[3]["fits"], method="probvlm", side="caption")
-    shares = row["coverage"]["mean"], row["coverage_tempered"]["mean"]
-    assert (
-        f"Intervals of 90% around captions hold {shares[0]:.1%} of the partners' coordinates, "
-        f"{shares[1]:.1%} after temperature scaling." in other
-    )
-    assert shares[0] < 0.85 < shares[1]
-    change = find(unknown[3]["retrieval"], method="probvlm", ranking="locations", side="image")
-    mean = change["change of R@1"]["mean"]
-    assert f"instead of the frozen embeddings changes R@1 by {mean:.3f} [" in other and mean > 0.0
-
-
-def interval(low, high):
-    return {"mean": 0.5 * (low + high), "low": low, "high": high}
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "said"),
-    [
-        (0.01, 0.2, "more"),
-        (-0.01, 0.2, "no more and no less, within the interval,"),
-        (-0.2, 0.01, "no more and no less, within the interval,"),
-        (-0.2, -0.01, "less"),
-    ],
-)
-@pytest.mark.parametrize("side", SIDES)
-def test_the_verdict_is_that_of_the_difference(known, unknown, low, high, said, side):
-    for of in (known[3], unknown[3]):
-        content = copy.deepcopy(of)
-        row = find(content["comparisons"], side=side)
-        row |= {
-            "rival": "minus best cosine",
-            "rival_score": interval(0.4, 0.6),
-            "all_own": interval(0.5, 0.7),
-            "all_difference": interval(low, high),
-        }
-        text = adapter_page.verdict(content, "probvlm", side)
-        assert text in adapter_page.answer(content)
-        assert f"of probvlm of {side}s has 0.600 [0.500, 0.700] by" in text
-        assert (
-            f": {said} than the best that needs no adapter, minus best cosine, "
-            f"0.500 [0.400, 0.600] (difference {0.5 * (low + high):.3f} [{low:.3f}, {high:.3f}])."
-        ) in text
+    for content in (known[3], unknown[3]):
+        for side in SIDES:
+            row = find(content["comparisons"], side=side)
+            assert row["all_own"]["mean"] > 0.9 and row["all_difference"]["low"] > 0.0
+            best = [
+                r[row["score"]]["mean"]
+                for r in content["uncertainty"]
+                if r["side"] == side and r["method"] in (FROZEN, caption_page.NO_MODEL)
+            ]
+            assert row["rival_score"]["mean"] == max(best)
+    scores = {row["score"] for row in known[3]["comparisons"]}
+    assert scores == {"spearman"}
+    assert {row["score"] for row in unknown[3]["comparisons"]} == {"r_auroc_annotated"}
 
 
 def test_what_training_has_not_is_told_apart(known):
@@ -312,7 +271,6 @@ def test_what_training_has_not_is_told_apart(known):
         )
         assert row[f"{name}_own"]["mean"] == pytest.approx(own, abs=1e-4)
         assert row[f"{name}_difference"]["mean"] == pytest.approx(own - other, abs=1e-4)
-    assert "Of the 30 whose vectors are not in training too it has" in content["answer"]
 
 
 def test_the_best_rival_may_be_the_number_of_words():
@@ -325,47 +283,64 @@ def test_the_best_rival_may_be_the_number_of_words():
     assert find(content["comparisons"], side="image")["rival"] != "minus words"
 
 
-def test_the_answer_is_about_the_first_method(known):
-    content = copy.deepcopy(known[3])
-    content["config"]["methods"] = ["von_mises_fisher", "probvlm"]
-    text = adapter_page.answer(content)
-    assert "uncertainty of von_mises_fisher of" in text and "probvlm" not in text
-    assert "Intervals of 90%" not in text  # directions have none
-
-
-def test_few_failures_are_said_to_be_few(known, unknown):
-    content = copy.deepcopy(unknown[3])
-    content["failures"] = {"image": 19, "caption": 20}
-    text = "Only 19 images fail: too few for R-AUROC"
-    answer = adapter_page.answer(content)
-    assert text in answer and answer.count("too few") == 1
-    content = copy.deepcopy(known[3])
-    content["failures"] = {"image": 19, "caption": 20}
-    assert "too few" not in adapter_page.answer(content)
+@pytest.mark.parametrize("has_truth", [False, True])
+def test_where_nothing_fails_no_failure_is_predicted(has_truth):
+    frozen, before, evaluations = made_up(has_truth, error=0.0)
+    found = content_of(frozen, before, evaluations)
+    assert found["failures"] == {"image": 0, "caption": 0}
+    row = find(found["uncertainty"], method="probvlm", measure=OWN, side="image")
+    assert row["r_auroc"] is row["r_auroc_annotated"] is row["level_score"] is None
+    assert len(found["comparisons"]) == 2 * has_truth
+    json.dumps(found, allow_nan=False)
+    text = page.markdown(found)
+    assert ("Spearman, true ambiguity" in text) == has_truth
 
 
 # --- the page -----------------------------------------------------------------------------------
 
 
+def test_the_first_table_is_of_the_first_method_beside_the_best_without_one(known):
+    content = copy.deepcopy(known[3])
+    row = find(content["comparisons"], side="caption")
+    row |= {
+        "rival": "minus best cosine",
+        "rival_score": interval(0.4, 0.6),
+        "all_own": interval(0.5, 0.7),
+        "all_difference": interval(-0.1, 0.3),
+    }
+    content["comparisons"] = [{k: v for k, v in row.items() if not k.startswith("new_o")}]
+    content["config"]["methods"] = ["von_mises_fisher", "probvlm"]
+    content["failures"] = {"image": 19, "caption": 20}
+    text = page.markdown(content)
+    assert "The total uncertainty of von_mises_fisher and the best" in text
+    assert (
+        "| captions | 20 | 0.600 [0.500, 0.700] | minus best cosine | 0.500 [0.400, 0.600] | "
+        "0.100 [-0.100, 0.300] | 30 |  |"
+    ) in text
+
+
+def interval(low, high):
+    return {"mean": 0.5 * (low + high), "low": low, "high": high}
+
+
 def test_the_page_is_made_of_the_numbers(known, unknown):
     for content in (known[3], unknown[3]):
         again = json.loads(json.dumps(content, allow_nan=False))
-        text = adapter_page.markdown(content, TITLE)
-        assert text == adapter_page.markdown(again, TITLE)
-        assert text.startswith(f"# {TITLE}: results\n") and content["answer"] in text
+        text = page.markdown(content)
+        assert text == page.markdown(again)
+        assert text.startswith("# ProbVLM adapters: results\n")
         assert content["command"] in text and "Seeds 0, 1, 2; jax 0 on cpu" in text
         for lines in text.split("\n\n"):
             table = [line for line in lines.splitlines() if line.startswith("|")]
             assert len({line.count("|") for line in table}) <= 1
-    assert "Spearman, true ambiguity | R-AUROC | R-AUROC, annotated" in adapter_page.markdown(
-        known[3], TITLE
-    )
-    text = adapter_page.markdown(unknown[3], TITLE)
+    titles = "Spearman, true ambiguity | R-AUROC | R-AUROC, annotated"
+    assert titles in page.markdown(known[3])
+    text = page.markdown(unknown[3])
     assert "ambiguity" not in text and "| R-AUROC |" not in text and "R-AUROC, annotated" in text
 
 
 def test_the_exact_loss_stands_beside_the_released_one(known):
-    text = adapter_page.markdown(known[3], TITLE)
+    text = page.markdown(known[3])
     assert "## The exact loss beside the released one" in text
     assert "the partner's embedding decides" in text and "its own embedding decides" not in text
     assert "| probvlm | images | " in text and "| released | captions | " in text
@@ -373,16 +348,16 @@ def test_the_exact_loss_stands_beside_the_released_one(known):
     content = copy.deepcopy(known[3])
     for row in content["uncertainty"] + content["fits"] + content["retrieval"]:
         row["method"] = renamed.get(row["method"], row["method"])
-    text = adapter_page.markdown(content, TITLE)
+    text = page.markdown(content)
     assert "its own embedding decides" in text and "the partner's embedding decides" not in text
     for row in content["uncertainty"] + content["fits"]:
         row["method"] = {"released_own": "released"}.get(row["method"], row["method"])
-    assert "beside the released one" not in adapter_page.markdown(content, TITLE)
+    assert "beside the released one" not in page.markdown(content)
 
 
 def test_the_table_has_all_of_the_first_method_and_the_own_of_others(known):
     content = known[3]
-    text = adapter_page.markdown(content, TITLE).split("Of captions as queries:")[1]
+    text = page.markdown(content).split("Of captions as queries:")[1]
     rows = [line.split(" | ")[:2] for line in text.splitlines() if line.startswith("| ")][2:]
     found = [(method.removeprefix("| "), measure) for method, measure in rows]
     assert set(found) == {
@@ -399,20 +374,6 @@ def test_the_table_has_all_of_the_first_method_and_the_own_of_others(known):
         for method, measure in found
     ]
     assert means == sorted(means, reverse=True)
-
-
-@pytest.mark.parametrize("has_truth", [False, True])
-def test_where_nothing_fails_no_failure_is_predicted(has_truth):
-    frozen, before, evaluations = made_up(has_truth, error=0.0)
-    found = content_of(frozen, before, evaluations)
-    assert found["failures"] == {"image": 0, "caption": 0}
-    row = find(found["uncertainty"], method="probvlm", measure=OWN, side="image")
-    assert row["r_auroc"] is row["r_auroc_annotated"] is row["level_score"] is None
-    assert ("R-AUROC of the failures" in found["answer"]) is False
-    assert ("Only 0 images fail" in found["answer"]) != has_truth
-    json.dumps(found, allow_nan=False)
-    text = adapter_page.markdown(found, TITLE)
-    assert ("Spearman, true ambiguity" in text) == has_truth
 
 
 # --- the picture --------------------------------------------------------------------------------
