@@ -45,8 +45,7 @@ from experiments.adapters import (
     tuning,
 )
 from experiments.adapters.adapted_encoder import AdaptedEncoder
-from experiments.adapters.choosing import EPISTEMIC, START, STRATEGIES, WHOLE
-from experiments.adapters.evaluation import OWN
+from experiments.adapters.choosing import START, STRATEGIES, WHOLE
 from experiments.captions import digit_encoder, digit_trials
 from experiments.captions.batches import annotated_batches
 from experiments.captions.evaluation import Trial
@@ -55,6 +54,7 @@ from experiments.data.captioned_digits import Captioned
 from experiments.data.shifted_digits import Shift
 from experiments.reports import tables
 from experiments.runs import cells as cell_files
+from experiments.uncertainty.baselines import Evidence, measured
 
 QUESTION = runs.Question("experiments.active_learning")
 _POOL_SEED, _TEST_SEED = 1, 2
@@ -189,16 +189,14 @@ def fill(config: Config, folder: Path, source: Source, field: Field) -> list[dic
     @functools.cache
     def orders() -> dict[str, np.ndarray]:
         """Not asked for where all cells are there."""
-        found = adapted_encoder.uncertainty(
-            source.adapted, field.pool.images, num_members=config.num_members
-        )
-        measures = found[OWN], found[EPISTEMIC]
-        cosine = adapted_encoder.best_cosine(
-            source.adapted.encoder, field.pool.images, source.known
-        )
-        every = {
-            each: choosing.order(each, *measures, cosine, seed=source.seed) for each in STRATEGIES
+        images = field.pool.images
+        adapted = source.adapted
+        cosines = adapted_encoder.cosines(adapted.encoder, images, source.known)
+        measures = {
+            **adapted_encoder.uncertainty(adapted, images, num_members=config.num_members),
+            **measured(Evidence(cosines=cosines)),
         }
+        every = {each: choosing.order(each, measures, seed=source.seed) for each in STRATEGIES}
         return {START: np.arange(0), WHOLE: np.arange(number), **every}
 
     cells = []

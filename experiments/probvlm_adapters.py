@@ -31,6 +31,7 @@ import numpy as np
 
 from experiments import runs
 from experiments.adapters import evaluation, numbers, page, pictures, training
+from experiments.adapters import frozen as frozen_embeddings
 from experiments.adapters import saved as saved_adapters
 from experiments.adapters.saved import SavedAdapter
 from experiments.adapters.training import Method, Model
@@ -285,13 +286,13 @@ def run(config: Config) -> dict[str, Any]:
     one_each = validation._replace(
         texts=validation.texts[np.unique(paired.image_of[validation.texts], return_index=True)[1]]
     )
-    logit_scale = evaluation.fit_logit_scale(*_pairs(paired, one_each))
+    logit_scale = frozen_embeddings.fit_logit_scale(*_pairs(paired, one_each))
     trained_on = (
         embedding_files.keys("images", paired.images.vectors)[part.images],
         embedding_files.keys("texts", paired.texts.vectors)[part.texts],
     )
-    frozen = evaluation.freeze(test, test_part, trained_on, known)
-    before = evaluation.frozen_outcome(frozen, logit_scale)
+    frozen = frozen_embeddings.freeze(test, test_part, trained_on, known)
+    before = frozen_embeddings.outcome(frozen, logit_scale)
     data = f"{_describe(paired, part, validation, test_part)}; {num_steps:,} steps"
     this.begin(data)
     models = {

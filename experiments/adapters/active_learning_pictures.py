@@ -46,7 +46,7 @@ def draw(path: Path, content: dict) -> None:
 def _curve(axis: Axes, rows: list[dict], name: str, strategy: str) -> None:
     """A curve over budgets, with intervals; the seeds themselves where they are too few for one."""
     color = _COLORS[strategy]
-    place = STRATEGIES.index(strategy) - len(STRATEGIES) // 2  # type: ignore[arg-type]
+    place = list(STRATEGIES).index(strategy) - len(STRATEGIES) // 2
     budgets = [row["budget"] * _BESIDE**place for row in rows]
     means = [row[name]["mean"] for row in rows]
     axis.plot(budgets, means, "o-", markersize=3, linewidth=1.2, color=color, label=strategy)

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 
 from experiments import runs
-from experiments.adapters import evaluation, training
-from experiments.adapters.evaluation import Frozen
+from experiments.adapters import evaluation, frozen, training
+from experiments.adapters.frozen import Frozen
 from experiments.adapters.training import Method, Model
 from experiments.captions import digit_encoder
 from experiments.captions import methods as caption_methods
@@ -157,9 +157,9 @@ def uncertainty(
     return {name: values[:, 0] for name, values in found.items()}
 
 
-def best_cosine(encoder: Encoder, images: np.ndarray, captions: np.ndarray) -> np.ndarray:
-    """The greatest cosine (image) of pictures with any of some embedded captions."""
-    return (digit_encoder.embed_images(encoder, images) @ captions.T).max(1)
+def cosines(encoder: Encoder, images: np.ndarray, captions: np.ndarray) -> np.ndarray:
+    """Cosines (image, caption) of pictures with embedded captions."""
+    return digit_encoder.embed_images(encoder, images) @ captions.T
 
 
 def trial(split: Captioned) -> Trial:
@@ -179,8 +179,7 @@ def outcome(encoder: Encoder, of_split: Trial, captions: np.ndarray) -> Outcome:
         images=digit_encoder.embed_images(encoder, of_split.images), texts=captions
     )
     scale, _ = caption_methods.logit_parameters(encoder.parameters)
-    frozen = Frozen(embedded, {}, {}, {}, {})
-    return evaluation.frozen_outcome(frozen, float(scale))
+    return frozen.outcome(Frozen(embedded, {}, {}, {}, {}), float(scale))
 
 
 def retrieval(found: Outcome) -> dict[str, float]:

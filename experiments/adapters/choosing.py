@@ -1,50 +1,54 @@
 """Which images of a pool are given captions, and what they are."""
 
-from typing import Literal, get_args
+from typing import NamedTuple
 
 import numpy as np
 
+from experiments.adapters.evaluation import OWN
 from experiments.data.captioned_digits import Captioned
 
-Strategy = Literal["random", "most uncertain", "most epistemic", "least uncertain", "least cosine"]
-"""Which images of the pool are given captions."""
-STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 EPISTEMIC = "epistemic, dropout"
 """The measure of uncertainty of the members' disagreement alone."""
 START, WHOLE = "start", "whole pool"
 """No image of the pool, and all of them."""
-RANDOM: Strategy = "random"
-UNCERTAIN: Strategy = "most uncertain"
+RANDOM, UNCERTAIN = "random", "most uncertain"
 
 
-def order(
-    strategy: Strategy,
-    total: np.ndarray,
-    epistemic: np.ndarray,
-    cosine: np.ndarray,
-    *,
-    seed: int,
-) -> np.ndarray:
+class Strategy(NamedTuple):
+    """Which images of the pool are given captions.
+
+    Attributes:
+      measure: of uncertainty, of the adapter's or a baseline.
+      greatest: whether the most uncertain come first, or the least.
+    """
+
+    measure: str
+    greatest: bool = True
+
+
+STRATEGIES: dict[str, Strategy | None] = {
+    RANDOM: None,
+    UNCERTAIN: Strategy(OWN),
+    "most epistemic": Strategy(EPISTEMIC),
+    "least uncertain": Strategy(OWN, greatest=False),
+    "least cosine": Strategy("minus best cosine"),
+}
+"""Every strategy by its name, in the order of reports; None asks nothing of the images."""
+
+
+def order(name: str, measures: dict[str, np.ndarray], *, seed: int) -> np.ndarray:
     """The images of a pool in the order that they are chosen in; equal ones as they stand.
 
     Args:
-      strategy: how they are chosen.
-      total: uncertainty (image).
-      epistemic: uncertainty (image).
-      cosine: the best one (image) with any caption that is known.
+      name: of the strategy.
+      measures: of uncertainty (image), by name.
       seed: of the random strategy.
     """
-    match strategy:
-        case "random":
-            return np.random.default_rng(seed).permutation(len(total))
-        case "most uncertain":
-            return np.argsort(-total, kind="stable")
-        case "most epistemic":
-            return np.argsort(-epistemic, kind="stable")
-        case "least uncertain":
-            return np.argsort(total, kind="stable")
-        case "least cosine":
-            return np.argsort(cosine, kind="stable")
+    strategy = STRATEGIES[name]
+    if strategy is None:
+        return np.random.default_rng(seed).permutation(len(next(iter(measures.values()))))
+    values = measures[strategy.measure]
+    return np.argsort(-values if strategy.greatest else values, kind="stable")
 
 
 def describe(pool: Captioned, of_training: np.ndarray, chosen: np.ndarray) -> dict[str, float]:

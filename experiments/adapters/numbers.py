@@ -8,12 +8,14 @@ import jax
 import numpy as np
 import pandas as pd
 
-from experiments.adapters.evaluation import OWN, Evaluation, Frozen
-from experiments.captions import evaluation as caption_evaluation
+from experiments.adapters.evaluation import OWN, Evaluation
+from experiments.adapters.frozen import Frozen
 from experiments.captions import page
 from experiments.captions.evaluation import SIDES, Outcome, Side
 from experiments.reports import estimates, tables
 from experiments.reports.estimates import DIFFERENCE, POSITIVE, SHARE, over_seeds
+from experiments.uncertainty import baselines
+from experiments.uncertainty.baselines import Evidence
 from probemb import calibration
 
 FROZEN = "frozen"
@@ -64,7 +66,7 @@ def comparisons(
         other = (
             before.uncertainty[side][rival["measure"]]
             if rival["method"] == FROZEN
-            else caption_evaluation.minus_words(frozen.trial.captions)
+            else baselines.measured(Evidence(texts=frozen.trial.captions))[rival["measure"]]
         )
         other = np.broadcast_to(other[:, None], own.shape)
         known = np.broadcast_to(known[:, None], own.shape)

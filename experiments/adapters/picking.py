@@ -10,6 +10,7 @@ from experiments.adapters.adapted_encoder import METRICS
 from experiments.adapters.evaluation import OWN
 from experiments.reports import tables
 from experiments.reports.estimates import CORRELATION, DIFFERENCE, POSITIVE, SHARE, over_seeds
+from experiments.uncertainty import baselines
 
 BOTH = "total, dropout, images and captions"
 RANDOM = "random"
@@ -20,7 +21,8 @@ PLAIN, RELATIVE, PER_SPREAD = "as it is", "relative", "per spread"
 source's embeddings of captions."""
 _VARIANCES = {"aleatoric": 1, "epistemic, dropout": 1, OWN: 1, BOTH: 2}
 """Criteria that are logarithms of variances, or sums of so many."""
-RIVALS = ("minus best cosine", "minus margin", "entropy over items")
+RIVALS = baselines.named("cosines", "logits")
+"""Criteria that need no adapter."""
 _MAIN = METRICS[0]
 SCORES = ("hit", f"regret of {_MAIN}", f"regret of {METRICS[1]}", "kendall", "spearman")
 """Of a criterion, in the order of reports."""

@@ -5,23 +5,26 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
+from experiments.adapters import frozen as frozen_embeddings
 from experiments.adapters import training
-from experiments.adapters.evaluation import OWN, Evaluation, Frozen
+from experiments.adapters.evaluation import OWN, Evaluation
+from experiments.adapters.frozen import Frozen
 from experiments.captions.evaluation import SIDES, Outcome, Side
 from experiments.reports import plots
+from experiments.uncertainty import baselines
+
+_COLORS = plots.palette([*training.METHODS, *baselines.named(*frozen_embeddings.KINDS)])
 
 
 def draw(path: Path, frozen: Frozen, before: Outcome, evaluations: dict[str, Evaluation]) -> None:
     """Save the picture: a row for images and one for captions as queries."""
     truth = frozen.trial.truth is not None
     figure, axes = plots.panels(2, 2 + truth, panel=(3.5, 2.9))
-    without = dict.fromkeys(name for side in SIDES for name in before.uncertainty[side])
-    colors = plots.palette([*training.METHODS, *without])
     for row, side in zip(axes, SIDES, strict=True):
         if truth:
-            _ambiguity(row[0], frozen, evaluations, side, colors)
-        _rejection(row[-2], before, evaluations, side, colors)
-        _coverage(row[-1], evaluations, side, colors)
+            _ambiguity(row[0], frozen, evaluations, side)
+        _rejection(row[-2], before, evaluations, side)
+        _coverage(row[-1], evaluations, side)
     plots.save(path, figure)
 
 
@@ -30,14 +33,13 @@ def _ambiguity(
     frozen: Frozen,
     evaluations: dict[str, Evaluation],
     side: Side,
-    colors: dict[str, str],
 ) -> None:
     """The total uncertainty of the first method over the true ambiguity."""
     method, evaluation = next(iter(evaluations.items()))
     assert frozen.trial.truth is not None
     values = np.mean([o.uncertainty[side][OWN] for o in evaluation.outcomes], 0)
     known = frozen.trial.truth.ambiguity[side]
-    plots.ambiguity(axis, known, values, color=colors[method])
+    plots.ambiguity(axis, known, values, color=_COLORS[method])
     axis.set(title=f"{method}: {side}s", ylabel="log of the total variance")
 
 
@@ -46,7 +48,6 @@ def _rejection(
     before: Outcome,
     evaluations: dict[str, Evaluation],
     side: Side,
-    colors: dict[str, str],
 ) -> None:
     """How right frozen retrieval is when the most uncertain queries are left out."""
     wrong = 1.0 - before.metrics[side]["annotated R@1"].round()
@@ -58,18 +59,16 @@ def _rejection(
     rivals = {name: [values] for name, values in before.uncertainty[side].items()}
     uncertainties |= rivals
     errors = {name: [wrong] * len(each) for name, each in uncertainties.items()}
-    plots.rejection(axis, uncertainties, errors, colors, dashed=rivals)
+    plots.rejection(axis, uncertainties, errors, _COLORS, dashed=rivals)
     axis.set(title=f"failures of {side}s", ylabel="R@1 of the rest, annotated pairs")
     plots.name_ends(axis, size=6.5)
 
 
-def _coverage(
-    axis: Axes, evaluations: dict[str, Evaluation], side: Side, colors: dict[str, str]
-) -> None:
+def _coverage(axis: Axes, evaluations: dict[str, Evaluation], side: Side) -> None:
     """The share of partners' coordinates within central intervals, over their level."""
     fits = {method: evaluation.fits[side] for method, evaluation in evaluations.items()}
     inside = {method: fit.central for method, fit in fits.items() if fit.central is not None}
-    plots.coverage(axis, inside, colors)
+    plots.coverage(axis, inside, _COLORS)
     for line in axis.get_lines():
         if line.get_label() == "probvlm_own":  # the released one lies on it
             line.set_linestyle("--")

@@ -28,6 +28,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from experiments.data import caption_grammar, digits, prepared
+from experiments.data.labelled import Labelled
 
 CAPTIONS = 5
 """Of each image."""
@@ -214,7 +215,7 @@ class DigitCaptions(tfds.core.GeneratorBasedBuilder):
             for place, (split, sizes) in enumerate(sizes_of.items(), 1)
         }
 
-    def _generate_examples(self, random, pool: digits.Digits, numbers, sizes: _Sizes):
+    def _generate_examples(self, random, pool: Labelled, numbers, sizes: _Sizes):
         of_digit = [pool.images[pool.labels == digit] for digit in range(10)]
         key = 0
         for of_length, (count, images_of_each) in zip(numbers, sizes, strict=True):
@@ -246,12 +247,12 @@ def _numbers(
     return train, other
 
 
-def _split_pool(pool: digits.Digits) -> dict[str, digits.Digits]:
+def _split_pool(pool: Labelled) -> dict[str, Labelled]:
     """The training pool as two, in the order that it has, which is random."""
     cut = round(_KEPT * len(pool.images))
     return {
-        "train": digits.Digits(pool.images[:cut], pool.labels[:cut]),
-        "test": digits.Digits(pool.images[cut:], pool.labels[cut:]),
+        "train": Labelled(pool.images[:cut], pool.labels[:cut]),
+        "test": Labelled(pool.images[cut:], pool.labels[cut:]),
     }
 
 

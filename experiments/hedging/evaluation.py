@@ -18,6 +18,7 @@ from experiments.data.labelled import Corrupt, Labelled
 from experiments.hedging import model as hedged_model
 from experiments.hedging.model import Model
 from experiments.runs.in_parts import in_parts
+from experiments.uncertainty.baselines import Evidence, measured
 
 NEIGHBORS = 5
 _SAMPLES_OF_ETA = 128
@@ -216,14 +217,13 @@ def evaluate(
     first = jax.tree.map(lambda x: x[trial.first], queries)
     second = jax.tree.map(lambda x: x[trial.second], queries)
     pairs = np.asarray(_match_pairs(model, parameters, of_pairs, first, second))
-    uncertainty = {"distance to nearest": 1.0 - matrix.max(1)}
     if model.kind == "point":
-        uncertainty["minus norm"] = -np.linalg.norm(np.asarray(queries), axis=1)
+        uncertainty = measured(Evidence(match=matrix, points=np.asarray(queries)))
     else:
         uncertainty = {
             "eta": np.asarray(_eta(model, parameters, of_eta, queries)),
             "total variance": np.asarray(queries.variance.sum(-1)),
-            **uncertainty,
+            **measured(Evidence(match=matrix)),
         }
     return Outcome(matrix, predicted, pairs, uncertainty, votes)
 
@@ -234,7 +234,5 @@ def ensemble(outcomes: list[Outcome], trial: Trial) -> Outcome:
     matrix = np.mean(matrices, 0)
     votes, predicted = nearest(matrix, trial.gallery.labels)
     every = np.concatenate([outcome.votes for outcome in outcomes], 1)
-    share = (every[:, :, None] == every[:, None, :]).mean(2)
-    entropy = -np.log(share).mean(1)  # the mean over voters is the sum over labels
     pairs = np.mean([outcome.match_of_pairs for outcome in outcomes], 0)
-    return Outcome(matrix, predicted, pairs, {"entropy of votes": entropy}, votes)
+    return Outcome(matrix, predicted, pairs, measured(Evidence(votes=every)), votes)

@@ -8,7 +8,16 @@ import pytest
 from experiments import active_learning, runs
 from experiments.adapters import active_learning_numbers, choosing
 from experiments.adapters.active_learning_page import verdict
-from experiments.adapters.choosing import RANDOM, START, STRATEGIES, UNCERTAIN, WHOLE, order
+from experiments.adapters.choosing import (
+    EPISTEMIC,
+    RANDOM,
+    START,
+    STRATEGIES,
+    UNCERTAIN,
+    WHOLE,
+    order,
+)
+from experiments.adapters.evaluation import OWN
 from experiments.data import captioned_digits
 from experiments.reports import tables
 
@@ -24,9 +33,11 @@ OPTIONS = {
     "tuning_steps": 2,
     "tuning_batch": 8,
 }
-TOTAL = np.array([0.2, 0.9, -1.0, 0.9, 0.5])
-EPISTEMIC = np.array([5.0, 1.0, 4.0, 2.0, 3.0])
-COSINE = np.array([0.1, 0.2, 0.0, 0.4, 0.3])
+MEASURES = {
+    OWN: np.array([0.2, 0.9, -1.0, 0.9, 0.5]),
+    EPISTEMIC: np.array([5.0, 1.0, 4.0, 2.0, 3.0]),
+    "minus best cosine": -np.array([0.1, 0.2, 0.0, 0.4, 0.3]),
+}
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +74,13 @@ def content(folder):
     ],
 )
 def test_images_are_chosen_by_what_the_strategy_says(strategy, expected):
-    assert order(strategy, TOTAL, EPISTEMIC, COSINE, seed=0).tolist() == expected
+    assert order(strategy, MEASURES, seed=0).tolist() == expected
 
 
 def test_random_choices_are_a_function_of_the_seed_alone():
     one, same, other = (
-        order("random", values, EPISTEMIC, COSINE, seed=seed)
-        for values, seed in ((TOTAL, 3), (-TOTAL, 3), (TOTAL, 4))
+        order("random", {OWN: values}, seed=seed)
+        for values, seed in ((MEASURES[OWN], 3), (-MEASURES[OWN], 3), (MEASURES[OWN], 4))
     )
     assert one.tolist() == same.tolist() != other.tolist()
     assert sorted(one) == list(range(5))

@@ -8,13 +8,15 @@ import scipy.stats
 from PIL import Image
 
 from experiments.adapters import numbers, page, pictures
-from experiments.adapters.evaluation import OWN, RANKINGS, Evaluation, Fit, Frozen
+from experiments.adapters.evaluation import OWN, RANKINGS, Evaluation, Fit
+from experiments.adapters.frozen import Frozen
 from experiments.adapters.numbers import FROZEN
 from experiments.captions import evaluation
 from experiments.captions import page as caption_page
 from experiments.captions.evaluation import SIDES, Outcome, Trial, Truth
 from experiments.reports import estimates, tables
 from experiments.reports.tables import find
+from experiments.uncertainty import baselines
 from probemb import calibration
 
 NUMBER, DIMENSION = 40, 3  # images, and as many captions: what is compiled is so once
@@ -263,7 +265,7 @@ def test_what_training_has_not_is_told_apart(known):
     values = [o.uncertainty["caption"][OWN] for o in evaluations["probvlm"].outcomes]
     rival = before.uncertainty["caption"].get(row["rival"])
     if rival is None:
-        rival = evaluation.minus_words(frozen.trial.captions)
+        rival = baselines.minus_words(frozen.trial.captions)
     for name, first in (("all", 0), ("new", 10)):
         own, other = (
             np.mean([scipy.stats.spearmanr(v[first:], ambiguity[first:]).statistic for v in each])
@@ -276,7 +278,7 @@ def test_what_training_has_not_is_told_apart(known):
 def test_the_best_rival_may_be_the_number_of_words():
     """Only captions have one."""
     frozen, before, evaluations = made_up(True)
-    words = -evaluation.minus_words(frozen.trial.captions)
+    words = -baselines.minus_words(frozen.trial.captions)
     frozen.trial.truth.ambiguity["caption"] = -words.astype(np.float64)
     content = content_of(frozen, before, evaluations)
     assert find(content["comparisons"], side="caption")["rival"] == "minus words"
