@@ -40,7 +40,7 @@ def of_sklearn() -> dict[str, Labelled]:
     pixels, labels = map(np.asarray, sklearn.datasets.load_digits(return_X_y=True))
     order = np.random.RandomState(0).permutation(len(labels))
     images = np.rint(pixels.reshape(-1, 8, 8) * (255.0 / 16.0)).astype(np.uint8)[order]
-    labels = np.asarray(labels, np.uint8)[order]
+    labels = labels.astype(np.uint8)[order]
     cut = round(0.7 * len(order))
     return {
         "train": Labelled(images[:cut], labels[:cut]),
