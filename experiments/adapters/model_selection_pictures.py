@@ -1,11 +1,11 @@
 """The picture of model selection: recall over uncertainty, and the regret of every criterion."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from experiments.adapters.adapted_encoder import METRICS
@@ -23,21 +23,19 @@ _CANDIDATES = {ALL: "from all sources", OTHERS: "without the target's own"}
 def draw(path: Path, content: dict) -> None:
     """Save the picture, with intervals over seeds."""
     criteria = [row for row in content["selection"] if row["candidates"] == ALL]
-    figure, axes = plt.subplot_mosaic(
-        [[PLAIN, PER_SPREAD], ["regret", "regret"]],
-        figsize=(8.4, 4.0 + 0.2 * len(criteria)),
-        height_ratios=[3.0, 0.8 + 0.2 * len(criteria)],
-    )
-    for form in (PLAIN, PER_SPREAD):
-        _scatter(axes[form], content, form)
-    axes[PER_SPREAD].sharey(axes[PLAIN])
-    axes[PLAIN].set_ylabel(f"{_MAIN} on the target")
-    _legend(figure, content["config"]["domains"])
-    _regret(axes["regret"], content, criteria)
+    height = 0.8 + 0.2 * len(criteria)
+    figure = plt.figure(figsize=(8.4, 3.6 + height))
+    parts: Any = figure.subfigures(2, 1, height_ratios=[3.6, height])
+    above = parts[0].subplots(1, 2, sharey=True)
+    for axis, form in zip(above, (PLAIN, PER_SPREAD), strict=True):
+        _scatter(axis, content, form)
+    above[0].set_ylabel(f"{_MAIN} on the target")
+    _legend(parts[0], content["config"]["domains"])
+    _regret(parts[1].subplots(), content, criteria)
     plots.save(path, figure)
 
 
-def _legend(figure: Figure, domains: list[str]) -> None:
+def _legend(figure: Any, domains: list[str]) -> None:
     colors = [Line2D([], [], color=_COLORS[name], linewidth=4) for name in domains]
     markers = [
         Line2D([], [], color=plots.GRAY, marker=_MARKERS[name], linestyle="") for name in domains
@@ -58,9 +56,7 @@ def _scatter(axis: Axes, content: dict, form: str) -> None:
             linestyle="",
             alpha=0.75,
         )
-    axis.set(
-        title=f"total uncertainty, {form}", xlabel="mean logarithm of the total variance (nats)"
-    )
+    axis.set(title=f"total uncertainty, {form}", xlabel="mean logarithm of the total variance")
 
 
 def _regret(axis: Axes, content: dict, criteria: list[dict]) -> None:
@@ -74,7 +70,7 @@ def _regret(axis: Axes, content: dict, criteria: list[dict]) -> None:
         regret, candidates = row[f"regret of {_MAIN}"], row["candidates"]
         color = colors[candidates]
         height = place[row["criterion"], row["form"]] + (0.14 if candidates == ALL else -0.14)
-        axis.plot(regret["mean"], height, "o", markersize=5, color=color)
+        axis.plot(regret["mean"], height, "o", markersize=5, color=color, clip_on=False)
         if regret["low"] is not None:
             axis.hlines(height, regret["low"], regret["high"], color=color, linewidth=1.4)
         if row["criterion"] == RANDOM:

@@ -142,7 +142,7 @@ def _draw_embeddings(axis: Axes, parts: _Parts, color: str, name: str) -> None:
             width, height = 2.0 * spread
             where = (float(center[0]), float(center[1]))
             ellipse: Any = {"edgecolor": color, "facecolor": color}
-            axis.add_patch(Ellipse(where, width, height, alpha=0.15 * weight, **ellipse))
+            axis.add_patch(Ellipse(where, width, height, alpha=0.1 * weight, **ellipse))
             axis.add_patch(Ellipse(where, width, height, alpha=0.8 * weight, fill=False, **ellipse))
         # The components of one image belong together.
         axis.plot(*centers.T, "-", color=color, linewidth=0.8, alpha=float(weights.min()))
