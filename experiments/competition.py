@@ -33,8 +33,8 @@ from tqdm import tqdm
 
 from experiments import runs
 from experiments.data import distortions, photographs
-from experiments.image_metrics import competition_page, deep_network, named
-from experiments.image_metrics.competition_page import SIDES, Side
+from experiments.image_metrics import competition_page, deep_network, extremes, named
+from experiments.image_metrics.extremes import SIDES, Side
 from experiments.runs import cells, files
 from lasi_jax import competition
 
@@ -141,7 +141,7 @@ def _extreme(
     seen = distortions.to_uint8(np.asarray(state.image))
     after = begin(reference, seen.astype(np.float32) / 255.0)
     files.save_tensors(path, {"image": np.ascontiguousarray(state.image)})
-    return competition_page.numbers(
+    return extremes.of_walk(
         np.array(levels, np.float64),
         np.array(values, np.float64),
         (float(after.held), float(after.moved)),

@@ -8,7 +8,7 @@ LASI has four numbers, and its paper varies one. Here each is varied by itself a
 (N = 10, causal, decay 0.8, ridge 80/127.5), and N together with the side of the image and with a
 neighbourhood that looks to all sides, for which the sums run over all other elements as well.
 Remedies against noise at middle grey (`ablated_lasi`) stand beside them. Shown are agreement, which
-is Kendall's tau with the known order of severity (`severity`; no human agreement) and, with
+is Kendall's tau with the known order of severity (`severity_order`; no human agreement) and, with
 `--bapps`, the 2AFC score; the weighted least squares itself, that is its loss at the minimum, and
 the error with which an element is predicted, which is not among its examples; what one level of
 noise on a flat image scores at grey 64 and at grey 128; the likeness to the default, which is the
@@ -28,20 +28,20 @@ from typing import Any
 
 import jax
 import numpy as np
-import scipy.stats
 from skimage import transform
 
 from experiments import runs
-from experiments.data import bapps, distortions
+from experiments.data import bapps, distortions, graded_squares
 from experiments.image_metrics import (
     ablated_lasi,
+    ablation,
     ablation_page,
-    choices_page,
+    choices,
     measured,
     named,
-    severity,
 )
 from experiments.image_metrics.ablated_lasi import Variant
+from experiments.reports import tables
 from experiments.runs import cells, timing
 from lasi_jax import agreement
 from lasi_jax.embedding import DECAY, RIDGE
@@ -153,13 +153,13 @@ def _lower(images: np.ndarray, side: int) -> np.ndarray:
     return distortions.to_uint8(np.array(small)).reshape(*images.shape[:-3], side, side, 3)
 
 
-def graded(config: Config) -> dict[int, severity.Squares]:
+def graded(config: Config) -> dict[int, graded_squares.Squares]:
     """The squares of every side."""
-    greatest = severity.graded(
-        severity.bundled(), size=max(config.sides), seed=config.seed, squares=config.squares
+    greatest = graded_squares.graded(
+        graded_squares.bundled(), size=max(config.sides), seed=config.seed, squares=config.squares
     )
     return {
-        side: severity.Squares(
+        side: graded_squares.Squares(
             greatest.photographs,
             _lower(greatest.references, side),
             _lower(greatest.distorted, side),
@@ -173,8 +173,9 @@ def distance_of(variant: Variant) -> measured.Distance:
     """LASI in the package where it has the variant, and else as `ablated_lasi` has it."""
     if not _in_package(variant):
         return _ablated(variant)
+    lasi: Any = named.metric(f"lasi_{variant.neighborhood_size}", None)
     return functools.partial(
-        named.metric(f"lasi_{variant.neighborhood_size}", None),
+        lasi,
         decay=variant.decay,
         ridge=variant.ridge,
         prior=1.0 if variant.remedy == "prior" else 0.0,
@@ -232,19 +233,12 @@ def of_noise(variant: Variant, side: int, seed: int) -> dict[str, float]:
     return found
 
 
-def likeness(distances: np.ndarray, of_base: np.ndarray) -> float | None:
-    """Spearman's correlation of distances with the base's, or None where all are equal."""
-    if min(np.ptp(distances), np.ptp(of_base)) == 0.0:
-        return None
-    return float(scipy.stats.spearmanr(distances, of_base)[0])  # pyright: ignore
-
-
 def _measured(
     config: Config,
     folder: Path,
     variant: Variant,
     side: int,
-    squares: severity.Squares,
+    squares: graded_squares.Squares,
     judged: dict,
 ) -> dict[str, Any]:
     """All numbers of a variant."""
@@ -260,8 +254,8 @@ def _measured(
     )
     row: dict[str, Any] = {**variant._asdict(), "side": side}
     by_level, photographs = squares.by_level(distances), squares.photographs
-    row |= ablation_page.order(by_level, photographs, config.num_resamples, config.seed)
-    row["likeness"] = likeness(distances[:, 0], of_base[:, 0])
+    row |= ablation.order(by_level, photographs, config.num_resamples, config.seed)
+    row["likeness"] = ablation.likeness(distances[:, 0], of_base[:, 0])
     row |= cells.cell(place / "noise.json", lambda: of_noise(variant, side, config.seed))
     references = squares.references
     row |= cells.cell(place / "regression.json", lambda: regression(variant, references))
@@ -292,7 +286,7 @@ def _two_afc(
         jax.random.key(config.seed),
         num_resamples=config.num_resamples,
     )
-    return choices_page.mean_of_subsets(scores, agreement.two_afc, interval)
+    return choices.mean_of_subsets(scores, agreement.two_afc, interval)
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -327,10 +321,11 @@ def run(config: Config) -> dict[str, Any]:
         "base": {**BASE._asdict(), "side": base_side(config)},
         "rows": rows,
     }
+    table = tables.frame(rows)
     return this.save(
         content,
-        ablation_page.markdown(content),
-        lambda partial: ablation_page.draw(partial / "lasi_ablation.png", content),
+        ablation_page.markdown(content, table),
+        lambda partial: ablation_page.draw(partial / "lasi_ablation.png", content, table),
     )
 
 

@@ -7,10 +7,10 @@
 With TID2013 or KADID-10k, which are downloaded by hand and named by their folders, every metric
 is held against the mean opinion scores: SRCC, KRCC, and PLCC after a logistic fit, with intervals
 over the reference images. Without them nobody's opinion is at hand: metrics are held against the
-order of severity of twelve kinds of distortion (`severity`) of scikit-image's photographs, or of
-one's own, without those files in the folder that cannot be read or are too small, which are named.
-That is no human agreement; it finds the kinds that a metric does not see, and whether its values
-mean the same from one photograph to the next.
+order of severity of twelve kinds of distortion (`graded_squares`), of scikit-image's photographs or
+of one's own; files in the folder that cannot be read or are too small are left out and named. That
+is no human agreement; it finds the kinds that a metric does not see, and whether its values mean
+the same from one photograph to the next.
 
 The distances are kept in parts: the same command again goes on where the last one was stopped.
 
@@ -23,14 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments import runs
-from experiments.data import opinion_scores, photographs
-from experiments.image_metrics import (
-    deep_network,
-    named,
-    opinions_page,
-    opinions_pictures,
-    severity,
-)
+from experiments.data import graded_squares, opinion_scores, photographs
+from experiments.image_metrics import deep_network, named, opinions, opinions_page
 from experiments.image_metrics import measured as measurement
 
 QUESTION = runs.Question(
@@ -69,10 +63,10 @@ def check(config: Config) -> None:
         )
 
 
-def _squares(config: Config) -> severity.Squares:
+def _squares(config: Config) -> graded_squares.Squares:
     """What is distorted, where no opinions are named."""
     given = config.photographs
-    images = photographs.in_folder(given) if given else severity.bundled()
+    images = photographs.in_folder(given) if given else graded_squares.bundled()
     if len(images) < 2:
         raise ValueError(f"photographs must be two at least, {given} has {len(images)}")
     large = {name: x for name, x in images.items() if min(x.shape[:2]) >= config.size}
@@ -81,7 +75,7 @@ def _squares(config: Config) -> severity.Squares:
             height, width, _ = images[name].shape
             print(f"left out: {name} is {width} x {height}, size is {config.size} pixels a side")
         images = large
-    return severity.graded(images, size=config.size, seed=config.seed)
+    return graded_squares.graded(images, size=config.size, seed=config.seed)
 
 
 def _judged(config: Config) -> dict[opinion_scores.Name, opinion_scores.Scored]:
@@ -98,7 +92,7 @@ def _judged(config: Config) -> dict[opinion_scores.Name, opinion_scores.Scored]:
 
 
 def _described(
-    judged: dict[opinion_scores.Name, opinion_scores.Scored], squares: severity.Squares | None
+    judged: dict[opinion_scores.Name, opinion_scores.Scored], squares: graded_squares.Squares | None
 ) -> str:
     if squares:
         count, kinds, levels, side = squares.distorted.shape[:4]
@@ -108,6 +102,10 @@ def _described(
         )
     counts = {opinion_scores.TITLES[name]: len(scored) for name, scored in judged.items()}
     return ", ".join(f"{title} ({count:,} images)" for title, count in counts.items())
+
+
+def _opinions(scored: opinion_scores.Scored) -> opinions.Opinions:
+    return opinions.Opinions(scored.opinion, scored.kind, scored.reference)
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -136,34 +134,31 @@ def run(config: Config) -> dict[str, Any]:
         place = this.folder / "distances" / name
         of_each = measurement.of_metrics(place, names, network, source, title=name)
         measured[name] = {metric: values[:, 0] for metric, values in of_each.items()}
-    sets, drawn = [], {}
+    sets, described = {}, []
     for name, scored in judged.items():
-        distances = measured[name]
-        opinions = opinions_page.Opinions(scored.opinion, scored.kind, scored.reference)
         kinds = opinion_scores.KINDS[name]
-        numbers = opinions_page.of_opinions(distances, opinions, kinds, **resampling)
-        sets.append({"set": name, "title": opinion_scores.TITLES[name], **numbers})
-        drawn[name] = (distances, opinions)
+        found = opinions.of_opinions(measured[name], _opinions(scored), kinds, **resampling)
+        sets[opinion_scores.TITLES[name]] = found
+        head = {"set": name, "title": opinion_scores.TITLES[name]}
+        described.append({**head, **found.content()})
     if squares:
         by_level = {name: squares.by_level(x) for name, x in measured["severity"].items()}
-        found = opinions_page.of_severity(by_level, squares.photographs, **resampling)
-        sets.append({"set": "severity", **found})
-    content = {
-        **this.head(data),
-        "human": bool(judged),
-        "titles": {name: named.title(name, network, size) for name in names},
-        "sets": sets,
-    }
+        found = opinions.of_severity(by_level, squares.photographs, **resampling)
+        sets["severity"] = found
+        described.append({"set": "severity", **found.content()})
+    titles = {name: named.title(name, network, size) for name in names}
+    content = {**this.head(data), "human": bool(judged), "titles": titles, "sets": described}
 
     def draw(partial: Path) -> None:
-        for found in sets:
-            path = partial / f"{found['set']}.png"
-            if judged:
-                opinions_pictures.opinions(path, found, content["titles"], *drawn[found["set"]])
-            else:
-                opinions_pictures.severity_order(path, found, content["titles"])
+        for name, scored in judged.items():
+            title, values = opinion_scores.TITLES[name], measured[name]
+            opinions_page.draw_opinions(
+                partial / f"{name}.png", title, sets[title], titles, values, _opinions(scored)
+            )
+        if squares:
+            opinions_page.draw_severity(partial / "severity.png", sets["severity"], titles)
 
-    return this.save(content, opinions_page.markdown(content), draw)
+    return this.save(content, opinions_page.markdown(content, sets), draw)
 
 
 if __name__ == "__main__":

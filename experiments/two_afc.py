@@ -19,10 +19,7 @@ On two CPU cores: LASI at N = 10 takes about a quarter of an hour for all 36,344
 minute; `--limit 200` shows all of it soon.
 """
 
-import csv
 import dataclasses
-import gzip
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,12 +28,11 @@ import numpy as np
 
 from experiments import runs
 from experiments.data import bapps
-from experiments.image_metrics import choices_page, deep_network, named
+from experiments.image_metrics import choices, choices_page, deep_network, given_distances, named
 from experiments.image_metrics import measured as measurement
-from experiments.image_metrics.choices_page import Judged
+from experiments.image_metrics.choices import Judged
 
 QUESTION = runs.Question("experiments.two_afc", files=("bapps", "weights", "heads", "distances"))
-_COLUMNS = ("subset", "d0", "d1", "human_prefers_p1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,92 +62,41 @@ def check(config: Config) -> None:
     if config.bapps is None and not config.distances:
         raise ValueError(
             f"name the folder of BAPPS with --bapps: {bapps.DOWNLOAD}; or with --distances CSV "
-            f"files with columns {', '.join(_COLUMNS)}"
+            f"files with columns {', '.join(given_distances.COLUMNS)}"
         )
-    names = [_name(path) for path in config.distances]
+    names = [given_distances.name(path) for path in config.distances]
     if len(set(names)) < len(names):
         raise ValueError(f"distances must be files of different names, got {names}")
-
-
-def _name(path: Path) -> str:
-    return path.name.removesuffix(".gz").removesuffix(".csv")
-
-
-def measured_by_others(path: Path, limit: int | None) -> dict[str, Judged]:
-    """The distances and choices in a CSV file, by subset.
-
-    Raises:
-      ValueError: no such file, another format, what is no number, or too few triplets.
-    """
-    if not path.is_file():
-        raise ValueError(f"distances must be CSV files, {path} is no file")
-    try:
-        found = _read(path)
-    except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
-        raise ValueError(
-            f"{path} must be a CSV file with columns {', '.join(_COLUMNS)}: {error}"
-        ) from None
-    counts = {subset: len(values) for subset, values in found.items()}
-    if min(counts.values(), default=0) < 2:
-        raise ValueError(f"{path} must hold at least two triplets of each subset, it has {counts}")
-    judged = {name: np.array(values[:limit]) for name, values in found.items()}
-    return {name: Judged(values[:, :2], values[:, 2]) for name, values in judged.items()}
-
-
-def _read(path: Path) -> dict[str, list[list[float]]]:
-    """d0, d1 and the preference of each row, by subset."""
-    opened = (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig")
-    found: dict[str, list[list[float]]] = {}
-    with opened as file:
-        rows = csv.DictReader(file)
-        if missing := [name for name in _COLUMNS if name not in (rows.fieldnames or ())]:
-            raise ValueError(f"columns {', '.join(missing)} are missing")
-        if twice := [name for name in _COLUMNS if (rows.fieldnames or ()).count(name) > 1]:
-            raise ValueError(f"columns {', '.join(twice)} are there twice")
-        for row in rows:
-            subset, *texts = (row[name] or "" for name in _COLUMNS)
-            if (values := _numbers(texts)) is None:
-                raise ValueError(
-                    "d0 and d1 must be finite numbers and human_prefers_p1 one from 0 to 1, "
-                    f"line {rows.line_num} has {texts}"
-                )
-            found.setdefault(subset, []).append(values)
-    return found
-
-
-def _numbers(texts: list[str]) -> list[float] | None:
-    try:
-        values = [float(text) for text in texts]
-    except ValueError:
-        return None
-    return values if np.isfinite(values).all() and 0.0 <= values[2] <= 1.0 else None
 
 
 def _given(config: Config, names: Sequence[str]) -> dict[str, dict[str, Judged]]:
     """What others have measured, by the name of the file and subset."""
     for path in config.distances if config.bapps else ():
-        if _name(path) in names:
+        if given_distances.name(path) in names:
             raise ValueError(
                 f"distances must be files named otherwise than the metrics of BAPPS, got {path}"
             )
-    return {_name(path): measured_by_others(path, config.limit) for path in config.distances}
+    return {
+        given_distances.name(path): given_distances.read(path, config.limit)
+        for path in config.distances
+    }
 
 
-def _check_one_judgement(choices: dict[str, dict[str, Judged]]) -> None:
+def _check_one_judgement(judged: dict[str, dict[str, Judged]]) -> None:
     """Refuse metrics that were measured on different triplets of a subset.
 
     Raises:
       ValueError: the judgements of a subset are others for one than for another.
     """
     seen: dict[str, tuple[str, np.ndarray]] = {}
-    for name, subsets in choices.items():
-        for subset, judged in subsets.items():
-            other, before = seen.setdefault(subset, (name, judged.judgement))
-            same = before.shape == judged.judgement.shape
-            if not same or not np.allclose(before, judged.judgement, atol=1e-3):
+    for name, subsets in judged.items():
+        for subset, found in subsets.items():
+            other, before = seen.setdefault(subset, (name, found.judgement))
+            same = before.shape == found.judgement.shape
+            if not same or not np.allclose(before, found.judgement, atol=1e-3):
                 raise ValueError(
                     f"distances must be of the same triplets, those of {subset} differ: {other} "
-                    f"has {len(before):,}, {name} {len(judged.judgement):,}, or other choices"
+                    f"has {len(before):,}, {name} {len(found.judgement):,}, or other choices"
                 )
 
 
@@ -207,7 +152,9 @@ def run(config: Config) -> dict[str, Any]:
     options["contents"] = [
         source.contents for subsets in sources.values() for source in subsets.values()
     ]
-    options["distances"] = {_name(path): named.digest(path) for path in config.distances}
+    options["distances"] = {
+        given_distances.name(path): named.digest(path) for path in config.distances
+    }
     this = QUESTION.run(config, config, options)
     if (content := this.earlier()) is not None:
         return content
@@ -218,21 +165,22 @@ def run(config: Config) -> dict[str, Any]:
     _check_one_judgement({"BAPPS": of_bapps, **given})
     this.begin()
     measured = _measured(config, this.folder, names, network, sources)
-    choices, differences = {**measured.get("2afc", {}), **given}, measured.get("jnd", {})
+    of_choices = {**measured.get("2afc", {}), **given}
+    of_differences = measured.get("jnd", {})
+    resampling = {"num_resamples": config.num_resamples, "seed": config.seed}
+    scores = choices.numbers(of_choices, of_differences, **resampling)
     titles = {name: named.title(name, network, (bapps.SIDE, bapps.SIDE)) for name in names}
     content = {
-        **this.head(choices_page.described(choices, differences)),
+        **this.head(choices.described(of_choices, of_differences)),
         "titles": titles | {name: f"{name}, as given" for name in given},
-        **choices_page.numbers(
-            choices, differences, num_resamples=config.num_resamples, seed=config.seed
-        ),
+        **choices.content(scores),
     }
 
     def draw(partial: Path) -> None:
-        if choices:
-            choices_page.draw(partial / "two_afc.png", content)
+        if of_choices:
+            choices_page.draw(partial / "two_afc.png", content, scores)
 
-    return this.save(content, choices_page.markdown(content), draw)
+    return this.save(content, choices_page.markdown(content, scores), draw)
 
 
 if __name__ == "__main__":

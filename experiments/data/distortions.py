@@ -1,12 +1,13 @@
-"""Graded distortions of a photograph: each kind at three levels, mild to strong."""
+"""Distortions of a photograph, each by a level; and seven kinds at three levels, mild to strong."""
 
 import io
 from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
-from skimage import color, filters
+from skimage import color, filters, transform
 
+_FLOWS = 6
 Distortion = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
 
 
@@ -54,6 +55,50 @@ def hue(image: np.ndarray, level: float, _: np.random.Generator) -> np.ndarray:
     hsv = color.rgb2hsv(image)
     hsv[..., 0] = (hsv[..., 0] + level / 360.0) % 1.0
     return to_uint8(color.hsv2rgb(hsv))
+
+
+def impulses(image: np.ndarray, level: float, generator: np.random.Generator) -> np.ndarray:
+    """A share `level` of the pixels black or white."""
+    drawn = generator.random(image.shape[:2])
+    noisy = image.copy()
+    noisy[drawn < level / 2], noisy[drawn > 1 - level / 2] = 0, 255
+    return noisy
+
+
+def pixels(image: np.ndarray, level: float, _: np.random.Generator) -> np.ndarray:
+    """Squares of `level` pixels a side, each of its mean colour; the last ones are cut."""
+    side = round(level)
+    height, width = image.shape[:2]
+    padding = ((0, -height % side), (0, -width % side), (0, 0))
+    padded = np.pad(image / 255.0, padding, mode="edge")
+    small = transform.downscale_local_mean(padded, (side, side, 1))
+    return to_uint8(small.repeat(side, 0).repeat(side, 1)[:height, :width])
+
+
+def tones(image: np.ndarray, level: float, _: np.random.Generator) -> np.ndarray:
+    """Only `level` tones a channel."""
+    steps = level - 1
+    return to_uint8(np.round(image / 255.0 * steps) / steps)
+
+
+def rotation(image: np.ndarray, level: float, _: np.random.Generator) -> np.ndarray:
+    """Turned by `level` degrees about the middle, the edges mirrored."""
+    turned = transform.rotate(image / 255.0, level, mode="symmetric", order=3)
+    return to_uint8(turned)
+
+
+def warp(image: np.ndarray, level: float, generator: np.random.Generator) -> np.ndarray:
+    """Pixels moved by a smooth random flow of standard deviation `level` pixels."""
+    height, width = image.shape[:2]
+    coarse = generator.standard_normal((2, _FLOWS, _FLOWS))
+    flow = np.array([transform.resize(way, (height, width), order=3) for way in coarse])
+    flow *= level / flow.std()
+    places = np.indices((height, width)) + flow
+    moved = [
+        transform.warp(channel, places, mode="symmetric", order=3)
+        for channel in np.moveaxis(image / 255.0, -1, 0)
+    ]
+    return to_uint8(np.stack(moved, -1))
 
 
 GRADES: dict[Distortion, tuple[str, tuple[float, float, float]]] = {

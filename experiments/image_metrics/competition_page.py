@@ -1,112 +1,84 @@
-"""The numbers and the picture of a maximum differentiation competition."""
+"""The page and the picture of a maximum differentiation competition."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 
-from experiments.reports.tables import table
+from experiments.image_metrics import extremes
+from experiments.reports import plots, tables
 
-Side = Literal["first_least", "first_greatest", "second_least", "second_greatest"]
-"""One of the four images: which metric moves, and where to. The other one is held."""
-SIDES: tuple[Side, ...] = get_args(Side)
-
-
-def numbers(held: np.ndarray, moved: np.ndarray, rounded: tuple[float, float]) -> dict[str, Any]:
-    """What one image came to.
-
-    Args:
-      held: the held metric (step + 1) along the way, its level first.
-      moved: the other metric (step + 1).
-      rounded: held and moved of the image in whole steps of 0..255.
-    """
-    level = float(held[0])
-    return {
-        "level": level,
-        "start": float(moved[0]),
-        "end": float(moved[-1]),
-        "level_error": float(np.abs(held / level - 1.0).max()),
-        "rounded": {
-            "level_error": abs(rounded[0] / level - 1.0),
-            "end": float(rounded[1]),
-        },
-        "held": held.tolist(),
-        "moved": moved.tolist(),
-    }
-
-
-def _roles(content: dict[str, Any], side: str) -> tuple[str, str, str]:
-    """The titles of the metric that moves and of the one that is held, and the direction."""
-    role, direction = side.split("_")
-    other = "second" if role == "first" else "first"
-    return content["titles"][role], content["titles"][other], direction
+_COLUMNS = {
+    "image": "image",
+    "at": "held",
+    "level_error": "greatest error of the level",
+    "start": "moved from",
+    "end": "to",
+    "factor": "factor",
+    "span": "times the least",
+    "rounded_error": "error of the level in 8 bits",
+}
 
 
 def markdown(content: dict[str, Any]) -> str:
     """The report as a page."""
-    rows = []
-    for side in SIDES:
-        found, (moved, held, direction) = content["sides"][side], _roles(content, side)
-        rows.append(
-            [
-                f"{moved} {direction}",
-                f"{held} at {found['level']:.5f}",
-                f"{found['level_error']:.1e}",
-                f"{found['start']:.5f}",
-                f"{found['end']:.5f}",
-                f"{found['end'] / found['start']:.2f}",
-                f"{found['rounded']['level_error']:.1e}",
-            ]
-        )
-    header = ["image", "held", "greatest error of the level", "moved from", "to", "factor"]
-    header.append("error of the level in 8 bits")
-    spans = {
-        role: content["sides"][f"{role}_greatest"]["end"]
-        / max(content["sides"][f"{role}_least"]["end"], 1e-12)
-        for role in ("first", "second")
+    rows = extremes.frame(content)
+    rows["image"] = rows["moved"] + " " + rows["direction"]
+    rows["at"] = [
+        f"{held} at {at:.5f}" for held, at in zip(rows["held"], rows["level"], strict=True)
+    ]
+    digits = {"start": 5, "end": 5, "factor": 2}
+    shown: dict[str, Callable[[Any], str]] = {
+        "level_error": "{:.1e}".format,
+        "rounded_error": "{:.1e}".format,
+        "span": lambda times: "" if times is None else f"{times:.1f}",
     }
-    titles = content["titles"]
     lines = [
         "# Maximum differentiation competition",
         f"`{content['command']}`",
         f"Data: {content['data']}; jax {content['versions']['jax']} on {content['backend']}. "
         "Everything on this page is written by that command.",
-        f"Of images that {titles['second']} calls equally far, {titles['first']} calls one "
-        f"{spans['first']:.1f} times as far as another; of images that {titles['first']} calls "
-        f"equally far, {titles['second']} calls one {spans['second']:.1f} times as far. Which of "
-        "both is right, only eyes can tell: look at the picture. Errors are relative to the level, "
-        f"the greatest over all {content['config']['num_steps']} steps.",
-        table(header, rows),
+        "Two images that one metric, held, calls equally far; the other one, moved, goes as low "
+        "and as high as it can. Which of both is right, only eyes can tell: look at the picture. "
+        "Errors are relative to the level, the greatest over all "
+        f"{content['config']['num_steps']} steps.",
+        tables.markdown(rows, _COLUMNS, digits=digits, shown=shown),
     ]
     return "\n\n".join(lines) + "\n"
 
 
 def draw(path: Path, content: dict[str, Any], images: dict[str, np.ndarray]) -> None:
     """The original, the start and the four images, and both metrics along the way."""
-    figure, axes = plt.subplots(2, 4, figsize=(15.5, 7.6), layout="constrained")
+    rows = {row["side"]: row for row in tables.records(extremes.frame(content))}
+    figure, axes = plots.panels(2, 4, panel=(2.1, 2.35))
     for axis, name in zip(axes[:, 0], ("reference", "start"), strict=True):
         axis.imshow(images[name])
-        axis.set_title("original" if name == "reference" else "start", fontsize=10)
-    for row, role in enumerate(("first", "second")):
-        for axis, direction in zip(axes[row, 1:3], ("least", "greatest"), strict=True):
-            found = content["sides"][f"{role}_{direction}"]
-            moved, held, _ = _roles(content, f"{role}_{direction}")
-            axis.imshow(images[f"{role}_{direction}"])
+        axis.set_title("original\n" if name == "reference" else "start, with noise\n", fontsize=8)
+    for line, role in zip(axes, ("first", "second"), strict=True):
+        for axis, direction in zip(line[1:3], ("least", "greatest"), strict=True):
+            row = rows[f"{role}_{direction}"]
+            axis.imshow(images[row["side"]])
             axis.set_title(
-                f"{moved} {direction}: {found['end']:.4f}\n{held} {found['level']:.4f}", fontsize=10
+                f"{row['moved']} {direction}: {row['end']:.4f}\n{row['held']} {row['level']:.4f}",
+                fontsize=8,
             )
-        curves = axes[row, 3]
-        for direction, color in (("least", "C0"), ("greatest", "C3")):
-            found = content["sides"][f"{role}_{direction}"]
-            curves.plot(found["moved"], color=color, label=f"{moved}, {direction}")
-        curves.set(title=f"{held} held", xlabel="step", ylabel=moved, yscale="log")
-        curves.legend(fontsize="small")
-        curves.grid(alpha=0.3)
+        _draw_way(line[3], content, role, rows)
     for axis in axes[:, :3].flat:
         axis.axis("off")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    plots.save(path, figure)
+
+
+def _draw_way(axis: Axes, content: dict[str, Any], role: str, rows: dict[str, Any]) -> None:
+    """The metric that moves, down and up, over the steps."""
+    colors = plots.palette(["least", "greatest"])
+    for direction, color in colors.items():
+        row = rows[f"{role}_{direction}"]
+        way = content["sides"][row["side"]]["moved"]
+        axis.plot(way, color=color)
+        axis.text(
+            len(way) - 1, way[-1], direction, color=color, ha="right", va="bottom", fontsize=8
+        )
+        axis.set_title(f"{row['held']}\nheld", fontsize=8)
+        axis.set(xlabel="step", ylabel=row["moved"], yscale="log")

@@ -128,22 +128,22 @@ def name_ends(axis: Axes, *, size: float = 8) -> None:
     lines = [line for line in axis.get_lines() if not str(line.get_label()).startswith("_")]
     if not lines:
         return
-    low, high = axis.get_ylim()
-    box = axis.get_window_extent()
-    step = 1.25 * size * axis.figure.dpi / 72.0 / box.height * (high - low)
-    ends = [(np.asarray(line.get_xdata())[-1], np.asarray(line.get_ydata())[-1]) for line in lines]
-    order = np.argsort([y for _, y in ends], kind="stable")
-    places = np.array([ends[k][1] for k in order], float)
+    step = 1.25 * size * axis.figure.dpi / 72.0 / axis.get_window_extent().height
+    to_share = axis.transData + axis.transAxes.inverted()  # of the panel's height, on any scale
+    ends = [np.asarray(line.get_xydata())[-1] for line in lines]
+    shares = to_share.transform(ends)[:, 1]
+    order = np.argsort(shares, kind="stable")
+    places = shares[order]
     for k in range(1, len(places)):
         places[k] = max(places[k], places[k - 1] + step)
-    places += min(0.0, high - places[-1])
+    places += min(0.0, 1.0 - places[-1])
     for k in range(len(places) - 2, -1, -1):
         places[k] = min(places[k], places[k + 1] - step)
     for k, y in zip(order, places, strict=True):
         axis.annotate(
             str(lines[k].get_label()),
             (1.0, y),
-            xycoords=("axes fraction", "data"),
+            xycoords="axes fraction",
             xytext=(4, 0),
             textcoords="offset points",
             va="center",
@@ -277,6 +277,26 @@ def reliability(
             label=name,
         )
     axis.set(xlabel="predicted probability", ylabel="observed share")
+
+
+def heat(axis: Axes, values: np.ndarray, rows: list[str], columns: list[str]) -> None:
+    """A table of colours with its numbers, such as correlations: at most 1.
+
+    Args:
+      axis: to draw on; its title is the caller's.
+      values: (row, column).
+      rows: their names.
+      columns: their names.
+    """
+    least = min(0.0, float(np.min(values)))
+    axis.imshow(values, vmin=least, vmax=1.0, cmap="viridis", aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        color = INK if value > least + 0.6 * (1.0 - least) else "white"
+        axis.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=color)
+    axis.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
+    axis.set_yticks(range(len(rows)), rows)
+    axis.grid(False)
+    axis.tick_params(length=0)
 
 
 def _diagonal(axis: Axes) -> None:

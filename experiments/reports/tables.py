@@ -23,6 +23,15 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return frame.to_dict("records")
 
 
+def where(frame: pd.DataFrame, **what: Any) -> pd.DataFrame:
+    """The rows that have these values in these columns."""
+    chosen = [
+        all(row)
+        for row in zip(*(frame[name] == value for name, value in what.items()), strict=True)
+    ]
+    return pd.DataFrame(frame.loc[chosen])
+
+
 def number(value: Any, digits: int = 3, *, missing: str = "undefined") -> str:
     """A cell as text: a mean with its interval, a number, or a word.
 

@@ -12,7 +12,7 @@ from skimage.metrics import structural_similarity
 
 from experiments import competition, runs
 from experiments.data import photographs
-from experiments.image_metrics.competition_page import SIDES
+from experiments.image_metrics.extremes import SIDES
 
 SIZE = 16
 OPTIONS = {"first": "mse", "second": "ssim", "size": SIZE, "num_steps": 4, "seed": 3}

@@ -15,8 +15,8 @@ from PIL import Image
 
 import lasi_jax
 from experiments import lasi_ablation
-from experiments.data import photographs
-from experiments.image_metrics import ablated_lasi, severity
+from experiments.data import graded_squares, photographs
+from experiments.image_metrics import ablated_lasi
 from experiments.image_metrics.ablated_lasi import Variant
 from experiments.runs import cells as cell_files
 
@@ -41,10 +41,10 @@ SCORE = 100.0 * np.mean([0.8, 0.6, 1.0, 0.6])  # of the first two triplets of bo
 def small():
     """Two photographs of two kinds of distortions, and N = 2 as the base."""
     corners = {name: photographs.bundled(name)[100:132, 90:120] for name in ("astronaut", "coffee")}
-    kinds = {name: severity.KINDS[name] for name in KINDS}
+    kinds = {name: graded_squares.KINDS[name] for name in KINDS}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(severity, "bundled", lambda: corners)
-        patch.setattr(severity, "KINDS", kinds)
+        patch.setattr(graded_squares, "bundled", lambda: corners)
+        patch.setattr(graded_squares, "KINDS", kinds)
         patch.setattr(lasi_ablation, "BASE", BASE)
         patch.setattr(lasi_ablation, "_TIMED", 1)
         yield patch
@@ -173,9 +173,9 @@ def test_noise_at_middle_grey_and_likeness(folder, content):
 
 def test_pairs_are_a_reference_and_each_kind_at_each_level(pairs):
     references, distorted = (images.astype(float) for images in pairs)
-    assert distorted.shape == (2 * len(KINDS) * severity.LEVELS, 16, 16, 3)
+    assert distorted.shape == (2 * len(KINDS) * graded_squares.LEVELS, 16, 16, 3)
     assert (references[:10] == references[0]).all() and (references[10:] == references[10]).all()
-    error = np.square(distorted - references).mean((1, 2, 3)).reshape(-1, severity.LEVELS)
+    error = np.square(distorted - references).mean((1, 2, 3)).reshape(-1, graded_squares.LEVELS)
     assert (error[:, -1] > error[:, 0]).all() and (error > 0.0).all()
 
 
@@ -185,7 +185,7 @@ def test_lower_resolutions_are_of_the_same_squares():
     assert {side: of.references.shape for side, of in found.items()} == {
         side: (4, side, side, 3) for side in (16, 24)
     }
-    assert len(found[16]) == len(found[24]) == 4 * len(KINDS) * severity.LEVELS
+    assert len(found[16]) == len(found[24]) == 4 * len(KINDS) * graded_squares.LEVELS
     mean = {side: of.references.mean((1, 2, 3)) for side, of in found.items()}
     np.testing.assert_allclose(mean[16], mean[24], atol=4.0)
     corner = photographs.bundled("astronaut")[100:132, 90:120]
@@ -205,9 +205,9 @@ def test_causal_distances_are_lasis(folder, content, pairs):
 
 
 def test_tau_is_scipys(folder, content):
-    levels = np.arange(severity.LEVELS)
+    levels = np.arange(graded_squares.LEVELS)
     for row in content["rows"]:
-        distances = measured(folder, variant_of(row)).reshape(-1, severity.LEVELS)
+        distances = measured(folder, variant_of(row)).reshape(-1, graded_squares.LEVELS)
         taus = [scipy.stats.kendalltau(of, levels)[0] for of in distances]
         taus = np.nan_to_num(taus)  # distances that are all equal order nothing
         assert row["within"]["mean"] == pytest.approx(np.mean(taus))

@@ -12,13 +12,13 @@ import scipy.stats
 from PIL import Image
 
 from experiments import mos_agreement
-from experiments.data import photographs
-from experiments.image_metrics import measured, opinions_page, opinions_pictures, severity
+from experiments.data import graded_squares, photographs
+from experiments.image_metrics import measured, opinions, opinions_page
 
 SIZE = 16
 PART = 120
 OPTIONS = {"metrics": ("mse", "ssim"), "size": SIZE, "num_resamples": 20}
-ITEMS = len(severity.KINDS) * severity.LEVELS  # of a square
+ITEMS = len(graded_squares.KINDS) * graded_squares.LEVELS  # of a square
 KINDS = ("Additive Gaussian noise", "Gaussian blur")
 
 
@@ -68,7 +68,7 @@ def mean_squares(x, y):
 
 
 def test_distances_are_of_every_square_kind_and_level(place, content):
-    squares = severity.graded(photographs.in_folder(place / "photographs"), size=SIZE, seed=0)
+    squares = graded_squares.graded(photographs.in_folder(place / "photographs"), size=SIZE, seed=0)
     assert len(squares.references) == 8
     expected = mean_squares(squares.references[:, None, None], squares.distorted)
     found = stored(place / "run", "severity", "mse")
@@ -118,12 +118,14 @@ def tau_across(distances):
 
 def test_taus_are_those_of_their_definition(place, content):
     (found,) = content["sets"]
-    levels = range(severity.LEVELS)
+    levels = range(graded_squares.LEVELS)
     for row in found["rows"]:
         distances = stored(place / "run", "severity", row["metric"])
-        by_kind = distances.reshape(8, len(severity.KINDS), severity.LEVELS).swapaxes(0, 1)
+        by_kind = distances.reshape(8, len(graded_squares.KINDS), graded_squares.LEVELS).swapaxes(
+            0, 1
+        )
         within, across = [], []
-        for kind, squares in zip(severity.KINDS, by_kind, strict=True):
+        for kind, squares in zip(graded_squares.KINDS, by_kind, strict=True):
             taus = [kendalltau(levels, of_square) for of_square in squares]
             within.append(np.nan_to_num(taus).mean())
             across.append(tau_across(squares))
@@ -158,13 +160,13 @@ def test_stopped_in_between_only_what_is_missing_is_measured(place, content, tmp
     shutil.rmtree(run / "report")
     for missing in ("000120", "000360"):
         (run / "distances" / "severity" / "mse" / f"{missing}.json").unlink()
-    asked, images = set(), severity.Squares.images
+    asked, images = set(), graded_squares.Squares.images
 
     def counted(self, rows):
         asked.update(rows)
         return images(self, rows)
 
-    monkeypatch.setattr(severity.Squares, "images", counted)
+    monkeypatch.setattr(graded_squares.Squares, "images", counted)
     assert mos_agreement.run(config(place, output=run)) == content
     assert asked - {0} == {*range(120, 240), *range(360, 480)}  # the first one tells the size
     assert len(asked) == 1 + 8 * ITEMS // 2
@@ -179,17 +181,17 @@ def test_the_same_command_shows_it_again_and_another_is_refused(place, content, 
 
 def graded():
     """Distances (reference, kind, level) that are the levels."""
-    shape = (4, len(severity.KINDS), severity.LEVELS)
-    return np.broadcast_to(np.arange(severity.LEVELS, dtype=float), shape)
+    shape = (4, len(graded_squares.KINDS), graded_squares.LEVELS)
+    return np.broadcast_to(np.arange(graded_squares.LEVELS, dtype=float), shape)
 
 
 def test_intervals_of_references_that_are_all_alike_have_no_width():
-    found = opinions_page.of_severity(
+    found = opinions.of_severity(
         {"up": graded(), "down": -graded(), "flat": 0 * graded()},
         np.arange(4),
         num_resamples=50,
         seed=0,
-    )
+    ).content()
     assert found["best"] == "up"
     for row, tau in zip(found["rows"], (1.0, -1.0, 0.0), strict=True):
         same = dict.fromkeys(("mean", "low", "high"), pytest.approx(tau))
@@ -205,7 +207,7 @@ def test_resamples_of_a_single_photograph_are_left_out():
     """Of four photographs, one in 64 is."""
     distances = graded() + np.random.default_rng(0).normal(size=graded().shape)
     options = {"num_resamples": 500, "seed": 0}
-    (row,) = opinions_page.of_severity({"mse": distances}, np.arange(4), **options)["rows"]
+    (row,) = opinions.of_severity({"mse": distances}, np.arange(4), **options).content()["rows"]
     assert row["attainable"] == pytest.approx(np.sqrt(0.8))
     assert row["share"]["mean"] == pytest.approx(row["across"]["mean"] / np.sqrt(0.8))
     for which in ("within", "across", "share"):
@@ -313,11 +315,11 @@ def test_a_judged_set_is_reported_beside_what_was_published(place, judged):
 
 
 def test_of_few_references_there_is_no_interval():
-    opinions, rng = made_up()
+    judged, rng = made_up()
     distances = {"ssim": rng.normal(size=24), "mse": rng.normal(size=24)}
-    few = opinions._replace(reference=np.arange(24) % 3)
-    found = opinions_page.of_opinions(distances, few, ("a", "b", "c"), num_resamples=5, seed=0)
-    for row in found["rows"]:
+    few = judged._replace(reference=np.arange(24) % 3)
+    found = opinions.of_opinions(distances, few, ("a", "b", "c"), num_resamples=5, seed=0)
+    for row in found.content()["rows"]:
         for statistic in ("srcc", "krcc", "logistic4", "logistic5"):
             assert row[statistic]["low"] is row[statistic]["high"] is None
 
@@ -327,24 +329,23 @@ def made_up(count=24):
     opinion = rng.normal(size=count)
     reference, kind = np.arange(count) % 4, np.arange(count) % 3 + 1
     opinion[kind == 2] = 0.5  # of this kind nothing can be said
-    return opinions_page.Opinions(opinion, kind, reference), rng
+    return opinions.Opinions(opinion, kind, reference), rng
 
 
 def test_a_kind_without_differences_has_no_correlation(tmp_path):
-    opinions, rng = made_up()
+    judged, rng = made_up()
     distances = {
-        name: -opinions.opinion + width * rng.normal(size=24)
+        name: -judged.opinion + width * rng.normal(size=24)
         for name, width in (("deep", 0.1), ("ssim", 3.0))
     }
-    found = opinions_page.of_opinions(
-        distances, opinions, ("one", "two", "three"), num_resamples=5, seed=0
+    found = opinions.of_opinions(
+        distances, judged, ("one", "two", "three"), num_resamples=5, seed=0
     )
-    deep, ssim = found["rows"]
-    assert found["best"] == "deep" and deep["less_than_best"] is None
+    deep, ssim = found.content()["rows"]
+    assert found.best == "deep" and deep["less_than_best"] is None
     less = deep["srcc"]["mean"] - ssim["srcc"]["mean"]
     assert ssim["less_than_best"]["mean"] == pytest.approx(less)
     assert list(deep["kinds"]) == ["one", "two", "three"] and deep["kinds"]["two"] is None
-    found = {"set": "kadid10k", "title": "KADID-10k", **found}
     titles = {"deep": "LPIPS (VGG16)", "ssim": "SSIM"}
     content = {
         "human": True,
@@ -354,13 +355,13 @@ def test_a_kind_without_differences_has_no_correlation(tmp_path):
         "backend": "",
         "config": {"num_resamples": 5},
         "titles": titles,
-        "sets": [found],
+        "sets": [{"set": "kadid10k", "title": "KADID-10k", **found.content()}],
     }
-    text = opinions_page.markdown(content)
+    text = opinions_page.markdown(content, {"KADID-10k": found})
     assert "\n| two |  |  |\n" in text
     (lpips,) = (line for line in text.splitlines() if line.startswith("| LPIPS (VGG16)"))
     assert lpips.endswith("| 0.72 |  |")  # and no row that repeats it
-    opinions_pictures.opinions(tmp_path / "a.png", found, titles, distances, opinions)
+    opinions_page.draw_opinions(tmp_path / "a.png", "", found, titles, distances, judged)
     assert (tmp_path / "a.png").stat().st_size > 10_000
 
 

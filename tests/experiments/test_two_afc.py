@@ -13,8 +13,8 @@ from PIL import Image
 
 from experiments import two_afc
 from experiments.data import bapps
-from experiments.image_metrics import choices_page, named
-from experiments.image_metrics.choices_page import ALL, SUBSETS
+from experiments.image_metrics import choices, choices_page, named
+from experiments.image_metrics.choices import ALL, SUBSETS
 from experiments.runs import cells
 from lasi_jax import agreement
 
@@ -195,7 +195,7 @@ def test_a_mean_over_subsets_weighs_them_alike():
         return float(np.where(d0 < d1, 1 - preference, preference).mean())
 
     interval = functools.partial(agreement.bootstrap_interval, jax.random.key(0), num_resamples=200)
-    found = choices_page.mean_of_subsets(by_subset, mean, interval)
+    found = choices.mean_of_subsets(by_subset, mean, interval)
     assert found["mean"] == pytest.approx(100 * (0.75 + 0.75) / 2)
     # cnn is always 0.75, and color 0.5, 0.75 or 1, where it is drawn at all
     assert found["low"] == pytest.approx(62.5) and found["high"] == pytest.approx(87.5)

@@ -35,3 +35,9 @@ def test_a_table_is_written_from_a_frame():
         "| hib | 0.50 [0.25, 0.75] | 3 | met |",
         "| cosine | undefined | 4 | - |",
     ]
+
+
+def test_where_are_the_rows_with_all_these_values():
+    found = tables.frame([{"a": 1, "b": "x"}, {"a": 1, "b": None}, {"a": 2, "b": "x"}])
+    assert tables.records(tables.where(found, a=1, b="x")) == [{"a": 1, "b": "x"}]
+    assert len(tables.where(found, a=3)) == 0
