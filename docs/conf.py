@@ -50,7 +50,7 @@ nb_merge_streams = True
 # --- docstrings ---------------------------------------------------------------------------------
 
 add_module_names = False
-autodoc_default_options = {"members": True, "member-order": "bysource", "show-inheritance": False}
+autodoc_default_options = {"members": True, "member-order": "bysource"}
 toc_object_entries_show_parents = "hide"
 autodoc_type_aliases = {name: name for name in ("ArrayLike", "Number")}
 autodoc_preserve_defaults = True

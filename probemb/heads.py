@@ -28,7 +28,7 @@ def _check(**lengths: int) -> None:
         arguments.count(name, value)
 
 
-def _start(log_variance: float) -> nnx.initializers.Initializer:
+def _start(log_variance: float) -> jax.nn.initializers.Initializer:
     """The bias with which a log-variance starts."""
     if not isinstance(log_variance, numbers.Real) or not math.isfinite(log_variance):
         raise ValueError(f"initial_log_variance must be a finite number, got {log_variance!r}")

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +70,21 @@ def _moments(name: str, p: Any) -> tuple[jax.Array, jax.Array]:
     return mean, variance
 
 
-def query_vectors(p: DiagonalGaussian) -> jax.Array:
+class Moments(Protocol):
+    """A distribution (..., dimension), of which the mean and the variances count."""
+
+    @property
+    def mean(self) -> jax.Array:
+        """(..., dimension)."""
+        ...
+
+    @property
+    def variance(self) -> jax.Array:
+        """(..., dimension)."""
+        ...
+
+
+def query_vectors(p: Moments) -> jax.Array:
     """The vectors [mean, -1/2] of queries.
 
     Args:
@@ -94,7 +108,7 @@ def query_vectors(p: DiagonalGaussian) -> jax.Array:
     return jnp.concatenate([mean, jnp.full_like(mean[..., :1], -0.5)], axis=-1)
 
 
-def item_vectors(q: DiagonalGaussian) -> jax.Array:
+def item_vectors(q: Moments) -> jax.Array:
     """The vectors [mean, |mean|^2 + sum of variances] of items.
 
     Args:

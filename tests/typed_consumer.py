@@ -78,7 +78,7 @@ def embeddings(key: jax.Array, points: jax.Array) -> None:
     narrower: GeneralizedGaussian = probemb.tempered(shaped, temperature=0.5)
     mixed, shares = probemb.mixup(key, points, np.arange(len(points)))
     labels: jax.Array = probemb.soft_labels(np.arange(len(points)), shares)
-    found = search.top_k(search.query_vectors(p), search.item_vectors(p), k=3)
+    found = search.top_k(search.query_vectors(p), search.item_vectors(shaped), k=3)
     right: jax.Array = retrieval.recall_at_k(points @ points.T, np.eye(len(points)) > 0, k=1)
     area: jax.Array = calibration.r_auroc(p.variance.sum(1), right)
     print(samples, losses, narrower.shape, mixed, labels, found.indices, area)
