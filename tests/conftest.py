@@ -1,6 +1,7 @@
 """Float64 and quick compiling before JAX starts, how many processes, and where real data lie."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,19 @@ os.environ.setdefault(
 def pytest_xdist_auto_num_workers(config):
     """Two processes, as compiling is one thread's work; a single file starts sooner in this one."""
     return 0 if len(config.args) == 1 and ".py" in config.args[0] else 2
+
+
+@pytest.fixture(autouse=True)
+def few_lowered_programs():
+    """JAX keeps the last 2048, each with an MLIR context; a new one takes longer the more there are.
+
+    What is compiled stays: it does not need them. A newer JAX may keep them elsewhere.
+    """
+    yield
+    if (pxla := sys.modules.get("jax._src.interpreters.pxla")) is not None:
+        lowered = getattr(pxla, "_cached_lowering_to_hlo", None)
+        if lowered is not None:
+            lowered.cache_clear()
 
 
 @pytest.fixture(scope="session")

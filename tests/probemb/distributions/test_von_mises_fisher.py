@@ -173,6 +173,7 @@ def everything(p, q, x):
     return {name: function(p, q, x) for name, function in FUNCTIONS.items()}
 
 
+@pytest.mark.slow
 def test_gradients_equal_finite_differences_to_second_order(check_to_second_order):
     x, of_p, of_q = unit_of((3, 4))
     p, q = VonMisesFisher(of_p, jnp.array(3.0)), VonMisesFisher(of_q, jnp.array(8.0))
@@ -207,7 +208,7 @@ def values_and_slopes(p, q, x):
     return jax.jvp(at, (p.concentration, q.concentration), ones)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dimension", [2, 32])
 def test_finite_from_the_uniform_to_the_concentrated(dimension, dtype):
     for concentration in (0.0, 1e-20, 1.0, 1e6):

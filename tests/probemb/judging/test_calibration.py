@@ -1,4 +1,5 @@
 import functools
+import inspect
 import itertools
 import math
 
@@ -12,6 +13,20 @@ import sklearn.metrics
 from jax.sharding import Mesh, PartitionSpec
 
 from probemb import DiagonalGaussian, GeneralizedGaussian, calibration
+
+
+def compiled(function):
+    """One program for all of it, where eagerly each of its operations is one."""
+    options = {"num_bins", "num_levels", "level"} & set(inspect.signature(function).parameters)
+    return jax.jit(function, static_argnames=tuple(options))
+
+
+r_auroc, aurc = compiled(calibration.r_auroc), compiled(calibration.aurc)
+selective_risk, reliability = map(compiled, (calibration.selective_risk, calibration.reliability))
+expected_calibration_error = compiled(calibration.expected_calibration_error)
+spearman, level_score = compiled(calibration.spearman), compiled(calibration.level_score)
+bin_correlation = compiled(calibration.bin_correlation)
+coverage, coverage_error = compiled(calibration.coverage), compiled(calibration.coverage_error)
 
 
 def items(seed: int, number: int = 200, levels: int | None = None):
@@ -30,10 +45,10 @@ def test_r_auroc_is_that_of_scikit_learn(levels):
     weights = np.random.default_rng(1).integers(0, 4, len(correct)).astype(float)
     for w in (None, weights):
         expected = sklearn.metrics.roc_auc_score(1 - correct, uncertainty, sample_weight=w)
-        np.testing.assert_allclose(calibration.r_auroc(uncertainty, correct, weights=w), expected)
-    single = calibration.r_auroc(uncertainty.astype(np.float32), correct.astype(np.float32))
+        np.testing.assert_allclose(r_auroc(uncertainty, correct, weights=w), expected)
+    single = r_auroc(uncertainty.astype(np.float32), correct.astype(np.float32))
     assert single.dtype == jnp.float32
-    np.testing.assert_allclose(single, calibration.r_auroc(uncertainty, correct), rtol=1e-5)
+    np.testing.assert_allclose(single, r_auroc(uncertainty, correct), rtol=1e-5)
 
 
 @pytest.mark.parametrize("levels", [None, 7])
@@ -41,19 +56,19 @@ def test_aurc_is_the_mean_risk_of_all_thresholds(levels):
     uncertainty, correct = items(2, levels=levels)
     error = 1 - correct
     risks = [error[uncertainty <= threshold].mean() for threshold in uncertainty]
-    np.testing.assert_allclose(calibration.selective_risk(uncertainty, error), risks)
-    np.testing.assert_allclose(calibration.aurc(uncertainty, error), np.mean(risks))
+    np.testing.assert_allclose(selective_risk(uncertainty, error), risks)
+    np.testing.assert_allclose(aurc(uncertainty, error), np.mean(risks))
 
 
 def test_risk_coverage_of_distinct_items_is_a_running_mean():
     uncertainty, correct = items(3)
     order = np.argsort(uncertainty)
     expected = np.cumsum(1 - correct[order]) / np.arange(1, len(order) + 1)
-    risk = calibration.selective_risk(uncertainty, 1 - correct)
+    risk = selective_risk(uncertainty, 1 - correct)
     np.testing.assert_allclose(risk[order], expected)
 
 
-@pytest.mark.parametrize("statistic", [calibration.r_auroc, calibration.aurc])
+@pytest.mark.parametrize("statistic", [r_auroc, aurc])
 def test_weights_are_repetitions(statistic):
     uncertainty, correct = items(4, 40, levels=9)
     weights = np.random.default_rng(5).integers(0, 3, 40)
@@ -63,11 +78,11 @@ def test_weights_are_repetitions(statistic):
 
 
 def test_ties_are_accepted_together():
-    risk = calibration.selective_risk(np.array([0.0, 1.0, 1.0, 1.0]), np.array([0, 1, 0, 1]))
+    risk = selective_risk(np.array([0.0, 1.0, 1.0, 1.0]), np.array([0, 1, 0, 1]))
     np.testing.assert_allclose(risk, [0.0, 0.5, 0.5, 0.5])
 
 
-@pytest.mark.parametrize("statistic", [calibration.r_auroc, calibration.aurc])
+@pytest.mark.parametrize("statistic", [r_auroc, aurc])
 def test_only_the_order_counts(statistic):
     uncertainty, correct = items(6)
     place = np.random.default_rng(7).permutation(len(correct))
@@ -79,8 +94,8 @@ def test_only_the_order_counts(statistic):
 def test_constant_uncertainty_tells_nothing():
     correct = np.array([1.0, 0.0, 0.0, 1.0, 1.0])
     same = np.full(5, 0.3)
-    assert calibration.r_auroc(same, correct) == 0.5
-    np.testing.assert_allclose(calibration.aurc(same, 1 - correct), 0.4)
+    assert r_auroc(same, correct) == 0.5
+    np.testing.assert_allclose(aurc(same, 1 - correct), 0.4)
 
 
 @pytest.mark.slow
@@ -105,11 +120,11 @@ def test_equal_bins_differ_by_one_item_at_most(number, bins):
 def test_reliability_by_hand():
     probability = np.array([0.0, 0.1, 0.3, 0.8, 1.0])
     match = np.array([0, 1, 0, 1, 1])
-    bins = calibration.reliability(probability, match, num_bins=4)
+    bins = reliability(probability, match, num_bins=4)
     np.testing.assert_allclose(bins.predicted, [0.05, 0.3, 0.0, 0.9])
     np.testing.assert_allclose(bins.observed, [0.5, 0.0, 0.0, 1.0])
     np.testing.assert_allclose(bins.weight, [0.4, 0.2, 0.0, 0.4])
-    error = calibration.expected_calibration_error(probability, match, num_bins=4)
+    error = expected_calibration_error(probability, match, num_bins=4)
     np.testing.assert_allclose(error, 0.4 * 0.45 + 0.2 * 0.3 + 0.4 * 0.1)
 
 
@@ -152,10 +167,11 @@ def test_a_calibrated_probability_has_no_error_but_for_sampling():
     random = np.random.default_rng(10)
     probability = random.uniform(size=200_000)
     match = random.uniform(size=200_000) < probability
-    assert calibration.expected_calibration_error(probability, match) < 0.005
-    assert calibration.expected_calibration_error(probability**3, match) > 0.2
+    assert expected_calibration_error(probability, match) < 0.005
+    assert expected_calibration_error(probability**3, match) > 0.2
 
 
+@pytest.mark.slow
 def test_bootstrap_is_that_of_scipy():
     uncertainty, correct = items(11)
     low, high = calibration.bootstrap_interval(
@@ -173,6 +189,7 @@ def test_bootstrap_is_that_of_scipy():
     np.testing.assert_allclose([low, high], expected, atol=0.006)
 
 
+@pytest.mark.slow
 def test_bootstrap_of_a_mean_covers_as_often_as_it_says():
     values = np.random.default_rng(13).normal(size=(300, 60))
 
@@ -187,6 +204,7 @@ def test_bootstrap_of_a_mean_covers_as_often_as_it_says():
     assert 0.84 < covered < 0.94
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("correlation", [0.3, 0.6])
 def test_intervals_of_groups_cover_as_often_as_they_say(correlation):
     random = np.random.default_rng(15)
@@ -247,7 +265,7 @@ def test_bootstrap_leaves_undefined_resamples_out():
     assert np.isfinite([low, high]).all()
 
 
-@pytest.mark.parametrize("statistic", [calibration.r_auroc, calibration.aurc])
+@pytest.mark.parametrize("statistic", [r_auroc, aurc])
 def test_nan_stays_nan_where_it_cannot_be_looked_at(statistic):
     bad = jnp.array([0.1, jnp.nan, 0.3])
     assert np.isnan(jax.jit(statistic)(bad, jnp.array([1.0, 0.0, 0.0])))
@@ -257,15 +275,15 @@ def test_weights_of_a_calibration_error_are_repetitions():
     random = np.random.default_rng(14)
     probability, weights = random.uniform(size=50), random.integers(0, 3, 50)
     match = (random.uniform(size=50) < probability).astype(float)
-    weighted = calibration.expected_calibration_error(probability, match, weights=weights)
-    repeated = calibration.expected_calibration_error(
+    weighted = expected_calibration_error(probability, match, weights=weights)
+    repeated = expected_calibration_error(
         np.repeat(probability, weights), np.repeat(match, weights)
     )
     np.testing.assert_allclose(weighted, repeated)
 
 
-CORRELATIONS = [calibration.kendall_tau, calibration.spearman]
-BINNED = [calibration.level_score, calibration.bin_correlation]
+CORRELATIONS = [calibration.kendall_tau, spearman]
+BINNED = [level_score, bin_correlation]
 
 
 def two_orders(seed: int, number: int = 200, levels: int | None = None):
@@ -281,7 +299,7 @@ def test_rank_correlations_are_those_of_scipy(levels):
     expected = scipy.stats.kendalltau(x, y).statistic
     np.testing.assert_allclose(calibration.kendall_tau(x, y), expected, rtol=1e-12)
     expected = scipy.stats.spearmanr(x, y).statistic
-    np.testing.assert_allclose(calibration.spearman(x, y), expected, rtol=1e-12)
+    np.testing.assert_allclose(spearman(x, y), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("statistic", CORRELATIONS)
@@ -386,7 +404,7 @@ def test_bootstrap_intervals_of_correlations_hold_them(statistic, items_of):
     )
     value = statistic(x, y)
     assert low <= value <= high and 0.0 < high - low < 0.15
-    if statistic is calibration.spearman:  # of normal items, by Fisher's z with its usual widening
+    if statistic is spearman:  # of normal items, by Fisher's z with its usual widening
         error = (1 - value**2) * math.sqrt((1 + value**2 / 2) / 2000)
         np.testing.assert_allclose(high - low, 2 * 1.96 * error, rtol=0.2)
 
@@ -406,8 +424,8 @@ def test_binned_scores_are_those_of_scipy_on_equal_bins(number, num_bins):
     uncertainty, correct = items(30, number)
     score, pearson = binned(uncertainty, correct, num_bins)
     options = {"num_bins": num_bins}
-    np.testing.assert_allclose(calibration.level_score(uncertainty, correct, **options), score)
-    value = calibration.bin_correlation(uncertainty, correct, **options)
+    np.testing.assert_allclose(level_score(uncertainty, correct, **options), score)
+    value = bin_correlation(uncertainty, correct, **options)
     np.testing.assert_allclose(value, pearson)
 
 
@@ -417,13 +435,11 @@ def test_binned_scores_by_hand():
     # Levels -2..2 and mid-ranks 2, 1/2, 1/2, -3/2, -3/2: S = -9 / sqrt(90);
     # means minus 2/5 are 0.6, 0.1, 0.1, -0.4, -0.4: r = -2.5 / sqrt(10 * 0.7).
     pearson = -2.5 / math.sqrt(7.0)
-    score = calibration.level_score(uncertainty, falling)
+    score = level_score(uncertainty, falling)
     np.testing.assert_allclose(score, 9 / math.sqrt(90) * pearson**2)
-    np.testing.assert_allclose(
-        calibration.bin_correlation(uncertainty, falling, num_bins=5), pearson
-    )
-    np.testing.assert_allclose(calibration.level_score(-uncertainty, falling), -score)
-    single = calibration.level_score(uncertainty.astype(np.float32), falling)
+    np.testing.assert_allclose(bin_correlation(uncertainty, falling, num_bins=5), pearson)
+    np.testing.assert_allclose(level_score(-uncertainty, falling), -score)
+    single = level_score(uncertainty.astype(np.float32), falling)
     assert single.dtype == jnp.float32
     np.testing.assert_allclose(single, score, rtol=1e-5)
 
@@ -461,7 +477,7 @@ def test_ties_are_spread_over_the_bins_that_they_span(statistic):
         shuffled.append(correct[order].reshape(5, 12).mean(1))
     mean = np.mean(shuffled, axis=0)
     expected = scipy.stats.pearsonr(np.arange(5), mean).statistic
-    value = calibration.bin_correlation(uncertainty, correct, num_bins=5)
+    value = bin_correlation(uncertainty, correct, num_bins=5)
     np.testing.assert_allclose(value, expected, atol=0.01)
 
 
@@ -486,9 +502,6 @@ def test_binned_scores_where_nothing_can_be_told(statistic):
         compiled(jnp.arange(20.0).at[3].set(jnp.nan), jnp.tile(jnp.array([0.0, 1]), 10))
     )
     assert np.isnan(compiled(jnp.arange(20.0), jnp.ones(20)))
-
-
-coverage, coverage_error = calibration.coverage, calibration.coverage_error
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
