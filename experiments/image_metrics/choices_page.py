@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib import ticker
 from matplotlib.axes import Axes
 
 from experiments.image_metrics import choices
@@ -106,6 +107,7 @@ def draw(path: Path, content: dict[str, Any], scores: pd.DataFrame) -> None:
         if subset in ceilings.index and ceilings[subset] is not None:
             axis.axvline(ceilings[subset]["mean"], color=plots.GRAY, linestyle="--", linewidth=1.0)
         axis.set_title(subset, fontsize=8)
+        axis.xaxis.set_major_locator(ticker.MaxNLocator(2, integer=True))
         axis.set_ylim(len(names) - 0.5, -0.5)
     axes[0, 0].set_yticks(range(len(names)), [titles.get(name, name) for name in names])
     figure.supxlabel("2AFC score in percent; dashed: the human ceiling", fontsize=9)

@@ -136,7 +136,7 @@ def name_ends(axis: Axes, *, size: float = 8) -> None:
     places = shares[order]
     for k in range(1, len(places)):
         places[k] = max(places[k], places[k - 1] + step)
-    places += min(0.0, 1.0 - places[-1])
+    places += min(0.0, 1.0 - step / 2.0 - places[-1])
     for k in range(len(places) - 2, -1, -1):
         places[k] = min(places[k], places[k + 1] - step)
     for k, y in zip(order, places, strict=True):
