@@ -23,9 +23,9 @@ def pytest_xdist_auto_num_workers(config):
 
 @pytest.fixture(autouse=True)
 def few_lowered_programs():
-    """JAX keeps the last 2048, each with an MLIR context; a new one takes longer the more there are.
+    """Each keeps an MLIR context, and the more of them there are, the longer a new one takes.
 
-    What is compiled stays: it does not need them. A newer JAX may keep them elsewhere.
+    JAX keeps 2048. What is compiled needs them no more. A newer JAX may keep them elsewhere.
     """
     yield
     if (pxla := sys.modules.get("jax._src.interpreters.pxla")) is not None:
