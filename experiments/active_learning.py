@@ -48,7 +48,7 @@ from experiments.adapters.adapted_encoder import AdaptedEncoder
 from experiments.adapters.choosing import START, STRATEGIES, WHOLE
 from experiments.captions import digit_encoder, digit_trials
 from experiments.captions.batches import annotated_batches
-from experiments.captions.evaluation import Trial
+from experiments.captions.retrieval import Trial
 from experiments.data import captioned_digits, shifted_digits
 from experiments.data.captioned_digits import Captioned
 from experiments.data.shifted_digits import Shift

@@ -21,7 +21,7 @@ import numpy as np
 from experiments import runs
 from experiments.adapters import saved as saved_adapters
 from experiments.adapters.saved import SavedAdapter
-from experiments.captions.evaluation import SIDES, Side
+from experiments.captions.retrieval import SIDES, Side
 from experiments.data import embedding_files
 from experiments.data.embedding_files import Embeddings, PairedEmbeddings
 from experiments.reports.tables import table

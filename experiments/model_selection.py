@@ -38,7 +38,7 @@ from experiments.adapters import (
 from experiments.adapters.adapted_encoder import AdaptedEncoder
 from experiments.adapters.evaluation import OWN
 from experiments.captions import digit_encoder
-from experiments.captions.evaluation import Trial
+from experiments.captions.retrieval import Trial
 from experiments.data import captioned_digits, shifted_digits
 from experiments.data.shifted_digits import Shift
 from experiments.reports import tables

@@ -36,7 +36,7 @@ from experiments.adapters import saved as saved_adapters
 from experiments.adapters.saved import SavedAdapter
 from experiments.adapters.training import Method, Model
 from experiments.captions import digit_encoder
-from experiments.captions.evaluation import Known
+from experiments.captions.retrieval import Known
 from experiments.data import captioned_digits, embedding_files
 from experiments.data.embedding_files import PairedEmbeddings, Part
 from experiments.reports import tables

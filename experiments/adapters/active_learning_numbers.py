@@ -7,7 +7,7 @@ import pandas as pd
 
 from experiments.adapters.adapted_encoder import METRICS
 from experiments.adapters.choosing import RANDOM, START, WHOLE
-from experiments.captions.evaluation import SIDES
+from experiments.captions.retrieval import SIDES
 from experiments.reports import tables
 from experiments.reports.estimates import DIFFERENCE, POSITIVE, SHARE, over_seeds
 

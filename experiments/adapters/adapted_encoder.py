@@ -18,7 +18,7 @@ from experiments.adapters.training import Method, Model
 from experiments.captions import digit_encoder
 from experiments.captions import methods as caption_methods
 from experiments.captions.digit_encoder import Encoder
-from experiments.captions.evaluation import SIDES, Outcome, Side, Trial
+from experiments.captions.retrieval import SIDES, Outcome, Side, Trial
 from experiments.data import embedding_files
 from experiments.data.captioned_digits import Captioned
 

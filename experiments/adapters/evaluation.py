@@ -14,8 +14,8 @@ import numpy as np
 import probemb
 from experiments.adapters.frozen import Frozen
 from experiments.adapters.training import Model
-from experiments.captions import evaluation
-from experiments.captions.evaluation import SIDES, Outcome, Side
+from experiments.captions import retrieval
+from experiments.captions.retrieval import SIDES, Outcome, Side
 from experiments.runs.in_parts import in_parts
 from probemb import adapters, pairwise
 from probemb.numerics.euclidean import normalized, product
@@ -237,7 +237,7 @@ def evaluate(
         for name, of_sides in scores.items():
             rankings[name].append(
                 {
-                    side: evaluation.metrics_of(side, of_side, trial)
+                    side: retrieval.metrics_of(side, of_side, trial)
                     for side, of_side in zip(SIDES, of_sides, strict=True)
                 }
             )

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import probemb
-from experiments.captions import evaluation
-from experiments.captions.evaluation import SIDES, Known, Outcome, Side, Trial
+from experiments.captions import retrieval
+from experiments.captions.retrieval import SIDES, Known, Outcome, Side, Trial
 from experiments.data import embedding_files
 from experiments.data.embedding_files import Embeddings, PairedEmbeddings, Part
 from experiments.uncertainty import baselines
@@ -144,4 +144,4 @@ def outcome(frozen: Frozen, logit_scale: float) -> Outcome:
             points=None if norms is None else norms[:, None],  # no more is asked than the length
         )
         uncertainty[side] = baselines.measured(evidence)
-    return Outcome(scores, evaluation.metrics(scores, trial), uncertainty, None)
+    return Outcome(scores, retrieval.metrics(scores, trial), uncertainty, None)

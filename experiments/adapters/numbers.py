@@ -10,8 +10,8 @@ import pandas as pd
 
 from experiments.adapters.evaluation import OWN, Evaluation
 from experiments.adapters.frozen import Frozen
-from experiments.captions import page
-from experiments.captions.evaluation import SIDES, Outcome, Side
+from experiments.captions import numbers as caption_numbers
+from experiments.captions.retrieval import SIDES, Outcome, Side
 from experiments.reports import estimates, tables
 from experiments.reports.estimates import DIFFERENCE, POSITIVE, SHARE, over_seeds
 from experiments.uncertainty import baselines
@@ -53,7 +53,7 @@ def comparisons(
     """
     found, rows = [], tables.records(uncertainty)
     for side in SIDES:
-        needless = (FROZEN, page.NO_MODEL)
+        needless = (FROZEN, caption_numbers.NO_MODEL)
         rival = _best([r for r in rows if r["side"] == side and r["method"] in needless], score)
         if rival is None:
             continue
@@ -180,7 +180,7 @@ def numbers(
     """
     options = {"key": key, "num_resamples": num_resamples}
     outcomes = {FROZEN: [before], **{m: e.outcomes for m, e in evaluations.items()}}
-    unsure = tables.frame(page.uncertainty({TEST: outcomes}, {TEST: frozen.trial}, **options))
+    unsure = caption_numbers.uncertainty({TEST: outcomes}, {TEST: frozen.trial}, **options)
     unsure["own"] = [measure == OWN for measure in unsure["measure"]]
     first = next(iter(evaluations.values()))
     score = score_of(frozen.trial.truth is not None)

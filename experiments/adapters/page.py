@@ -5,8 +5,8 @@ from typing import Any
 from experiments.adapters.evaluation import OWN
 from experiments.adapters.numbers import FROZEN, LEVEL, METRICS, score_of
 from experiments.adapters.training import OWN_WEIGHT
-from experiments.captions import page
-from experiments.captions.evaluation import SIDES, Side
+from experiments.captions import numbers as caption_numbers
+from experiments.captions.retrieval import SIDES, Side
 from experiments.reports import tables
 
 _TO = {"image": "captions of an image", "caption": "images of a caption"}
@@ -88,7 +88,7 @@ def _fits(content: dict) -> str:
 
 def _uncertainty(content: dict, side: Side) -> str:
     """Every measure of the first method and of no method, and each other method's own."""
-    whole = (content["config"]["methods"][0], FROZEN, page.NO_MODEL)
+    whole = (content["config"]["methods"][0], FROZEN, caption_numbers.NO_MODEL)
     first = score_of(content["has_truth"])
     rows = [
         row

@@ -9,7 +9,7 @@ from experiments.adapters import frozen as frozen_embeddings
 from experiments.adapters import training
 from experiments.adapters.evaluation import OWN, Evaluation
 from experiments.adapters.frozen import Frozen
-from experiments.captions.evaluation import SIDES, Outcome, Side
+from experiments.captions.retrieval import SIDES, Outcome, Side
 from experiments.reports import plots
 from experiments.uncertainty import baselines
 

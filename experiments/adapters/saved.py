@@ -19,7 +19,7 @@ import numpy as np
 import safetensors
 
 import probemb
-from experiments.captions.evaluation import SIDES, Side
+from experiments.captions.retrieval import SIDES, Side
 from experiments.runs import files
 from experiments.runs.in_parts import in_parts
 from probemb.adapters import Adapter, uncertainty

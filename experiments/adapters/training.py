@@ -25,7 +25,7 @@ import numpy as np
 import optax
 
 import probemb
-from experiments.captions.evaluation import SIDES, Side
+from experiments.captions.retrieval import SIDES, Side
 from experiments.data import embedding_files
 from experiments.data.embedding_files import PairedEmbeddings, Part
 from experiments.runs import training

@@ -4,12 +4,11 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.captions import retrieval
 from experiments.captions.methods import METHODS
-from experiments.captions.retrieval import METRICS, SIDES, Known, Outcome, Side, Trial, Truth
+from experiments.captions.retrieval import SIDES, Outcome, Side, Trial
 from experiments.captions.two_towers import Model
 from experiments.runs.in_parts import in_parts
 from experiments.uncertainty.baselines import Evidence, measured
@@ -74,25 +73,3 @@ def evaluate(model: Model, parameters: Any, trial: Trial) -> Outcome:
         for side, own, of_side in zip(SIDES, (images, texts), (scores, scores.T), strict=True)
     }
     return Outcome(scores, retrieval.metrics(scores, trial), uncertainty, implication)
-
-
-# What adapters still read here, until they read retrieval and the table of baselines.
-__all__ = ["METRICS", "SIDES", "Known", "Outcome", "Side", "Trial", "Truth"]
-metrics, metrics_of, ceiling = retrieval.metrics, retrieval.metrics_of, retrieval.ceiling
-
-
-@jax.jit
-def baselines(scores: jax.Array) -> dict[str, jax.Array]:
-    """What any scores (query, item) say of uncertainty."""
-    best = jax.lax.top_k(scores, 2)[0]
-    share = jax.nn.log_softmax(scores, axis=1)
-    return {
-        "minus best score": -best[:, 0],
-        "minus margin": best[:, 1] - best[:, 0],
-        "entropy over items": -jnp.sum(jnp.exp(share) * share, axis=1),
-    }
-
-
-def minus_words(captions: tuple[str, ...]) -> np.ndarray:
-    """Minus the number of words (caption): what is said in few words may be vague."""
-    return -np.array([len(caption.split()) for caption in captions], np.float32)

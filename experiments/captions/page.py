@@ -4,11 +4,10 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.captions import numbers
 from experiments.captions.methods import METHODS
 from experiments.captions.numbers import CEILING, LEAST_SPEARMAN
 from experiments.captions.retrieval import METRICS, SIDES
-from experiments.reports.tables import frame, number, records
+from experiments.reports.tables import frame, number
 from experiments.reports.tables import markdown as table
 
 _SCORES = {
@@ -172,12 +171,3 @@ def markdown(content: dict[str, Any], title: str) -> str:
         *_implication(content),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-# What adapters still read here, until they read numbers.
-NO_MODEL = numbers.NO_MODEL
-
-
-def uncertainty(*of: Any, **options: Any) -> list[dict[str, Any]]:
-    """The rows of `numbers.uncertainty`."""
-    return records(numbers.uncertainty(*of, **options))

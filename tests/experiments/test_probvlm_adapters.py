@@ -13,7 +13,7 @@ from PIL import Image
 from experiments import probvlm_adapters, runs
 from experiments.adapters import saved as saved_adapters
 from experiments.adapters import training
-from experiments.captions import digit_encoder, page
+from experiments.captions import digit_encoder, numbers
 from experiments.data import captioned_digits, embedding_files
 from experiments.data.captioned_digits import Captioned
 from experiments.probvlm_adapters import Config
@@ -401,7 +401,7 @@ def no_bootstrap(monkeypatch):
     """Scores of uncertainty are made up: they take a minute to compile, and are tested above."""
     interval = {"mean": 0.5, "low": 0.4, "high": 0.6}
     monkeypatch.setattr(estimates, "over_items", lambda *_, **__: interval)
-    monkeypatch.setattr(page, "_binned", lambda *_: None)
+    monkeypatch.setattr(numbers, "_binned", lambda *_: None)
 
 
 def some(split, number):

@@ -9,7 +9,7 @@ from experiments.adapters import evaluation as adapter_evaluation
 from experiments.adapters.evaluation import OWN
 from experiments.adapters.frozen import Frozen
 from experiments.adapters.training import Model
-from experiments.captions.evaluation import SIDES, Outcome, Trial
+from experiments.captions.retrieval import SIDES, Outcome, Trial
 
 DIMENSION = 4
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from experiments.adapters import frozen as frozen_embeddings
-from experiments.captions.evaluation import SIDES, Truth
+from experiments.captions.retrieval import SIDES, Truth
 from experiments.data import embedding_files
 from experiments.data.embedding_files import Embeddings, PairedEmbeddings, Part
 

@@ -11,9 +11,9 @@ from experiments.adapters import numbers, page, pictures
 from experiments.adapters.evaluation import OWN, RANKINGS, Evaluation, Fit
 from experiments.adapters.frozen import Frozen
 from experiments.adapters.numbers import FROZEN
-from experiments.captions import evaluation
-from experiments.captions import page as caption_page
-from experiments.captions.evaluation import SIDES, Outcome, Trial, Truth
+from experiments.captions import numbers as caption_numbers
+from experiments.captions import retrieval
+from experiments.captions.retrieval import SIDES, Outcome, Trial, Truth
 from experiments.reports import estimates, tables
 from experiments.reports.tables import find
 from experiments.uncertainty import baselines
@@ -72,7 +72,7 @@ def made_up(has_truth, error=0.5):
     """
     trial = make_trial(has_truth)
     scores = scores_of(trial, 0, error)
-    before = Outcome(scores, evaluation.metrics(scores, trial), {}, None)
+    before = Outcome(scores, retrieval.metrics(scores, trial), {}, None)
 
     def outcome(**measures):
         """Measures by name, each with the sign of its agreement and its seed."""
@@ -89,7 +89,7 @@ def made_up(has_truth, error=0.5):
     for place, method in enumerate(METHODS):
         rankings = {
             name: [
-                evaluation.metrics(scores_of(trial, seed, 0.3 + 0.2 * way), trial)
+                retrieval.metrics(scores_of(trial, seed, 0.3 + 0.2 * way), trial)
                 for seed in (7, 8, 9)
             ]
             for way, name in enumerate(RANKINGS)
@@ -249,7 +249,7 @@ def test_right_uncertainty_says_more(known, unknown):
             best = [
                 r[row["score"]]["mean"]
                 for r in content["uncertainty"]
-                if r["side"] == side and r["method"] in (FROZEN, caption_page.NO_MODEL)
+                if r["side"] == side and r["method"] in (FROZEN, caption_numbers.NO_MODEL)
             ]
             assert row["rival_score"]["mean"] == max(best)
     scores = {row["score"] for row in known[3]["comparisons"]}
@@ -367,7 +367,7 @@ def test_the_table_has_all_of_the_first_method_and_the_own_of_others(known):
         ("probvlm", "aleatoric"),
         (FROZEN, "minus best cosine"),
         (FROZEN, "minus margin"),
-        (caption_page.NO_MODEL, "minus words"),
+        (caption_numbers.NO_MODEL, "minus words"),
     }
     means = [
         find(content["uncertainty"], method=method, measure=measure, side="caption")["spearman"][

@@ -13,7 +13,7 @@ from experiments.adapters import evaluation
 from experiments.adapters import saved as saved_adapters
 from experiments.adapters.saved import SavedAdapter
 from experiments.adapters.training import Model
-from experiments.captions.evaluation import SIDES
+from experiments.captions.retrieval import SIDES
 
 DIMENSION = 4
 TEMPERATURE = {"image": np.float32([0.5, 2.0, 1.0]), "caption": np.float32([3.0, 1.0, 0.7])}

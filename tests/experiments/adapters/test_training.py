@@ -7,7 +7,7 @@ import scipy.stats
 
 from experiments.adapters import training
 from experiments.adapters.training import METHODS, OWN_WEIGHT, Batch, Model
-from experiments.captions.evaluation import SIDES
+from experiments.captions.retrieval import SIDES
 from experiments.data.embedding_files import Embeddings, PairedEmbeddings, Part
 
 DIMENSION = 4
