@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import optax
 
 from experiments import runs
 from experiments.data import digits, n_digit_mnist, occlusion
@@ -154,11 +153,11 @@ def occluded(config: Config) -> Corrupt:
 
 def train(config: Config, model: Model, split: Labelled, folder: Path) -> list[dict[str, Any]]:
     """The parameters of a model for each seed, gone on with where training was stopped."""
-    optimizer = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.num_steps))
-    step = functools.partial(
+    optimizer, step = training.with_adam(
         hedged_model.train_step,
         model,
-        optimizer,
+        config.learning_rate,
+        config.num_steps,
         num_samples=config.num_samples,
         bottleneck_weight=config.bottleneck_weight,
     )

@@ -125,9 +125,10 @@ def loss(model: Model, parameters: dict[Side, Any], key: jax.Array, batch: Batch
 def train_step(
     model: Model,
     optimizer: optax.GradientTransformation,
-    seeds: tuple[int, ...],
     state: training.TrainState,
     batch: Batch,
+    *,
+    seeds: tuple[int, ...],
 ) -> tuple[training.TrainState, dict[str, jax.Array]]:
     """One step of all seeds; pure. Their sum is minimised: they share no parameter."""
 
@@ -170,15 +171,6 @@ def batches(
     return grain.MapDataset.range(num_steps).map(draw)
 
 
-@functools.cache
-def _step(
-    model: Model, learning_rate: float, num_steps: int, seeds: tuple[int, ...]
-) -> tuple[optax.GradientTransformation, training.TrainStep]:
-    """An optimizer and its step, the same ones for the same options: they compile once."""
-    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
-    return optimizer, functools.partial(train_step, model, optimizer, seeds)
-
-
 def train(
     model: Model,
     paired: PairedEmbeddings,
@@ -193,7 +185,7 @@ def train(
     log_every: int,
 ) -> dict[Side, Any]:
     """The parameters of all seeds, on a leading axis; gone on with where it was stopped."""
-    optimizer, step = _step(model, learning_rate, num_steps, seeds)
+    optimizer, step = training.with_adam(train_step, model, learning_rate, num_steps, seeds=seeds)
     parameters = jax.vmap(model.initialize)(jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32)))
     state = training.fit(
         folder / "runs" / model.method,

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import optax
 
 from experiments.captions import digit_trials, evaluation, two_towers
 from experiments.captions.batches import annotated_batches
@@ -45,15 +44,6 @@ def halves(number: int) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(order[: number // 2]), np.sort(order[number // 2 :])
 
 
-@functools.cache
-def _step(model: Model, num_steps: int) -> tuple[optax.GradientTransformation, Any]:
-    """The optimizer and the step, the same for all trainings of one form: compiled once."""
-    optimizer = optax.adam(optax.cosine_decay_schedule(_RATE, num_steps))
-    return optimizer, functools.partial(
-        two_towers.train_step, model, optimizer, num_samples=1, weight=0.0
-    )
-
-
 def train(
     train_split: Captioned,
     images: np.ndarray,
@@ -80,7 +70,9 @@ def train(
         Pictures(height, width, _CHANNELS),
         Words(len(digit_trials.VOCABULARY), caption_grammar.MOST_WORDS, _WIDTH),
     )
-    optimizer, step = _step(model, num_steps)
+    optimizer, step = training.with_adam(
+        two_towers.train_step, model, _RATE, num_steps, num_samples=1, weight=0.0
+    )
     annotations = train_split.annotations
     batches = functools.partial(
         annotated_batches,

@@ -1,7 +1,6 @@
 """Training and evaluation of methods on images and captions, whatever the images are."""
 
 import dataclasses
-import functools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 import grain
 import jax
 import numpy as np
-import optax
 from tqdm import tqdm
 
 from experiments import runs
@@ -129,12 +127,11 @@ def train(
       batches: of a seed, by keyword.
       folder: of the run.
     """
-    schedule = optax.cosine_decay_schedule(settings.learning_rate, options.num_steps)
-    optimizer = optax.adam(schedule)
-    step = functools.partial(
+    optimizer, step = training.with_adam(
         two_towers.train_step,
         model,
-        optimizer,
+        settings.learning_rate,
+        options.num_steps,
         num_samples=options.num_samples,
         weight=settings.weight,
     )

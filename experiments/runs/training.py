@@ -7,6 +7,7 @@ optimizer, step, key and data position; a batch is a function of seed and positi
 of a step one of the run's key and the step.
 """
 
+import functools
 import json
 import math
 import os
@@ -72,6 +73,25 @@ def take_step(
     updates, moments = optimizer.update(gradient, state.optimizer, state.parameters)
     parameters = optax.apply_updates(state.parameters, updates)
     return state._replace(step=state.step + 1, parameters=parameters, optimizer=moments), value
+
+
+@functools.cache
+def with_adam(
+    train_step: Callable[..., Any], model: Any, learning_rate: float, num_steps: int, **options: Any
+) -> tuple[optax.GradientTransformation, TrainStep]:
+    """Adam, whose rate falls to 0 along a cosine, and the step that takes it.
+
+    The same for the same options: trainings of one form share the compiled step.
+
+    Args:
+      train_step: (model, optimizer, state, batch, **options) -> (state, metrics), pure.
+      model: hashable, as all options are.
+      learning_rate: at the start.
+      num_steps: of the training.
+      options: of `train_step`.
+    """
+    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
+    return optimizer, functools.partial(train_step, model, optimizer, **options)
 
 
 class _Log:
