@@ -20,10 +20,11 @@ of steps: half of each batch are chosen images, half plain ones of its first tra
 does not forget these. Then retrieval on a shifted test, whose numbers the training knows. The same
 command again goes on where the last one was stopped, to the same numbers.
 
-On two CPU cores: about a quarter of an hour by default. Expected, of ProbVLM: the most uncertain
-images teach more than random ones. Reached: on inverted images and other fonts they teach less, on
-others as much (R-Precision 0.016 lower in the mean); the part that members disagree about does
-no better than random choices. `answers/active_learning.md` has all numbers.
+On two CPU cores: about a quarter of an hour by default, a minute and a half with --toy. Expected,
+of ProbVLM: the most uncertain images teach more than random ones. Reached: on inverted images and
+other fonts they teach less, on others as much (R-Precision 0.016 lower in the mean); the part that
+members disagree about does no better than random choices. `answers/active_learning.md` has all
+numbers.
 """
 
 import dataclasses

@@ -10,7 +10,7 @@ eta, the total variance and what a deterministic embedding has in their place pr
 failure. By default the digits are scikit-learn's. The same command again goes on where
 the last one was stopped, to the same numbers.
 
-On two CPU cores: about eleven minutes by default, about a minute with --toy. Expected of
+On two CPU cores: about eleven minutes by default, a minute and a half with --toy. Expected of
 2 digits under the protocol `number`: the Gaussian beats the point on corrupt images, the
 AUROC of eta between corrupt and clean ones is at least 0.8, the R-AUROC of eta on corrupt
 ones at least 0.7. `answers/hedged_digits.md` has what is reached.
@@ -55,7 +55,7 @@ _LEAST = {
 }
 _TOY: dict[str, Any] = {
     "seeds": (0, 1),
-    "num_steps": 250,
+    "num_steps": 800,
     "num_queries": 400,
     "num_pairs": 2000,
     "num_resamples": 100,
@@ -110,7 +110,7 @@ class Config:
     """Steps from one line of metrics.jsonl to the next."""
     toy: bool = False
     """To see all of it quickly, too short for what is expected: of the options that are not
-    given, two seeds, 250 steps, 400 queries, 2000 pairs, 100 resamples."""
+    given, two seeds, 800 steps, 400 queries, 2000 pairs, 100 resamples."""
     output: Path | None = None
     """The folder of the run. Default: results/hedged_digits-..., named after all options."""
 

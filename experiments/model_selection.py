@@ -16,10 +16,10 @@ but the one of the target's own domain, which is mostly the best.
 
 The same command again goes on where the last one was stopped, to the same numbers.
 
-On two CPU cores: about a quarter of an hour by default. Expected, of ProbVLM: the lowest mean
-uncertainty picks the best source. Reached: as it is it does not, since the embeddings of a source
-that learned little lie close together; in units of their spread it does so for three targets in
-five. The entropy of the scores, without any adapter, nearly always does.
+On two CPU cores: about a quarter of an hour by default, a minute with --toy. Expected, of ProbVLM:
+the lowest mean uncertainty picks the best source. Reached: as it is it does not, since the
+embeddings of a source that learned little lie close together; in units of their spread it does so
+for three targets in five. The entropy of the scores, without any adapter, nearly always does.
 `answers/model_selection.md` has all numbers.
 """
 

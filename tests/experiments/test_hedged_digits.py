@@ -106,8 +106,8 @@ def test_a_damaged_report_and_a_file_in_the_way_are_named(folder, content, tmp_p
 
 
 def test_toy_leaves_given_options_alone():
-    toy = hedged_digits.resolved(hedged_digits.Config(toy=True, num_steps=800))
-    assert toy.num_steps == 800 and toy.seeds == (0, 1) and toy.num_queries == 400
+    toy = hedged_digits.resolved(hedged_digits.Config(toy=True, num_steps=900))
+    assert toy.num_steps == 900 and toy.seeds == (0, 1) and toy.num_queries == 400
 
 
 def test_how_often_it_saves_and_logs_may_change(folder, content):
