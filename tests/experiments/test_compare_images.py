@@ -90,6 +90,7 @@ def test_a_metric_is_one_row_of_the_table(tmp_path, photograph, monkeypatch, cap
     display = named.Display(lambda distance: -distance, 1, higher_is_closer=True)
     row = named.Metric("bright_N", "Brightness {n}", "of a test", brightness, display=display)
     monkeypatch.setitem(named.METRICS, row.name, row)
+    monkeypatch.setattr(comparison, "_SLOW", 1)
     options = {"reference": photograph, "metrics": ("bright_2", "lasi_3+mse")}
     content = compare_images.run(config(tmp_path, **options))
     values = [score["bright_2"] for score in content["scores"]]
@@ -98,6 +99,7 @@ def test_a_metric_is_one_row_of_the_table(tmp_path, photograph, monkeypatch, cap
     )
     printed = capsys.readouterr().out
     assert "bright_N (N at least 1)" in named.known() and "Brightness 2" in printed
+    assert "Brightness 2: so many neighbours take minutes to compile" in printed
     assert not (tmp_path / "out" / "maps").exists()  # neither has any
     with pytest.raises(
         ValueError, match=r"metrics must be among mse, .*bright_N.*; got 'bright_0'"

@@ -80,11 +80,16 @@ def test_odd_entries_of_a_folder_are_left_out_and_named(place, tmp_path, capsys)
     folder = shutil.copytree(place / "photographs", tmp_path / "photographs")
     save(folder / "small.png", np.zeros((SIZE - 1, 40, 3)))
     (folder / "text.jpg").write_text("no image")
+    (folder / "folder.png").mkdir()
+    (folder / "notes.txt").write_text("")
+    (folder / ".hidden.png").write_text("")
     Image.fromarray(np.zeros((20, 20), np.uint16)).save(folder / "deep.png")
     found = mos_agreement._squares(config(place, photographs=folder))
     assert set(found.photographs) == {"cat.png", "coffee.png"}
     said = capsys.readouterr().out
     assert f"left out: small.png is 40 x {SIZE - 1}, size is {SIZE} pixels a side" in said
+    assert "folder.png is not a file" in said and ".hidden" not in said
+    assert "left out: 1 that are no images by name, as notes.txt" in said
     assert "text.jpg is not an image" in said and "deep.png must have 8 bits" in said
     (folder / "cat.png").unlink()
     (folder / "small.png").unlink()
