@@ -1,0 +1,30 @@
+"""How all tests, and the examples in docstrings, are compiled and spread over processes."""
+
+import os
+import sys
+
+import pytest
+
+# Before JAX starts. A test runs most programs once, on small arrays: optimizing them takes longer
+# than running them. Slow tests and known values run as users compile them in `.ci/run`.
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+)
+
+
+def pytest_xdist_auto_num_workers(config):
+    """Two processes, as compiling is one thread's work; a single file starts sooner in this one."""
+    return 0 if len(config.args) == 1 and ".py" in config.args[0] else 2
+
+
+@pytest.fixture(autouse=True)
+def few_lowered_programs():
+    """Each keeps an MLIR context, and the more of them there are, the longer a new one takes.
+
+    JAX keeps 2048. What is compiled needs them no more. A newer JAX may keep them elsewhere.
+    """
+    yield
+    if (pxla := sys.modules.get("jax._src.interpreters.pxla")) is not None:
+        lowered = getattr(pxla, "_cached_lowering_to_hlo", None)
+        if lowered is not None:
+            lowered.cache_clear()
