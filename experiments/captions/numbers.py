@@ -1,10 +1,12 @@
 """The numbers of image and caption retrieval, each a frame: means with their intervals."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from experiments.captions import retrieval
 from experiments.captions.methods import METHODS, is_distribution
@@ -46,7 +48,9 @@ def performance(outcomes: dict[str, Outcomes], trials: dict[str, Trial]) -> pd.D
     return frame(rows)
 
 
-def _measures(outcomes: Outcomes, trial: Trial, side: Side):
+def _measures(
+    outcomes: Outcomes, trial: Trial, side: Side
+) -> Iterator[tuple[str, str, np.ndarray]]:
     """Every measure of uncertainty of a side: method, name and values (query, seed)."""
     for method, each in outcomes.items():
         for name in each[0].uncertainty[side]:
@@ -56,65 +60,83 @@ def _measures(outcomes: Outcomes, trial: Trial, side: Side):
             yield NO_MODEL, name, values[:, None]
 
 
-def _varied(values: np.ndarray) -> bool:
-    """Whether the values (query, seed) of no seed are all the same."""
-    return bool((values.min(0) < values.max(0)).all())
-
-
 def uncertainty(
     outcomes: dict[str, Outcomes], trials: dict[str, Trial], *, key: jax.Array, num_resamples: int
 ) -> pd.DataFrame:
     """How every measure of uncertainty agrees with what is known, and with failure."""
+    wanted: list[tuple[str, Side, str, str, np.ndarray]] = [
+        (split, side, method, measure, values)
+        for split, methods in outcomes.items()
+        for side in SIDES
+        for method, measure, values in _measures(methods, trials[split], side)
+    ]
+    rows = []
+    for split, side, method, measure, values in tqdm(
+        wanted, desc="judging uncertainty", unit="measure", mininterval=10
+    ):
+        methods = outcomes[split]
+        # What no model says is held against the mean model of all methods.
+        of = methods.get(method) or [o for each in methods.values() for o in each]
+        row = {
+            "method": method,
+            "measure": measure,
+            "own": method in METHODS and measure == METHODS[method].judged_by,
+            "split": split,
+            "side": side,
+        }
+        scores = _scores(trials[split], side, values, of, key=key, num_resamples=num_resamples)
+        rows.append({**row, **scores})
+    return frame(rows)
 
-    def interval(statistic, groups, *items: np.ndarray) -> dict[str, float] | None:
-        """Of ranked uncertainties; undefined where nothing varies: no error, one uncertainty."""
-        if not all(map(_varied, items)):
+
+def _scores(
+    trial: Trial,
+    side: Side,
+    values: np.ndarray,
+    outcomes: list[Outcome],
+    *,
+    key: jax.Array,
+    num_resamples: int,
+) -> dict[str, Any]:
+    """All scores of a measure of uncertainty (query, seed); None where nothing varies."""
+
+    def interval(statistic, some: np.ndarray, *items: np.ndarray) -> dict[str, float] | None:
+        """Of ranked uncertainties; undefined without an error, and of one uncertainty."""
+        unsure, known = (values[some] for values in items)
+        if not (_varied(unsure) and _varied(known)):
             return None
-        items = estimates.ranks(items[0]), items[1].astype(np.float32)
+        items = estimates.ranks(unsure), known.astype(np.float32)
+        groups = trial.groups(side)[some]
         return estimates.over_items(
             key, statistic, *items, num_resamples=num_resamples, groups=groups
         )
 
-    rows = []
-    for split, methods in outcomes.items():
-        trial = trials[split]
-        for side in SIDES:
-            groups = trial.groups(side)
-            for method, measure, values in _measures(methods, trial, side):
-                # What no model says is held against the mean model of all methods.
-                of_method = (
-                    methods[method]
-                    if method in methods
-                    else [o for each in methods.values() for o in each]
-                )
-                right, annotated = (
-                    np.stack([o.metrics[side][name] for o in of_method], 1).round()
-                    for name in ("R@1", "annotated R@1")
-                )
-                values = np.broadcast_to(values, right.shape)
-                row: dict[str, Any] = {
-                    "method": method,
-                    "measure": measure,
-                    "own": method in METHODS and measure == METHODS[method].judged_by,
-                    "split": split,
-                    "side": side,
-                    "r_auroc": interval(calibration.r_auroc, groups, values, right),
-                    "r_auroc_annotated": interval(calibration.r_auroc, groups, values, annotated),
-                    "aurc_annotated": interval(calibration.aurc, groups, values, 1.0 - annotated),
-                    "level_score": _binned(calibration.level_score, values, annotated),
-                    "bin_correlation": _binned(calibration.bin_correlation, values, annotated),
-                }
-                if trial.truth is not None:
-                    known = np.broadcast_to(trial.truth.ambiguity[side][:, None], values.shape)
-                    row["spearman"] = interval(calibration.spearman, groups, values, known)
-                    row["kendall"] = interval(calibration.kendall_tau, groups, values, known)
-                    if side == "caption":
-                        some = trial.truth.of_one_length
-                        row["spearman_of_one_length"] = interval(
-                            calibration.spearman, groups[some], values[some], known[some]
-                        )
-                rows.append(row)
-    return frame(rows)
+    right, annotated = (
+        np.stack([o.metrics[side][name] for o in outcomes], 1).round()
+        for name in ("R@1", "annotated R@1")
+    )
+    values = np.broadcast_to(values, right.shape)
+    every = np.ones(len(values), bool)
+    found: dict[str, Any] = {
+        "r_auroc": interval(calibration.r_auroc, every, values, right),
+        "r_auroc_annotated": interval(calibration.r_auroc, every, values, annotated),
+        "aurc_annotated": interval(calibration.aurc, every, values, 1.0 - annotated),
+        "level_score": _binned(calibration.level_score, values, annotated),
+        "bin_correlation": _binned(calibration.bin_correlation, values, annotated),
+    }
+    if trial.truth is not None:
+        known = np.broadcast_to(trial.truth.ambiguity[side][:, None], values.shape)
+        found["spearman"] = interval(calibration.spearman, every, values, known)
+        found["kendall"] = interval(calibration.kendall_tau, every, values, known)
+        if side == "caption":
+            some = trial.truth.of_one_length
+            found["spearman_of_one_length"] = interval(calibration.spearman, some, values, known)
+    return found
+
+
+def _varied(values: np.ndarray) -> bool:
+    """Whether the values (query, seed) of no seed are all the same."""
+    return bool((values.min(0) < values.max(0)).all())
 
 
 def _binned(score, values: np.ndarray, right: np.ndarray) -> dict[str, Any] | None:

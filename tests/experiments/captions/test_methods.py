@@ -13,6 +13,7 @@ from experiments.captions.batches import Batch
 from experiments.captions.methods import METHODS
 from experiments.captions.two_towers import Features, Model, Pictures, Words
 from experiments.runs import training
+from experiments.uncertainty import baselines
 from probemb.distributions.gaussians import DiagonalGaussian
 
 BATCH, DIMENSION = 6, 5
@@ -200,7 +201,7 @@ def test_a_record_that_lacks_a_part_is_an_error():
 
 
 def test_every_method_is_judged_by_a_measure_that_it_has():
-    of_scores = {"minus best score", "minus margin", "entropy over items"}
+    of_scores = set(baselines.named("scores"))
     for name, method in METHODS.items():
         parameters = model_of(name).initialize(jax.random.key(0))
         points = jnp.ones((2, DIMENSION))
