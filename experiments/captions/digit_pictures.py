@@ -76,7 +76,7 @@ def _nearest(trial: Trial, outcome: Outcome, method: str) -> Figure:
     certain = np.argsort(np.argsort(variance)) / len(variance)
     for (picture, axis), image in zip(axes, chosen, strict=True):
         picture.imshow(trial.images[image], cmap="gray", vmin=0, vmax=255)
-        picture.set_title(f"more uncertain than {certain[image]:.0%} of images", fontsize=8.5)
+        picture.set_title(f"more uncertain than\n{certain[image]:.0%} of all images", fontsize=8.5)
         picture.axis("off")
         best = np.argsort(-outcome.scores[image], kind="stable")[:6][::-1]
         known = trial.truth.match_probability[image, best]

@@ -65,11 +65,9 @@ def evaluate(model: Model, parameters: Any, trial: Trial) -> Outcome:
             for ids in (trial.truth.narrow, trial.truth.wide)
         )
         implication = np.asarray(_implication(model, parameters, *pair))
-    uncertainty: dict[Side, dict[str, np.ndarray]] = {
-        side: {
-            **jax.tree.map(np.asarray, _unsure(model, parameters, own)),
-            **measured(Evidence(scores=of_side)),
-        }
-        for side, own, of_side in zip(SIDES, (images, texts), (scores, scores.T), strict=True)
-    }
+    uncertainty: dict[Side, dict[str, np.ndarray]] = {}
+    for side, own, of_side in zip(SIDES, (images, texts), (scores, scores.T), strict=True):
+        found = jax.tree.map(np.asarray, _unsure(model, parameters, own))
+        found |= measured(Evidence(scores=of_side))
+        uncertainty[side] = dict(sorted(found.items()))  # reports have them by name
     return Outcome(scores, retrieval.metrics(scores, trial), uncertainty, implication)

@@ -97,10 +97,14 @@ def _reliability(trial: Trial, outcomes: Outcomes) -> Figure:
     matches = {method: np.tile(match, len(outcomes[method])) for method in methods}
     figure, axes = plots.panels(1, 1, panel=(4.8, 3.8))
     plots.reliability(axes[0, 0], pairs, matches, COLORS)
+    points = [value for line in axes[0, 0].get_lines()[1:] for value in np.ravel(line.get_data())]
+    limits = 0.0, min(1.0, 1.1 * max(points, default=1.0))  # the rare match has no great ones
     axes[0, 0].set(
         title="Pairs of images and captions",
         xlabel="predicted match probability",
         ylabel="share that match",
+        xlim=limits,
+        ylim=limits,
     )
     axes[0, 0].legend()
     return figure
