@@ -63,13 +63,13 @@ class Training:
     """Steps from one line of metrics.jsonl to the next."""
     toy: bool = False
     """To see all of it quickly, too short for what is expected: of the options that are not
-    given, three methods, one seed, 400 steps, 100 resamples."""
+    given, two methods, one seed, 400 steps, 100 resamples."""
     output: Path | None = None
     """The folder of the run. Default: in results, named after all options."""
 
 
 TOY: dict[str, Any] = {
-    "methods": ("pcmepp", "info_nce", "meru"),
+    "methods": ("pcmepp", "info_nce"),
     "seeds": (0,),
     "num_steps": 400,
     "num_resamples": 100,
