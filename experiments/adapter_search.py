@@ -115,7 +115,7 @@ def run(config: Config) -> dict[str, Any]:
         raise ValueError(f"k must be at most the {len(items.mean)} items, got {config.k}")
     index = serving.faiss_index(search.item_vectors(items))
     found = serving.search_faiss(index, search.query_vectors(queries), k=config.k)
-    if config.negative_scale is not None:
+    if config.negative_scale is not None and config.shift is not None:
         found = search.rerank(
             queries,
             items,
