@@ -227,6 +227,7 @@ def test_bad_options(tmp_path, options, message):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_unknown_options_and_help():
     def call(*flags):
         environment = {**os.environ, "COLUMNS": "200"}
