@@ -14,8 +14,8 @@ scores alone. By default the digits are scikit-learn's. The same command again g
 where the last one was stopped, to the same numbers.
 
 On two CPU cores: about forty minutes by default, about three with --toy, which compares PCME++
-with InfoNCE. Expected: the caption uncertainty of every probabilistic method correlates with the true
-ambiguity (Spearman at least 0.7), that of the deterministic rivals less.
+with InfoNCE. Expected: the caption uncertainty of every probabilistic method correlates with the
+true ambiguity (Spearman at least 0.7), that of the deterministic rivals less.
 `answers/digit_captions.md` has what is reached: ProLIP and PCME++ do, PCME does not, and MERU's
 radius does as well.
 """
