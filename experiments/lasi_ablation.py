@@ -94,7 +94,7 @@ class Config:
     """The folder of the run. Default: a folder in results, named after the options."""
     toy: bool = False
     """To see all of it quickly, too short for what is expected: of the options that are not
-    given, two numbers of each, and one square of a photograph."""
+    given, two numbers of each, one square of a photograph, 100 resamples."""
 
 
 def resolved(config: Config) -> Config:

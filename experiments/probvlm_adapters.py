@@ -118,7 +118,7 @@ class Config:
     """Steps from one line of metrics.jsonl to the next."""
     toy: bool = False
     """To see all of it quickly, too short for what is expected: of the options that are not
-    given, three methods, two seeds, 200 steps, 100 resamples."""
+    given, three methods, two seeds, 200 steps, 300 of the encoder, 100 resamples."""
     output: Path | None = None
     """The folder of the run. Default: in results, named after all options."""
 

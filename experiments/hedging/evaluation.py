@@ -77,13 +77,19 @@ def trials(
       seed: of all random choices.
 
     Raises:
-      ValueError: a split that no pairs can be drawn of, or too few queries.
+      ValueError: a split that no pairs can be drawn of, or too few images for the gallery or
+        queries.
     """
     labelled.check("the test split", split)
     random = np.random.default_rng(seed)
     classes = np.unique(split.labels)
     members = [np.flatnonzero(split.labels == label) for label in classes]
     gallery = np.concatenate([ids[: len(ids) // 2] for ids in members])
+    if len(gallery) < NEIGHBORS:
+        raise ValueError(
+            f"the test split must leave {NEIGHBORS} images for the gallery, half of each label's, "
+            f"got {len(gallery)} of {len(split.labels)}"
+        )
     rest = np.concatenate([ids[len(ids) // 2 :] for ids in members])
     chosen = np.sort(random.permutation(rest)[:num_queries])
     labels = split.labels[chosen]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ from matplotlib.patches import Ellipse
 
 from experiments.hedging import evaluation
 from experiments.hedging.evaluation import CONDITIONS, Outcome, Trial
-from experiments.hedging.model import Model
+from experiments.hedging.model import Kind, Model
 from experiments.hedging.numbers import Cell, Outcomes
 from experiments.reports import plots
 
@@ -22,7 +22,7 @@ Named = Callable[[int], str]
 """What a label is called."""
 _LABELS_SHOWN = 6
 _IMAGES_OF_A_LABEL = 5
-_COLORS = plots.palette(["point", "gaussian", "mixture", "ensemble of points"])
+_COLORS = plots.palette([*get_args(Kind), "ensemble of points"])
 _RIGHT, _WRONG = "#228833", "#cc3311"
 _HALO = [patheffects.withStroke(linewidth=2.5, foreground="white")]
 
@@ -164,6 +164,11 @@ def _draw_embeddings(axis: Axes, parts: _Parts, color: str, name: str) -> None:
 # --- the images -------------------------------------------------------------------------------
 
 
+def drawable(image: np.ndarray) -> np.ndarray:
+    """An image (height, width, ...) of any channels in colours if it has three, else in grays."""
+    return image if image.ndim == 2 or image.shape[2] == 3 else image.mean(2)
+
+
 def _images(kind: str, trial: Trial, outcomes: dict[str, Outcome], named: Named) -> Figure:
     """Histograms of eta, and corrupt images from the most certain to the least."""
     across, down = 8, 4
@@ -186,7 +191,7 @@ def _images(kind: str, trial: Trial, outcomes: dict[str, Outcome], named: Named)
     order = np.argsort(eta)
     chosen = order[np.linspace(0, len(order) - 1, across * down).astype(int)]
     for panel, query in zip(bottom.subplots(down, across).flat, chosen, strict=True):
-        panel.imshow(trial.queries.images[query], cmap="gray", vmin=0, vmax=255)
+        panel.imshow(drawable(trial.queries.images[query]), cmap="gray", vmin=0, vmax=255)
         panel.set_axis_off()
         label, guess = int(trial.queries.labels[query]), int(predicted[query])
         panel.set_title(

@@ -133,6 +133,7 @@ def notes(values: pd.DataFrame, titles: dict[str, str]) -> list[str]:
       values: as of `compare`.
       titles: of the metrics.
     """
+    values = values.dropna(axis=1)  # of images that are too small for a metric
     of_lasi = [name for name in values if {row.name for row, _ in named.rows(name)} == {"lasi_N"}]
     if not of_lasi:
         return []

@@ -92,9 +92,13 @@ def _severity(rows: pd.DataFrame, kinds: pd.DataFrame) -> list[str]:
 
 
 def _opinions(rows: pd.DataFrame, kinds: pd.DataFrame, known: dict[str, float]) -> list[str]:
-    of_others = [name for name in known if name not in set(rows["metric"])]
-    theirs = tables.frame([{"metric": name, "published": known[name]} for name in of_others])
-    theirs["metric"] += ", published"
+    theirs = tables.frame(
+        [
+            {"metric": f"{name}, published", "published": score}
+            for name, score in known.items()
+            if name not in set(rows["metric"])
+        ]
+    )
     every = pd.concat(
         [rows.assign(published=[known.get(title) for title in rows["metric"]]), theirs]
     )

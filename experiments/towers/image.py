@@ -13,11 +13,14 @@ class ImageTower(nnx.Module):
     Features are (batch, 128).
 
     Args:
-      height: a multiple of 4.
-      width: a multiple of 4.
+      height: 4 at least.
+      width: 4 at least.
       channels: of the first and of the second convolution.
       image_channels: of an image, such as 3 of colors; of 1 the axis may be missing.
       rngs: of the initial parameters.
+
+    Raises:
+      ValueError: images that are too small.
     """
 
     def __init__(
@@ -29,6 +32,8 @@ class ImageTower(nnx.Module):
         image_channels: int = 1,
         rngs: nnx.Rngs,
     ):
+        if min(height, width) < 4:
+            raise ValueError(f"images must be 4 x 4 pixels at least, got {height} x {width}")
         self.shape = height, width, image_channels
         self.first = nnx.Conv(image_channels, channels[0], (5, 5), rngs=rngs)
         self.second = nnx.Conv(channels[0], channels[1], (5, 5), rngs=rngs)
@@ -63,7 +68,10 @@ class ImageTower(nnx.Module):
 def _max_pool(x: jax.Array) -> jax.Array:
     """The greatest of every 2 x 2 elements of (batch, height, width, channel).
 
-    Of a reshaped array: on a CPU the gradient of a windowed reduction is far slower.
+    Of an odd side the last element is left out. Of a reshaped array: on a CPU the gradient of a
+    windowed reduction is far slower.
     """
     batch, height, width, channels = x.shape
-    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).max((2, 4))
+    down, across = height // 2, width // 2
+    even = x[:, : 2 * down, : 2 * across]
+    return even.reshape(batch, down, 2, across, 2, channels).max((2, 4))

@@ -146,6 +146,7 @@ def test_metrics_that_agree_need_no_note():
     assert notes(scores) == []
     assert notes({"a": scores["a"]}) == []
     assert notes({"a": (0.1, math.nan, 30.0), "b": (0.1, math.nan, 30.0)}) == []
+    assert notes({"a": (math.nan, math.nan, 30.0), "b": (math.nan, math.nan, 20.0)}) == []
     assert notes({**scores, "d": (0.4, -0.1, 5.0)}) == []  # LASI agrees
     (note,) = notes({"worst": (0.1, 0.9, 9.0), "b": scores["b"], "c": scores["c"]})
     assert note.startswith("look at worst: LASI puts it first and PSNR last. LASI does not")

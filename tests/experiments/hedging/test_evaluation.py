@@ -61,6 +61,12 @@ def test_too_few_queries(split):
         make_trials(split, num_queries=1)
 
 
+def test_too_small_a_gallery():
+    few = Labelled(np.zeros((8, 8, 16), np.uint8), np.arange(8) % 4)
+    with pytest.raises(ValueError, match=r"the test split must leave 5 images .*, got 4 of 8"):
+        make_trials(few)
+
+
 def test_vote():
     votes = np.array([[1, 2, 2, 1, 3], [5, 6, 7, 8, 9], [4, 4, 4, 2, 2]])
     weights = np.array([[0.9, 0.1, 0.2, 0.3, 1.0], [0.1, 0.2, 0.5, 0.2, 0.1], [0, 0, 0, 1, 1]])

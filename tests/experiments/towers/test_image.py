@@ -10,9 +10,11 @@ from experiments.towers import image
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 8, 16), np.uint8)
 
 
-def test_it_is_two_convolutions_with_windowed_pooling_and_a_hidden_layer():
-    tower = image.ImageTower(8, 16, (4, 6), rngs=nnx.Rngs(0))
-    x = jnp.asarray(IMAGES, jnp.float32)[..., None] / 255.0
+@pytest.mark.parametrize(("height", "width"), [(8, 16), (7, 14), (4, 5)])
+def test_it_is_two_convolutions_with_windowed_pooling_and_a_hidden_layer(height, width):
+    tower = image.ImageTower(height, width, (4, 6), rngs=nnx.Rngs(0))
+    images = IMAGES[:, :height, :width]
+    x = jnp.asarray(images, jnp.float32)[..., None] / 255.0
     for layer in (tower.first, tower.second):
         assert layer.kernel.shape[:2] == (5, 5)
         kernel = layer.kernel[...]
@@ -22,7 +24,7 @@ def test_it_is_two_convolutions_with_windowed_pooling_and_a_hidden_layer():
         x = jax.nn.relu(x + layer.bias[...])
         x = nnx.max_pool(x, (2, 2), strides=(2, 2))
     x = x.reshape(3, -1) @ tower.hidden.kernel[...] + tower.hidden.bias[...]
-    features = tower(IMAGES)
+    features = tower(images)
     assert features.shape == (3, image.HIDDEN)
     chex.assert_trees_all_close(features, jax.nn.relu(x), atol=1e-5)
 
@@ -46,3 +48,8 @@ def test_images_of_another_shape_are_one_error(shape):
     tower = image.ImageTower(8, 16, (4, 6), image_channels=3, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=r"images must be .*\(8, 16, 3\).*got "):
         tower(np.zeros(shape, np.uint8))
+
+
+def test_images_too_small_to_pool_twice_are_one_error():
+    with pytest.raises(ValueError, match="images must be 4 x 4 pixels at least, got 3 x 16"):
+        image.ImageTower(3, 16, (4, 6), rngs=nnx.Rngs(0))
