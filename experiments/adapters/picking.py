@@ -109,7 +109,7 @@ def picks(
 
 
 def selection(cells: list[dict]) -> pd.DataFrame:
-    """Every criterion, as it is and relative, from all sources and from the others."""
+    """Every criterion in all its forms, from all sources and from the others."""
     recalls = {name: matrices(cells, "retrieval", name) for name in METRICS}
     criteria = list(next(iter(cells[0]["targets"].values()))["criteria"])
     rows = []
@@ -133,7 +133,7 @@ def selection(cells: list[dict]) -> pd.DataFrame:
 
 
 def levels(cells: list[dict]) -> pd.DataFrame:
-    """What every source makes of every target: retrieval, total uncertainty, best cosine."""
+    """What every source makes of every target: retrieval, total uncertainty, and the rivals."""
     domains = _names(cells, "source")
     wanted = {
         "retrieval": METRICS,

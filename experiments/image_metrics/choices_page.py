@@ -46,11 +46,10 @@ def markdown(content: dict[str, Any], scores: pd.DataFrame) -> str:
         f"95 %, by {content['config']['num_resamples']:,} bootstrap resamples of the triplets; of "
         f"less than {FEWEST} there are none.",
     ]
-    titles = content["titles"] | {"human": _CEILING}
-    named = scores.assign(metric=scores["metric"].map(titles))
+    named = scores.assign(metric=scores["metric"].map(content["titles"]))
     of_choices = tables.where(named, measure="two_afc")
     if len(of_choices):
-        ceiling = tables.where(named, measure="human")
+        ceiling = tables.where(named, measure="human").assign(metric=_CEILING)
         lines += [_CHOICES, _table(_joined(ceiling, of_choices, published(of_choices)))]
     if len(of_differences := tables.where(named, measure="jnd")):
         lines += [_DIFFERENCES, _table(of_differences)]

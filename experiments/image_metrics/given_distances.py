@@ -51,6 +51,8 @@ def _rows(path: Path) -> dict[str, list[list[float]]]:
             raise ValueError(f"columns {', '.join(twice)} are there twice")
         for row in rows:
             subset, *texts = (row[name] or "" for name in COLUMNS)
+            if not subset:
+                raise ValueError(f"subset must have a name, line {rows.line_num} has none")
             if (values := _numbers(texts)) is None:
                 raise ValueError(
                     "d0 and d1 must be finite numbers and human_prefers_p1 one from 0 to 1, "

@@ -224,6 +224,12 @@ def test_distances_of_others_alone(tmp_path):
     assert found["jnd"] == [] and found["data"] == "BAPPS, validation triplets: cnn 2"
 
 
+def test_a_file_may_be_named_as_the_ceiling_is(tmp_path):
+    run_csv(tmp_path, TWICE, "human.csv")
+    text = (tmp_path / "run" / "report" / "results.md").read_text()
+    assert "| human ceiling | 68.0" in text and "| human, as given | 80.0" in text
+
+
 TWICE = HEADER + 2 * "cnn,0.1,0.3,0.2\n"
 COMPRESSED = gzip.compress((HEADER + 99 * ROWS).encode(), mtime=0)
 FORM = r"theirs\.csv(\.gz)? must be a CSV file with columns subset, d0, d1, human_prefers_p1: "
@@ -240,6 +246,7 @@ MISTAKES = {
         RULE + r"line 4 has \['0\.1', '0\.3', '1\.5'\]",
     ),
     "a short line": (TWICE + "cnn,0.1\n", RULE + r"line 4 has \['0\.1', '', ''\]"),
+    "no subset": (TWICE + ",1,2,0\n", FORM + "subset must have a name, line 4 has none"),
     "no triplets": (HEADER, r"theirs\.csv must hold at least two triplets of each subset, .* \{\}"),
     "one triplet": (TWICE + "color,1,2,0\n", r"two triplets of each .* \{'cnn': 2, 'color': 1\}"),
     "an open quote": (TWICE + '"' + 200_000 * "x", FORM + "field larger than field limit"),
