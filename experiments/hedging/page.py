@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from experiments.hedging.evaluation import NEIGHBORS
+from experiments.hedging.numbers import NUM_BINS
 from experiments.reports import tables
 
 
@@ -56,9 +58,9 @@ def markdown(content: dict) -> str:
         "numbers share digits too, so that intervals over images may still be too narrow.",
         _expected(content),
         "## Performance",
-        "Verification: average precision over pairs. Identification: accuracy of 5 nearest "
-        "neighbours in a clean gallery. Calibration: expected calibration error of the match "
-        "probability (0 is ideal). Mean over seeds [95 % t interval].",
+        f"Verification: average precision over pairs. Identification: accuracy of {NEIGHBORS} "
+        "nearest neighbours in a clean gallery. Calibration: expected calibration error of the "
+        "match probability (0 is ideal). Mean over seeds [95 % t interval].",
         _of_trials(
             content["performance"],
             {
@@ -70,8 +72,8 @@ def markdown(content: dict) -> str:
         "## Does the uncertainty predict failure?",
         "R-AUROC: an error of identification is more uncertain than a success (1/2 is chance). "
         "AURC: mean error when the least certain are rejected first (0 is ideal). Both: mean over "
-        "seeds [95 % bootstrap interval over test images]. tau: Kendall's between 20 bins of "
-        "uncertainty and their accuracy (identification) or average precision (verification, a "
+        f"seeds [95 % bootstrap interval over test images]. tau: Kendall's between {NUM_BINS} bins "
+        "of uncertainty and their accuracy (identification) or average precision (verification, a "
         "pair counts as uncertain as the less certain of its two images); -1 is ideal; mean over "
         "seeds.",
         _of_trials(
