@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.image_metrics.choices import Judged
+from experiments.image_metrics.choices import ALL, Judged
 
 COLUMNS = ("subset", "d0", "d1", "human_prefers_p1")
 """What the file has: two distances of each triplet, and the share that prefers the second."""
@@ -53,6 +53,11 @@ def _rows(path: Path) -> dict[str, list[list[float]]]:
             subset, *texts = (row[name] or "" for name in COLUMNS)
             if not subset:
                 raise ValueError(f"subset must have a name, line {rows.line_num} has none")
+            if subset == ALL:
+                raise ValueError(
+                    f"subset must not be {ALL!r}, which is the mean of all, as in line "
+                    f"{rows.line_num}"
+                )
             if (values := _numbers(texts)) is None:
                 raise ValueError(
                     "d0 and d1 must be finite numbers and human_prefers_p1 one from 0 to 1, "

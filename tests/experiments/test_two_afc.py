@@ -247,6 +247,7 @@ MISTAKES = {
     ),
     "a short line": (TWICE + "cnn,0.1\n", RULE + r"line 4 has \['0\.1', '', ''\]"),
     "no subset": (TWICE + ",1,2,0\n", FORM + "subset must have a name, line 4 has none"),
+    "the mean as a subset": (TWICE + "all,1,2,0\n", FORM + "subset must not be 'all', .* line 4"),
     "no triplets": (HEADER, r"theirs\.csv must hold at least two triplets of each subset, .* \{\}"),
     "one triplet": (TWICE + "color,1,2,0\n", r"two triplets of each .* \{'cnn': 2, 'color': 1\}"),
     "an open quote": (TWICE + '"' + 200_000 * "x", FORM + "field larger than field limit"),
