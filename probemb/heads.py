@@ -4,9 +4,6 @@ They alone need flax, so they are imported by name: `from probemb import heads`.
 at local features too: of the places of an image or of the words of a text.
 """
 
-import math
-import numbers
-
 import jax
 import jax.numpy as jnp
 
@@ -30,9 +27,8 @@ def _check(**lengths: int) -> None:
 
 def _start(log_variance: float) -> jax.nn.initializers.Initializer:
     """The bias with which a log-variance starts."""
-    if not isinstance(log_variance, numbers.Real) or not math.isfinite(log_variance):
-        raise ValueError(f"initial_log_variance must be a finite number, got {log_variance!r}")
-    return nnx.initializers.constant(log_variance)
+    like = jnp.zeros((), jnp.float32)  # as the parameters
+    return nnx.initializers.constant(arguments.scalar("initial_log_variance", log_variance, like))
 
 
 def _checked(features: jax.Array, layer: nnx.Linear) -> jax.Array:

@@ -127,6 +127,13 @@ def test_a_trial_has_all_captions_of_its_images():
     assert trial.truth is None
 
 
+def test_features_have_captions_by_number(tmp_path):
+    path = save(tmp_path / "pairs.npz", features())
+    pairs, is_test = pairs_of(Config(features=path, batch_size=8, output=tmp_path / "run"))
+    assert pairs.captions[:2] == ("caption 0", "caption 1") and len(pairs.captions) == 48
+    assert pairs.vocabulary is None and 2 <= is_test.sum() <= 22
+
+
 # --- SqueezeNet ---------------------------------------------------------------------------------
 
 

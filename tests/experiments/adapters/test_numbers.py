@@ -255,6 +255,10 @@ def test_right_uncertainty_says_more(known, unknown):
     scores = {row["score"] for row in known[3]["comparisons"]}
     assert scores == {"spearman"}
     assert {row["score"] for row in unknown[3]["comparisons"]} == {"r_auroc_annotated"}
+    fit = find(unknown[3]["fits"], method="probvlm", side="caption")
+    assert fit["coverage"]["mean"] < 0.85 < fit["coverage_tempered"]["mean"]
+    moved = find(unknown[3]["retrieval"], method="probvlm", ranking="locations", side="image")
+    assert moved["change of R@1"]["mean"] > 0.0
 
 
 def test_what_training_has_not_is_told_apart(known):
