@@ -78,7 +78,7 @@ def _functions_of(value: Any):
     """A function by itself, a class by its methods and properties."""
     if inspect.isfunction(value):
         yield "", value
-    elif inspect.isclass(value):
+    elif inspect.isclass(value) and not getattr(value, "_is_protocol", False):  # nothing to call
         for name, part in vars(value).items():
             part = part.fget if isinstance(part, property) else part
             if inspect.isfunction(part) and (name[0] != "_" or name == "__call__"):
