@@ -16,7 +16,7 @@ from PIL import Image
 import lasi_jax
 from experiments import lasi_ablation
 from experiments.data import graded_squares, photographs
-from experiments.image_metrics import ablated_lasi
+from experiments.image_metrics import ablated_lasi, ablation
 from experiments.image_metrics.ablated_lasi import Variant
 from experiments.runs import cells as cell_files
 
@@ -168,7 +168,7 @@ def test_noise_at_middle_grey_and_likeness(folder, content):
     for row in content["rows"]:
         of_both = (measured(folder, variant) for variant in (variant_of(row), BASE))
         assert row["likeness"] == pytest.approx(scipy.stats.spearmanr(*of_both).statistic)
-    assert lasi_ablation.likeness(np.ones(3), np.arange(3.0)) is None
+    assert ablation.likeness(np.ones(3), np.arange(3.0)) is None
 
 
 def test_pairs_are_a_reference_and_each_kind_at_each_level(pairs):
