@@ -123,9 +123,35 @@ def named(*kinds: str) -> tuple[str, ...]:
     return tuple(name for name, row in BASELINES.items() if set(row.takes) & set(kinds))
 
 
+_AXES = {
+    **dict.fromkeys(("scores", "cosines", "logits", "match"), "(query, item)"),
+    "points": "(query, dimension)",
+    "changed": "(query, change, dimension)",
+    "texts": "(query)",
+    "votes": "(query, voter)",
+}
+
+
+def _check(name: str, value: Any) -> None:
+    """Refuse evidence of another shape, of no query, with NaN, or without a second item."""
+    shape, axes = np.shape(value), _AXES[name]
+    if len(shape) != axes.count(",") + 1 or 0 in shape:
+        raise ValueError(f"{name} must have shape {axes}, none of them 0, got {shape}")
+    if name in ("scores", "cosines") and shape[1] < 2:
+        raise ValueError(f"{name} must be of two items at least, got {shape}")
+    if name != "texts" and np.isnan(value).any():
+        raise ValueError(f"{name} must have no NaN, got {int(np.isnan(value).sum())} of them")
+
+
 def measured(evidence: Evidence) -> dict[str, np.ndarray]:
-    """Every baseline (query) that there is evidence for, in the table's order."""
+    """Every baseline (query) that there is evidence for, in the table's order.
+
+    Raises:
+      ValueError: evidence of another shape, of no query, or with NaN; scores of one item alone.
+    """
     there = {name: value for name, value in evidence._asdict().items() if value is not None}
+    for name, value in there.items():
+        _check(name, value)
     rows = {name: BASELINES[name] for name in named(*there)}
     return {
         name: np.asarray(row.of(there[next(kind for kind in row.takes if kind in there)]))

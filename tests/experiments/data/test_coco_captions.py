@@ -1,45 +1,10 @@
 import json
 import re
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from experiments.data import coco_captions
-
-
-@pytest.fixture
-def photo_folder(tmp_path):
-    """Five photographs, some smaller than SqueezeNet takes, one of them gray."""
-    folder = tmp_path / "photographs"
-    folder.mkdir()
-    random = np.random.default_rng(0)
-    for number, shape in enumerate([(40, 60, 3), (30, 30, 3), (9, 50, 3), (64, 48), (50, 50, 3)]):
-        Image.fromarray(random.integers(0, 256, shape, np.uint8)).save(folder / f"{number}.png")
-    return folder
-
-
-def coco(**changes):
-    """A captions file of images 10, 20, 30, 40, 50, of which the third has no captions."""
-    return {
-        "info": {},
-        "images": [
-            {"id": 10 * (number + 1), "file_name": f"{number}.png", "width": 1}
-            for number in (3, 0, 1, 2, 4)
-        ],
-        "annotations": [
-            {"id": 1, "image_id": 40, "caption": "A grey cat."},
-            {"id": 2, "image_id": 10, "caption": "A dog, a cat"},
-            {"id": 3, "image_id": 20, "caption": "the dog's cat"},
-            {"id": 4, "image_id": 40, "caption": "a cat"},
-            {"id": 5, "image_id": 50, "caption": "a dog"},
-        ],
-    } | changes
-
-
-def write(path, content):
-    path.write_text(content if isinstance(content, str) else json.dumps(content), "utf-8")
-    return path
+from tests.experiments.made_up_pairs import coco, write
 
 
 def test_captions_name_their_photographs(photo_folder, tmp_path):

@@ -4,34 +4,10 @@ import re
 import jax
 import numpy as np
 import pytest
-import safetensors.numpy
 
 from experiments.data import frozen_features
 from lasi_jax.networks import squeezenet
-
-
-def features(number=24, captions_of_each=2):
-    """A file of features in which a caption is a noisy half of its image."""
-    random = np.random.default_rng(0)
-    ids = random.permutation(1000)[:number]
-    images = random.normal(size=(number, 3, 10)).astype(np.float32)
-    image_of = random.permutation(np.arange(number).repeat(captions_of_each))
-    captions = images[image_of].mean(1)[:, :5]
-    captions = captions + 0.1 * random.normal(size=captions.shape).astype(np.float32)
-    return {
-        "image_features": images,
-        "image_ids": ids,
-        "caption_features": captions,
-        "caption_image_ids": ids[image_of],
-    }
-
-
-def save(path, arrays):
-    if path.suffix == ".npz":
-        np.savez_compressed(path, **arrays)
-    else:
-        safetensors.numpy.save_file(arrays, path)
-    return path
+from tests.experiments.made_up_pairs import features, save
 
 
 def test_features_of_either_file(tmp_path):

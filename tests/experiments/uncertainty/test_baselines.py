@@ -67,3 +67,18 @@ def test_a_row_is_a_baseline(monkeypatch):
     found = measured(Evidence(scores=SCORES))
     np.testing.assert_allclose(found["minus mean"], -SCORES.mean(1))
     assert list(found)[-1] == "minus mean" and "minus mean" in baselines.named("scores")
+
+
+@pytest.mark.parametrize(
+    ("evidence", "message"),
+    [
+        (Evidence(scores=np.ones(3)), r"scores must have shape \(query, item\), .* got \(3,\)"),
+        (Evidence(points=np.ones((0, 2))), r"points must have shape .* none of them 0, got \(0, 2"),
+        (Evidence(cosines=np.ones((3, 1))), r"cosines must be of two items at least, got \(3, 1"),
+        (Evidence(match=np.array([[0.5, np.nan]])), "match must have no NaN, got 1 of them"),
+        (Evidence(texts=()), r"texts must have shape \(query\), none of them 0, got \(0,\)"),
+    ],
+)
+def test_evidence_of_another_form_is_refused(evidence, message):
+    with pytest.raises(ValueError, match=message):
+        measured(evidence)
