@@ -25,7 +25,7 @@ from lasi_jax.batching import zero
 from lasi_jax.wls import least_squares
 from lasi_jax.wls.causal_sums import causal_sums
 from lasi_jax.wls.neighborhood import neighbor_pattern
-from lasi_jax.wls.tiling import Tiling, flat, from_tiles, tiling, to_tiles, unflat, window_index
+from lasi_jax.wls.tiling import Tiling, from_tiles, tiling, to_tiles, window_index
 
 
 class Regression(NamedTuple):
@@ -151,7 +151,7 @@ def regress(
       weights: (*shape) of m_j, shared by the stack, or None for ones.
       options: neighbourhood size, decay, ridge and prior.
       consume: (factor, coefficients, extra tile) -> pytree, called once per
-        block with planes (*chunks, stack, counts * row), see `flat`.
+        block with planes (*chunks, stack, *counts, row).
       extra: tiles handed to `consume`, one per block.
 
     Returns:
@@ -165,7 +165,6 @@ def regress(
         block, weight, given = inputs
         products = _products(windows.features(block), weight, cut.axes)
         carry, sums = causal_sums(products, carry, cut, decay=options.decay)
-        sums = flat(sums, cut)
         planes = iter(range(sums.shape[cut.axes]))
         moment = {
             (i, k): lax.index_in_dim(sums, next(planes), cut.axes, keepdims=False)
@@ -179,13 +178,12 @@ def regress(
         if options.prior:
             right = [plane + options.ridge * options.prior / n for plane in right]
         coefficients = least_squares.solve(factor, right)
-        return carry, consume(factor, coefficients, None if given is None else flat(given, cut))
+        return carry, consume(factor, coefficients, given)
 
     planes = (*cut.chunks, n * (n + 3) // 2, len(images), *cut.counts)
     carry = jnp.full(planes, zero(images))
     inputs = (jnp.arange(cut.blocks), _weight_tiles(weights, cut), extra)
-    _, consumed = lax.scan(solve_block, carry, inputs)
-    return jax.tree.map(lambda tiles: unflat(tiles, cut), consumed)
+    return lax.scan(solve_block, carry, inputs)[1]
 
 
 def pull_back(
