@@ -70,8 +70,19 @@ def binned_tau(uncertainty: np.ndarray, performance_of_bin) -> float:
     return float(np.nan_to_num(found.statistic))  # NaN where all bins perform alike
 
 
+def _tau_of_identification(values: np.ndarray, right: np.ndarray) -> dict[str, Any] | None:
+    """Of uncertainties and successes (query, seed); None of fewer queries than bins."""
+    if len(values) < NUM_BINS:
+        return None
+    taus = [
+        binned_tau(u, lambda chosen, r=r: r[chosen].mean())
+        for u, r in zip(values.T, right.T, strict=True)
+    ]
+    return over_seeds(taus, bounds=CORRELATION)
+
+
 def _tau_of_verification(uncertainty: np.ndarray, outcome: Outcome, trial: Trial) -> float:
-    """The same for pairs, as uncertain as the less certain of the two."""
+    """Of pairs, as uncertain as the less certain of the two."""
     of_pair = np.maximum(uncertainty[trial.first], uncertainty[trial.second])
 
     def precision(chosen: np.ndarray) -> float:
@@ -111,13 +122,7 @@ def uncertainty(
                         "condition": cell[1],
                         "r_auroc": interval(calibration.r_auroc, labels, *items) if both else None,
                         "aurc": interval(calibration.aurc, labels, items[0], 1.0 - items[1]),
-                        "tau_identification": over_seeds(
-                            [
-                                binned_tau(u, lambda chosen, r=r: r[chosen].mean())
-                                for u, r in zip(values.T, right.T, strict=True)
-                            ],
-                            bounds=CORRELATION,
-                        ),
+                        "tau_identification": _tau_of_identification(values, right),
                         "tau_verification": over_seeds(
                             [_tau_of_verification(o.uncertainty[measure], o, trial) for o in each],
                             bounds=CORRELATION,

@@ -39,8 +39,8 @@ def _of_trials(rows: list[dict], columns: dict[str, str], **options: Any) -> str
     return tables.markdown(tables.frame(named), columns, **options)
 
 
-def _mean(estimate: dict) -> str:
-    return f"{estimate['mean']:.2f}"
+def _mean(estimate: dict | None) -> str:
+    return tables.number(estimate and estimate["mean"], 2)
 
 
 def markdown(content: dict) -> str:

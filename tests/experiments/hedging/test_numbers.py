@@ -73,6 +73,13 @@ def test_binned_tau():
     assert numbers.binned_tau(uncertainty, lambda _: 0.5) == 0.0
 
 
+def test_of_fewer_queries_than_bins_there_is_no_tau():
+    """Of a user's own test set; the rest of the report is there."""
+    values = np.random.default_rng(0).uniform(size=(20, 3))
+    assert numbers._tau_of_identification(values, values)["mean"] == pytest.approx(1.0)
+    assert numbers._tau_of_identification(values[1:], values[1:]) is None
+
+
 def test_tau_of_verification_is_that_of_pairs():
     """Every image in one pair, which is as uncertain as the less certain of its two."""
     random = np.random.default_rng(1)

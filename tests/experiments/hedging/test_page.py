@@ -47,8 +47,8 @@ def content():
                 "condition": "corrupt",
                 "r_auroc": None,
                 "aurc": estimate(0.25, 0.125),
-                "tau_identification": estimate(-0.875, 0.1),
-                "tau_verification": estimate(-0.25, 0.1),
+                "tau_identification": None,
+                "tau_verification": estimate(-0.875, 0.1),
             }
         ],
         "separation": [{**of, "measure": "eta", "auroc": estimate(0.5)}],
@@ -68,7 +68,7 @@ def test_the_text_is_a_function_of_the_numbers(content):
     assert content["command"] in text and "Seeds 0, 1, 2; jax 0 on cpu" in text
     for row in (
         "| test_seen, corrupt | gaussian | 0.750 [0.625, 0.875] | 0.500 [0.250, 0.750] |",
-        "| gaussian | eta | undefined | 0.250 [0.125, 0.375] | -0.88 | -0.25 |",
+        "| gaussian | eta | undefined | 0.250 [0.125, 0.375] | undefined | -0.88 |",
         "| test_seen | gaussian | eta | 0.500 (too few seeds) |",
     ):
         assert row in text
