@@ -70,7 +70,7 @@ def _coverage(axis: Axes, evaluations: dict[str, Evaluation], side: Side) -> Non
     inside = {method: fit.central for method, fit in fits.items() if fit.central is not None}
     plots.coverage(axis, inside, _COLORS)
     for line in axis.get_lines():
-        if line.get_label() == "probvlm_own":  # the released one lies on it
+        if line.get_label() == "released_own":  # it lies on the exact one
             line.set_linestyle("--")
     axis.set_title(f"partners of {side}s, not tempered")
     plots.name_ends(axis, size=6.5)

@@ -24,12 +24,12 @@ from matplotlib.figure import Figure
 
 from probemb import calibration
 
+INK, GRAY, FAINT = "#222222", "#777777", "#dddddd"
 # Tol's "bright" and "muted" schemes, told apart with any colour vision; dark ones first.
 _COLORS = (
-    "#4477aa", "#cc6677", "#228833", "#aa3377", "#ddaa33", "#332288",
-    "#44aa99", "#882255", "#66ccee", "#999933", "#ee8866", "#777777",
+    "#4477aa", "#cc6677", "#228833", "#aa3377", "#ddaa33", "#332288", "#44aa99",
+    "#882255", "#66ccee", "#999933", "#ee8866", GRAY, INK,
 )  # fmt: skip
-INK, GRAY, FAINT = "#222222", "#777777", "#dddddd"
 STYLE: dict[Any, Any] = {
     "figure.dpi": 110,
     "figure.constrained_layout.use": True,

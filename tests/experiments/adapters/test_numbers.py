@@ -2,19 +2,20 @@ import copy
 import json
 
 import jax
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import scipy.stats
 from PIL import Image
 
-from experiments.adapters import numbers, page, pictures
+from experiments.adapters import numbers, page, pictures, training
 from experiments.adapters.evaluation import OWN, RANKINGS, Evaluation, Fit
-from experiments.adapters.frozen import Frozen
+from experiments.adapters.frozen import KINDS, Frozen
 from experiments.adapters.numbers import FROZEN
 from experiments.captions import numbers as caption_numbers
 from experiments.captions import retrieval
 from experiments.captions.retrieval import SIDES, Outcome, Trial, Truth
-from experiments.reports import estimates, tables
+from experiments.reports import estimates, plots, tables
 from experiments.reports.tables import find
 from experiments.uncertainty import baselines
 from probemb import calibration
@@ -403,3 +404,23 @@ def test_a_picture_of_one_method(unknown, method, tmp_path):
     one = {method: evaluations[method.removesuffix("_own")]}
     pictures.draw(tmp_path / "adapters.png", frozen, before, one)
     assert (tmp_path / "adapters.png").stat().st_size > 10_000
+
+
+def test_no_two_curves_of_a_panel_have_one_color(known, monkeypatch):
+    """With every method and every baseline."""
+    frozen, before, evaluations, _ = known
+    evaluations = dict.fromkeys(training.METHODS, evaluations["probvlm"])
+    names = baselines.named(*KINDS)
+    uncertainty = {side: dict.fromkeys(names, np.linspace(0.0, 1.0, NUMBER)) for side in SIDES}
+    figures = []
+    monkeypatch.setattr(plots, "save", lambda _, figure: figures.append(figure))
+    pictures.draw(None, frozen, before._replace(uncertainty=uncertainty), evaluations)
+    numbers_of_curves = []
+    for axis in figures[0].axes:
+        curves = {line.get_label(): line for line in axis.get_lines()}
+        colors = [curve.get_color() for label, curve in curves.items() if label[0] != "_"]
+        assert len(set(colors)) == len(colors)
+        numbers_of_curves.append(len(colors))
+    assert numbers_of_curves == [0, 6 + len(names), 8] * 2
+    assert curves["released_own"].is_dashed()  # seen through it is what it lies on
+    plt.close(figures[0])

@@ -13,7 +13,7 @@ def axis():
 
 
 def test_a_name_keeps_its_color():
-    names = [f"method {k}" for k in range(12)]
+    names = [f"method {k}" for k in range(13)]
     colors = plots.palette(names)
     assert len(set(colors.values())) == len(names)
     assert plots.palette(names[:3]) == {name: colors[name] for name in names[:3]}
