@@ -239,9 +239,6 @@ def _rejection(split: str, trials: dict[Cell, Trial], outcomes: dict[Cell, Outco
                 colors[name] = _COLORS[embedding]
         rivals = [name for name in uncertainties if not name.endswith(": eta")]
         plots.rejection(axis, uncertainties, errors, colors, dashed=rivals)
-        for line in axis.get_lines():  # beside the other dashed lines of their colours
-            if str(line.get_label()).endswith("distance to nearest"):
-                line.set_linestyle(":")
         axis.set_title(f"{split}, {condition}")
         plots.name_ends(axis, size=7)
     axes[0, 0].set_ylabel("accuracy of the rest, a mean over seeds")

@@ -8,7 +8,9 @@ A panel is as wide as a page's text allows, a line is named at its end, and a na
 in every picture of a question. The curves are of one query side, one split: a panel each.
 """
 
+import collections
 import functools
+import itertools
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -188,15 +190,17 @@ def rejection(
       uncertainties: by name, (item) of each seed.
       errors: by name, (item) of each seed, from 0 to 1.
       colors: by name; those that are missing are gray.
-      dashed: names of rivals.
+      dashed: names of rivals; those of one colour are dashed each in its way.
     """
+    dashes = collections.defaultdict(lambda: itertools.cycle(("--", ":", "-.")))
     for name, values in uncertainties.items():
         share, right = kept_by_rejection(values, errors[name])
+        color = colors.get(name, GRAY)
         axis.plot(
             share[::-1],
             right[::-1],
-            linestyle="--" if name in dashed else "-",
-            color=colors.get(name, GRAY),
+            linestyle=next(dashes[color]) if name in dashed else "-",
+            color=color,
             label=name,
         )
     axis.set(xlabel="share rejected, the most uncertain first", xlim=(0.0, 1.0))

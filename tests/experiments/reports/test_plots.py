@@ -34,6 +34,13 @@ def test_rejecting_what_fails_leaves_what_is_right(axis):
     assert (worst.get_color(), worst.get_linestyle()) == (plots.GRAY, "--")
 
 
+def test_rivals_of_one_color_are_told_apart(axis):
+    values = {name: [np.linspace(0.0, 1.0, 100)] for name in "abcd"}
+    colors = {"a": "#4477aa", "b": "#4477aa", "c": "#4477aa"}
+    plots.rejection(axis, values, values, colors, dashed="bcd")
+    assert [line.get_linestyle() for line in axis.get_lines()] == ["-", "--", ":", "--"]
+
+
 def test_calibrated_probabilities_and_intervals_lie_on_the_diagonal(axis):
     random = np.random.default_rng(0)
     probability = random.uniform(size=20_000)
