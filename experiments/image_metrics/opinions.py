@@ -13,6 +13,7 @@ from experiments.reports import tables
 from lasi_jax import agreement
 
 CURVES = ("logistic4", "logistic5")
+"""What PLCC is taken after, of four and of five parameters."""
 FEWEST = 4
 """Photographs or references of which resamples tell anything."""
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from experiments.image_metrics.opinions import FEWEST, Agreement, Opinions
+from experiments.image_metrics.opinions import CURVES, FEWEST, Agreement, Opinions
 from experiments.reports import plots, tables
 from lasi_jax import agreement
 
@@ -103,9 +103,9 @@ def _opinions(rows: pd.DataFrame, kinds: pd.DataFrame, known: dict[str, float]) 
         [rows.assign(published=[known.get(title) for title in rows["metric"]]), theirs]
     )
     columns = {"metric": "metric", "srcc": "SRCC", "krcc": "KRCC"}
-    columns |= {"logistic4": "PLCC, logistic 4", "logistic5": "PLCC, logistic 5"}
+    columns |= {curve: f"PLCC, {curve}" for curve in CURVES}
     columns |= {"published": "SRCC published"} | _BEHIND
-    estimates = ("srcc", "krcc", "logistic4", "logistic5", "less_than_best")
+    estimates = ("srcc", "krcc", *CURVES, "less_than_best")
     shown: dict[str, Any] = {name: _estimate for name in estimates} | {"published": _two_digits}
     return [
         _OPINIONS,
@@ -140,7 +140,7 @@ def draw_opinions(
     distances: dict[str, np.ndarray],
     judged: Opinions,
 ) -> None:
-    """Opinion over distance for every metric, with its logistic curve of four parameters."""
+    """Opinion over distance for every metric, with the first of the logistic curves."""
     across = min(_ACROSS, len(distances))
     down = math.ceil(len(distances) / across)
     figure, axes = plots.panels(down, across, panel=(2.75, 2.4), sharey=True)
@@ -161,6 +161,6 @@ def _draw_fit(axis: Axes, values: np.ndarray, opinion: np.ndarray, shown: np.nda
     color = plots.palette(["images"])["images"]
     opacity = min(0.8, max(0.25, 200 / len(shown)))
     axis.scatter(values[shown], opinion[shown], s=6, alpha=opacity, linewidths=0, color=color)
-    fit = agreement.fit_logistic(-values, opinion, curve="logistic4")
+    fit = agreement.fit_logistic(-values, opinion, curve=CURVES[0])
     along = np.linspace(values.min(), values.max(), 200)
     axis.plot(along, fit(-along), color=plots.INK)

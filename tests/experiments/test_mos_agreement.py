@@ -364,6 +364,7 @@ def test_a_kind_without_differences_has_no_correlation(tmp_path):
     }
     text = opinions_page.markdown(content, {"KADID-10k": found})
     assert "\n| two |  |  |\n" in text
+    assert "| KRCC | PLCC, logistic4 | PLCC, logistic5 |" in text
     (lpips,) = (line for line in text.splitlines() if line.startswith("| LPIPS (VGG16)"))
     assert lpips.endswith("| 0.72 |  |")  # and no row that repeats it
     opinions_page.draw_opinions(tmp_path / "a.png", "", found, titles, distances, judged)
