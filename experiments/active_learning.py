@@ -96,10 +96,8 @@ def resolved(config: Config) -> Config:
       ValueError: an option out of range.
     """
     adapted_encoder.check(config)
-    runs.check_choices(config, "shifts", "budgets")
-    for shift in config.shifts:
-        if shift not in shifted_digits.SHIFTS:
-            raise ValueError(f"shifts must be among {shifted_digits.SHIFTS}, got {shift!r}")
+    runs.check_choices(config, "shifts", shifted_digits.SHIFTS)
+    runs.check_choices(config, "budgets")
     runs.check_least(config, {"tuning_steps": 1, "tuning_batch": 4})
     if config.tuning_batch % 2:
         raise ValueError(f"tuning_batch must be even, got {config.tuning_batch}")

@@ -109,9 +109,10 @@ def run(config: Config) -> list[Path]:
     """Convert, and read the files again to see that they are whole; returns their paths.
 
     Raises:
-      ValueError: a package is missing, or holds other arrays than were published.
+      ValueError: an unknown network, or a package is missing, or holds other arrays than were
+        published.
     """
-    runs.check_choices(config, "networks")
+    runs.check_choices(config, "networks", NETWORKS)
     written = []
     with files.new_folder(config.output) as folder:
         for network in config.networks:

@@ -19,7 +19,7 @@ ones at least 0.7. `answers/hedged_digits.md` has what is reached.
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 
@@ -122,7 +122,7 @@ def resolved(config: Config) -> Config:
       ValueError: an option out of range, or two that contradict each other.
     """
     runs.check_least(config, _LEAST)
-    runs.check_choices(config, "embeddings")
+    runs.check_choices(config, "embeddings", get_args(Kind))
     runs.check_training(config)
     if config.num_digits not in (2, 3):
         raise ValueError(f"num_digits must be 2 or 3, got {config.num_digits}")

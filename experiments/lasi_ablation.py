@@ -108,7 +108,8 @@ def resolved(config: Config) -> Config:
         config, {"sizes": 1, "sides": 16, "squares": 1, "limit": 2, "num_resamples": 1}
     )
     runs.check_seed(config)
-    runs.check_choices(config, "sizes", "sides")
+    runs.check_choices(config, "sizes")
+    runs.check_choices(config, "sides")
     if max(config.sizes) > 24:
         raise ValueError(f"sizes must be at most 24, got {max(config.sizes)}")
     if config.squares > 4:

@@ -76,10 +76,7 @@ def resolved(config: Config) -> Config:
       ValueError: an option out of range.
     """
     adapted_encoder.check(config)
-    runs.check_choices(config, "domains")
-    for domain in config.domains:
-        if domain not in shifted_digits.SHIFTS:
-            raise ValueError(f"domains must be among {shifted_digits.SHIFTS}, got {domain!r}")
+    runs.check_choices(config, "domains", shifted_digits.SHIFTS)
     if len(config.domains) < 3:
         raise ValueError(f"domains must be three at least, got {config.domains}")
     return runs.shortened(config, TOY) if config.toy else config

@@ -130,10 +130,7 @@ def resolved(config: Config) -> Config:
       ValueError: an option out of range, missing, or two that contradict each other.
     """
     runs.check_least(config, _LEAST)
-    runs.check_choices(config, "methods")
-    for method in config.methods:
-        if method not in training.METHODS:
-            raise ValueError(f"methods must be among {training.METHODS}, got {method!r}")
+    runs.check_choices(config, "methods", training.METHODS)
     runs.check_training(config)
     if config.num_steps is not None and config.num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {config.num_steps}")

@@ -84,10 +84,7 @@ def check(options: Training) -> None:
       ValueError: an option is out of range.
     """
     runs.check_least(options, _LEAST)
-    runs.check_choices(options, "methods")
-    for method in options.methods:
-        if method not in METHODS:
-            raise ValueError(f"methods must be among {', '.join(METHODS)}, got {method!r}")
+    runs.check_choices(options, "methods", METHODS)
     runs.check_training(options)
     weight = options.bottleneck_weight
     if weight is not None and not 0.0 <= weight < float("inf"):

@@ -48,16 +48,23 @@ def check_least(config: Any, least: dict[str, int]) -> None:
                 raise ValueError(f"{name} must be at least {value}, got {number}")
 
 
-def check_choices(config: Any, *names: str) -> None:
-    """Refuse lists that are empty, or name something twice.
+def check_choices(config: Any, name: str, known: Collection[str] | None = None) -> None:
+    """Refuse a list that is empty, names something twice, or what is not known.
+
+    Args:
+      config: the options.
+      name: of the one that is the list.
+      known: what it may name; default: anything.
 
     Raises:
-      ValueError: an option is such a list.
+      ValueError: it is such a list.
     """
-    for name in names:
-        values = getattr(config, name)
-        if not values or len(set(values)) < len(values):
-            raise ValueError(f"{name} must be at least one and all different, got {values}")
+    values = getattr(config, name)
+    if not values or len(set(values)) < len(values):
+        raise ValueError(f"{name} must be at least one and all different, got {values}")
+    for value in values:
+        if known is not None and value not in known:
+            raise ValueError(f"{name} must be among {', '.join(known)}, got {value!r}")
 
 
 def check_seed(config: Any, name: str = "seed") -> None:

@@ -166,3 +166,6 @@ def test_other_arrays_than_were_published_are_refused(packages, tmp_path, monkey
     assert not (tmp_path / "weights").exists()
     with pytest.raises(ValueError, match="networks must be at least one and all different"):
         run(tmp_path, networks=())
+    known = "alexnet, vgg16, squeezenet1_1"
+    with pytest.raises(ValueError, match=f"networks must be among {known}, got 'resnet50'"):
+        run(tmp_path, networks=("resnet50",))

@@ -215,6 +215,10 @@ def load_arrays(path):
         ({"occlusion_probability": 1.2}, r"occlusion_probability must lie in 0..1, got 1.2"),
         ({"learning_rate": float("nan")}, "learning_rate must be positive, got nan"),
         ({"bottleneck_weight": -1.0}, "bottleneck_weight must not be negative, got -1"),
+        (
+            {"embeddings": ("cone",)},
+            "embeddings must be among point, gaussian, mixture, got 'cone'",
+        ),
         ({"num_digits": 4}, "num_digits must be 2 or 3, got 4"),
         ({"source": "sklearn", "mnist": "somewhere"}, "source sklearn takes neither"),
         ({"mnist": "missing"}, "mnist must be a folder with MNIST's four files, missing is none"),

@@ -271,7 +271,7 @@ def test_ids_in_training_and_test_are_refused(tmp_path):
     [
         ({"methods": ()}, "methods must be at least one and all different"),
         ({"methods": ("pfe", "pfe")}, "methods must be at least one and all different"),
-        ({"methods": ("x",)}, "methods must be among ("),
+        ({"methods": ("x",)}, "methods must be among probvlm, released, "),
         ({"seeds": ()}, "seeds must be at least one and all different"),
         ({"seeds": (-1,)}, "seeds must lie in 0..2^32 - 1, got -1"),
         ({"seeds": (2**32,)}, "seeds must lie in 0..2^32 - 1, got 4294967296"),
