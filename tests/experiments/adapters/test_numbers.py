@@ -1,125 +1,25 @@
-import copy
 import json
 
-import jax
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import scipy.stats
-from PIL import Image
 
-from experiments.adapters import numbers, page, pictures, training
-from experiments.adapters.evaluation import OWN, RANKINGS, Evaluation, Fit
-from experiments.adapters.frozen import KINDS, Frozen
+from experiments.adapters import numbers
+from experiments.adapters.evaluation import OWN, RANKINGS
 from experiments.adapters.numbers import FROZEN
 from experiments.captions import numbers as caption_numbers
-from experiments.captions import retrieval
-from experiments.captions.retrieval import SIDES, Outcome, Trial, Truth
-from experiments.reports import estimates, plots, tables
+from experiments.captions.retrieval import SIDES
+from experiments.reports import estimates
 from experiments.reports.tables import find
 from experiments.uncertainty import baselines
 from probemb import calibration
-
-NUMBER, DIMENSION = 40, 3  # images, and as many captions: what is compiled is so once
-METHODS = ("probvlm", "released", "von_mises_fisher")
-
-
-def make_trial(has_truth):
-    random = np.random.default_rng(0)
-    annotated = np.eye(NUMBER, dtype=bool)[random.permutation(NUMBER)]
-    texts = tuple("word " * (1 + k % 7) for k in range(NUMBER))
-    if not has_truth:
-        return Trial(np.zeros(NUMBER), texts, np.zeros(NUMBER), annotated, annotated, None)
-    positives = annotated | (random.random(annotated.shape) < 0.1)
-    ambiguity = {"image": np.arange(NUMBER) % 4.0, "caption": np.arange(NUMBER) % 5.0}
-    nothing = np.zeros(0, int)
-    every = np.ones(NUMBER, bool)
-    truth = Truth(ambiguity, positives * 1.0, nothing, nothing, nothing, every)
-    return Trial(np.zeros(NUMBER), texts, np.zeros(NUMBER), positives, annotated, truth)
-
-
-def scores_of(trial, seed, noise):
-    random = np.random.default_rng(seed)
-    scores = trial.annotated + noise * random.normal(size=trial.annotated.shape)
-    return scores.astype(np.float32)
-
-
-def reference(trial, before, side):
-    """What uncertainty should agree with: ambiguity where it is known, else failures."""
-    if trial.truth is not None:
-        return trial.truth.ambiguity[side]
-    return 1.0 - before.metrics[side]["annotated R@1"]
-
-
-def uncertain(values, sign, noise, seed):
-    random = np.random.default_rng(seed)
-    return (sign * values + noise * random.normal(size=len(values))).astype(np.float32)
-
-
-def fit(seed, has_intervals):
-    random = np.random.default_rng(seed)
-    central = random.uniform(size=(3, NUMBER, DIMENSION)).astype(np.float32)
-    loss = random.normal(size=(3, NUMBER))
-    intervals = (central**0.5, central) if has_intervals else (None, None)
-    return Fit(np.array([1.5, 2.0, 2.5]), loss, loss - 1.0, *intervals)
-
-
-def made_up(has_truth, error=0.5):
-    """Results of methods whose own uncertainty is right, but for some noise; nothing else is.
-
-    Args:
-      has_truth: whether ambiguity is known.
-      error: the noise of frozen retrieval.
-    """
-    trial = make_trial(has_truth)
-    scores = scores_of(trial, 0, error)
-    before = Outcome(scores, retrieval.metrics(scores, trial), {}, None)
-
-    def outcome(**measures):
-        """Measures by name, each with the sign of its agreement and its seed."""
-        of_side = {
-            side: {
-                name.replace("_", " "): uncertain(reference(trial, before, side), *options)
-                for name, options in measures.items()
-            }
-            for side in SIDES
-        }
-        return before._replace(uncertainty=of_side)
-
-    evaluations = {}
-    for place, method in enumerate(METHODS):
-        rankings = {
-            name: [
-                retrieval.metrics(scores_of(trial, seed, 0.3 + 0.2 * way), trial)
-                for seed in (7, 8, 9)
-            ]
-            for way, name in enumerate(RANKINGS)
-        }
-        evaluations[method] = Evaluation(
-            [
-                outcome(**{OWN: (1.0, 0.1, 10 * place + seed), "aleatoric": (0.0, 1.0, seed)})
-                for seed in (5, 6, 9)
-            ],
-            rankings,
-            {side: fit(place, method != "von_mises_fisher") for side in SIDES},
-        )
-    before = outcome(minus_best_cosine=(0.0, 1.0, 1), minus_margin=(0.0, 1.0, 2))
-    known_before = {side: np.arange(NUMBER) < 10 for side in SIDES}
-    return Frozen(trial, {}, known_before, {}, {}), before, evaluations
-
-
-def content_of(frozen, before, evaluations):
-    found = numbers.numbers(frozen, before, evaluations, key=jax.random.key(0), num_resamples=100)
-    return {
-        "command": "python -m experiments.probvlm_adapters",
-        "config": {"methods": list(evaluations), "seeds": [0, 1, 2], "cross_modal_weight": 100.0},
-        "data": "made up",
-        "versions": {"jax": "0"},
-        "backend": "cpu",
-        "has_truth": frozen.trial.truth is not None,
-        "failures": numbers.failures(before),
-        **{name: tables.records(frame) for name, frame in found.items()},
-    }
+from tests.experiments.adapters.made_up_results import (
+    METHODS,
+    NUMBER,
+    content_of,
+    made_up,
+    scores_of,
+)
 
 
 def r_auroc(uncertainty, right):
@@ -299,128 +199,3 @@ def test_where_nothing_fails_no_failure_is_predicted(has_truth):
     assert row["r_auroc"] is row["r_auroc_annotated"] is row["level_score"] is None
     assert len(found["comparisons"]) == 2 * has_truth
     json.dumps(found, allow_nan=False)
-    text = page.markdown(found)
-    assert ("Spearman, true ambiguity" in text) == has_truth
-
-
-# --- the page -----------------------------------------------------------------------------------
-
-
-def test_the_first_table_is_of_the_first_method_beside_the_best_without_one(known):
-    content = copy.deepcopy(known[3])
-    row = find(content["comparisons"], side="caption")
-    row |= {
-        "rival": "minus best cosine",
-        "rival_score": interval(0.4, 0.6),
-        "all_own": interval(0.5, 0.7),
-        "all_difference": interval(-0.1, 0.3),
-    }
-    content["comparisons"] = [{k: v for k, v in row.items() if not k.startswith("new_o")}]
-    content["config"]["methods"] = ["von_mises_fisher", "probvlm"]
-    content["failures"] = {"image": 19, "caption": 20}
-    text = page.markdown(content)
-    assert "The total uncertainty of von_mises_fisher and the best" in text
-    assert (
-        "| captions | 20 | 0.600 [0.500, 0.700] | minus best cosine | 0.500 [0.400, 0.600] | "
-        "0.100 [-0.100, 0.300] | 30 |  |"
-    ) in text
-
-
-def interval(low, high):
-    return {"mean": 0.5 * (low + high), "low": low, "high": high}
-
-
-def test_the_page_is_made_of_the_numbers(known, unknown):
-    for content in (known[3], unknown[3]):
-        again = json.loads(json.dumps(content, allow_nan=False))
-        text = page.markdown(content)
-        assert text == page.markdown(again)
-        assert text.startswith("# ProbVLM adapters: results\n")
-        assert content["command"] in text and "Seeds 0, 1, 2; jax 0 on cpu" in text
-        for lines in text.split("\n\n"):
-            table = [line for line in lines.splitlines() if line.startswith("|")]
-            assert len({line.count("|") for line in table}) <= 1
-    titles = "Spearman, true ambiguity | R-AUROC | R-AUROC, annotated"
-    assert titles in page.markdown(known[3])
-    text = page.markdown(unknown[3])
-    assert "ambiguity" not in text and "| R-AUROC |" not in text and "R-AUROC, annotated" in text
-
-
-def test_the_exact_loss_stands_beside_the_released_one(known):
-    text = page.markdown(known[3])
-    assert "## The exact loss beside the released one" in text
-    assert "the partner's embedding decides" in text and "its own embedding decides" not in text
-    assert "| probvlm | images | " in text and "| released | captions | " in text
-    renamed = {"probvlm": "probvlm_own", "released": "released_own"}
-    content = copy.deepcopy(known[3])
-    for row in content["uncertainty"] + content["fits"] + content["retrieval"]:
-        row["method"] = renamed.get(row["method"], row["method"])
-    text = page.markdown(content)
-    assert "its own embedding decides" in text and "the partner's embedding decides" not in text
-    for row in content["uncertainty"] + content["fits"]:
-        row["method"] = {"released_own": "released"}.get(row["method"], row["method"])
-    assert "beside the released one" not in page.markdown(content)
-
-
-def test_the_table_has_all_of_the_first_method_and_the_own_of_others(known):
-    content = known[3]
-    text = page.markdown(content).split("Of captions as queries:")[1]
-    rows = [line.split(" | ")[:2] for line in text.splitlines() if line.startswith("| ")][2:]
-    found = [(method.removeprefix("| "), measure) for method, measure in rows]
-    assert set(found) == {
-        *((method, OWN) for method in METHODS),
-        ("probvlm", "aleatoric"),
-        (FROZEN, "minus best cosine"),
-        (FROZEN, "minus margin"),
-        (caption_numbers.NO_MODEL, "minus words"),
-    }
-    means = [
-        find(content["uncertainty"], method=method, measure=measure, side="caption")["spearman"][
-            "mean"
-        ]
-        for method, measure in found
-    ]
-    assert means == sorted(means, reverse=True)
-
-
-# --- the picture --------------------------------------------------------------------------------
-
-
-def test_the_picture_has_a_column_for_ambiguity_where_it_is_known(known, unknown, tmp_path):
-    sizes = []
-    for frozen, before, evaluations, _ in (known, unknown):
-        path = tmp_path / "adapters.png"
-        pictures.draw(path, frozen, before, evaluations)
-        with Image.open(path) as image:
-            assert np.asarray(image.convert("L")).std() > 10
-            sizes.append(image.size)
-    assert sizes[0][1] == sizes[1][1] and sizes[0][0] == pytest.approx(1.5 * sizes[1][0], abs=3)
-
-
-@pytest.mark.parametrize("method", ["von_mises_fisher", "released_own"])
-def test_a_picture_of_one_method(unknown, method, tmp_path):
-    """Without an interval, and without a curve of rejection."""
-    frozen, before, evaluations, _ = unknown
-    one = {method: evaluations[method.removesuffix("_own")]}
-    pictures.draw(tmp_path / "adapters.png", frozen, before, one)
-    assert (tmp_path / "adapters.png").stat().st_size > 10_000
-
-
-def test_no_two_curves_of_a_panel_have_one_color(known, monkeypatch):
-    """With every method and every baseline."""
-    frozen, before, evaluations, _ = known
-    evaluations = dict.fromkeys(training.METHODS, evaluations["probvlm"])
-    names = baselines.named(*KINDS)
-    uncertainty = {side: dict.fromkeys(names, np.linspace(0.0, 1.0, NUMBER)) for side in SIDES}
-    figures = []
-    monkeypatch.setattr(plots, "save", lambda _, figure: figures.append(figure))
-    pictures.draw(None, frozen, before._replace(uncertainty=uncertainty), evaluations)
-    numbers_of_curves = []
-    for axis in figures[0].axes:
-        curves = {line.get_label(): line for line in axis.get_lines()}
-        colors = [curve.get_color() for label, curve in curves.items() if label[0] != "_"]
-        assert len(set(colors)) == len(colors)
-        numbers_of_curves.append(len(colors))
-    assert numbers_of_curves == [0, 6 + len(names), 8] * 2
-    assert curves["released_own"].is_dashed()  # seen through it is what it lies on
-    plt.close(figures[0])
