@@ -105,6 +105,12 @@ def _dash(app, doctree) -> None:
             text.parent.replace(text, nodes.Text(" – "))
 
 
+def _link_pictures(app, doctree) -> None:
+    """A click on a picture opens the whole of it: Sphinx links those with a width."""
+    for image in doctree.findall(nodes.image):
+        image["width"] = "100%"
+
+
 def _skip(app, what, name, thing, skipped, options) -> bool | None:
     """The fields of a named tuple are told in its docstring."""
     return True if type(thing).__name__ == "_tuplegetter" else None
@@ -214,3 +220,4 @@ def setup(app) -> None:
     app.connect("autodoc-process-signature", _aliases)
     app.connect("autodoc-skip-member", _skip)
     app.connect("doctree-read", _dash)
+    app.connect("doctree-read", _link_pictures)
