@@ -51,6 +51,7 @@ def test_prepared_once_without_tensorflow(folder, splits):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow  # 120,000 images
 def test_mnist_from_folders(data, tmp_path):
     splits = n_digit_mnist.load(
         "mnist", 2, "number", tmp_path, mnist=data / "mnist", tables=data / "n_digit_mnist"
