@@ -6,6 +6,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from numpy.typing import ArrayLike
 
@@ -92,28 +93,45 @@ def _map_backward(options, residuals, cotangent):
 _map.defvjp(_map_forward, _map_backward)
 
 
-# Compiled once per shape and options; called outside `jit`, a scan compiles at every call.
-@functools.partial(jax.jit, static_argnums=0)
+# One program per shape and options: eagerly, every step of it would be compiled by itself.
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _compiled_map(
-    options: Regression, x: jax.Array, y: jax.Array, weights: jax.Array | None
-) -> jax.Array:
+    options: Regression,
+    value_range: tuple[float, float],
+    x: jax.Array,
+    y: jax.Array,
+    mask: jax.Array | None,
+) -> tuple[jax.Array, jax.Array | None]:
+    """The map, 0 where the mask is, and the mask as weights."""
+    x, y = images.rescale_pair(x, y, value_range)
+    shape = images.compact_shape(x.shape)
+    weights = None if mask is None else images.repeated(mask, x)
+    compact = None if weights is None else weights.reshape(shape)
     nothing = zero(x, y) if weights is None else zero(x, y, weights)
-    pair = jnp.stack([x + nothing, y + nothing])
-    return _map(options, pair, None if weights is None else weights + nothing)
+    pair = jnp.stack([x.reshape(shape), y.reshape(shape)]) + nothing
+    separation = _map(options, pair, None if compact is None else compact + nothing)
+    separation = jnp.where(_learnt_the_same(x, y), 0.0, separation.reshape(x.shape))
+    return separation if weights is None else jnp.where(weights == 0.0, 0.0, separation), weights
 
 
-def _masked_map(x, y, *, neighborhood_size, value_range, mask, decay, ridge, prior, volume):
-    """The unmasked map and the weights."""
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _compiled_mean(options, value_range, x, y, mask) -> jax.Array:
+    separation, weights = _compiled_map(options, value_range, x, y, mask)
+    if weights is None:
+        return jnp.mean(separation)
+    total = jnp.sum(weights)
+    # Under `jit` nobody refuses a mask that is 0 throughout: it gives 0, not NaN.
+    return jnp.sum(weights * separation) / jnp.where(total > 0.0, total, 1.0)
+
+
+def _checked(x, y, *, neighborhood_size, value_range, mask, decay, ridge, prior, volume):
+    """The arguments of the compiled functions."""
     value_range = images.check_value_range(value_range)
     x, y = images.check_pair(x, y, value_range)
     images.check_layout("x and y", x.shape, volume)
     options = images.check_options(x.shape, neighborhood_size, decay, ridge, prior)
-    x, y = images.rescale_pair(x, y, value_range)
-    weights = images.check_mask(mask, x.shape, x.dtype)
-    shape = images.compact_shape(x.shape)
-    compact = None if weights is None else weights.reshape(shape)
-    separation = _compiled_map(options, x.reshape(shape), y.reshape(shape), compact)
-    return jnp.where(_learnt_the_same(x, y), 0.0, separation.reshape(x.shape)), weights
+    mask = images.check_mask(mask, x.shape, np.promote_types(*map(images.precision, (x, y))))
+    return options, value_range, x, y, mask
 
 
 def distance_map(
@@ -169,7 +187,7 @@ def distance_map(
       >>> distance_map(x, x.T).shape
       (8, 8)
     """
-    separation, weights = _masked_map(
+    checked = _checked(
         x,
         y,
         neighborhood_size=neighborhood_size,
@@ -180,7 +198,7 @@ def distance_map(
         prior=prior,
         volume=volume,
     )
-    return separation if weights is None else jnp.where(weights == 0.0, 0.0, separation)
+    return _compiled_map(*checked)[0]
 
 
 def distance(
@@ -237,7 +255,7 @@ def distance(
       >>> bool(jnp.isfinite(jax.grad(distance)(x, x)).all())
       True
     """
-    separation, weights = _masked_map(
+    checked = _checked(
         x,
         y,
         neighborhood_size=neighborhood_size,
@@ -248,8 +266,4 @@ def distance(
         prior=prior,
         volume=volume,
     )
-    if weights is None:
-        return jnp.mean(separation)
-    total = jnp.sum(weights)
-    # Under `jit` nobody refuses a mask that is 0 throughout: it gives 0, not NaN.
-    return jnp.sum(weights * separation) / jnp.where(total > 0.0, total, 1.0)
+    return _compiled_mean(*checked)

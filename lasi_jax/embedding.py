@@ -61,16 +61,37 @@ def _solve_backward(options, residuals, cotangent):
 _solve.defvjp(_solve_forward, _solve_backward)
 
 
-# Compiled once per shape and options; called outside `jit`, a scan compiles at every call.
+# One program per shape and options: eagerly, every step of it would be compiled by itself.
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _compiled_coefficients(
+    options: Regression, value_range: tuple[float, float], image: jax.Array, mask: jax.Array | None
+) -> jax.Array:
+    scaled = images.rescale(image, value_range)
+    compact = scaled.reshape(images.compact_shape(image.shape))
+    if mask is None:
+        theta = _solve(options, compact, None)
+    else:
+        weights = images.repeated(mask, scaled).reshape(compact.shape)
+        nothing = zero(compact, weights)
+        theta = _solve(options, compact + nothing, weights + nothing)
+    return jnp.moveaxis(theta.reshape(-1, *image.shape), 0, -1)
+
+
+@jax.jit
+def _compiled_embedding(theta: jax.Array) -> jax.Array:
+    return jnp.stack(normalize([theta[..., k] for k in range(theta.shape[-1])]), -1)
+
+
 @functools.partial(jax.jit, static_argnums=0)
-def _compiled_solve(options: Regression, image: jax.Array, weights: jax.Array | None) -> jax.Array:
-    if weights is None:
-        return _solve(options, image, None)
-    nothing = zero(image, weights)
-    return _solve(options, image + nothing, weights + nothing)
-
-
-_compiled_neighbor_values = jax.jit(neighbor_values, static_argnums=1)
+def _compiled_prediction(
+    value_range: tuple[float, float], image: jax.Array, theta: jax.Array
+) -> jax.Array:
+    low, high = images.range_of(image, value_range)
+    scaled, n = images.rescale(image, value_range), theta.shape[-1]
+    phi = neighbor_values(scaled.reshape(1, *images.compact_shape(image.shape)), n)
+    phi = phi.reshape(-1, *image.shape)
+    predicted = jnp.stack([theta[..., k] * phi[k] for k in range(n)]).sum(0)
+    return (predicted + 1.0) * (0.5 * (high - low)) + low
 
 
 def normalize(planes: list[jax.Array]) -> list[jax.Array]:
@@ -149,12 +170,8 @@ def coefficients(
     image = images.check_image("image", image, value_range)
     images.check_layout("image", image.shape, volume)
     options = images.check_options(image.shape, neighborhood_size, decay, ridge, prior)
-    scaled = images.rescale(image, value_range)
-    weights = images.check_mask(mask, image.shape, scaled.dtype)
-    shape = images.compact_shape(image.shape)
-    weights = None if weights is None else weights.reshape(shape)
-    theta = _compiled_solve(options, scaled.reshape(shape), weights)
-    return jnp.moveaxis(theta.reshape(-1, *image.shape), 0, -1)
+    mask = images.check_mask(mask, image.shape, images.precision(image))
+    return _compiled_coefficients(options, value_range, image, mask)
 
 
 def embedding(image: ArrayLike, **options: Any) -> jax.Array:
@@ -181,9 +198,7 @@ def embedding(image: ArrayLike, **options: Any) -> jax.Array:
       >>> bool(jnp.allclose(jnp.linalg.norm(e, axis=-1), 1, atol=1e-6))
       True
     """
-    theta = coefficients(image, **options)
-    planes = [theta[..., k] for k in range(theta.shape[-1])]
-    return jnp.stack(normalize(planes), -1)
+    return _compiled_embedding(coefficients(image, **options))
 
 
 def prediction(
@@ -224,9 +239,4 @@ def prediction(
     theta = coefficients(
         image, neighborhood_size=neighborhood_size, value_range=value_range, **options
     )
-    low, high = images.range_of(image, value_range)
-    scaled = images.rescale(image, value_range)
-    compact = scaled.reshape(1, *images.compact_shape(image.shape))
-    phi = _compiled_neighbor_values(compact, neighborhood_size).reshape(-1, *image.shape)
-    predicted = jnp.stack([theta[..., k] * phi[k] for k in range(neighborhood_size)]).sum(0)
-    return (predicted + 1.0) * (0.5 * (high - low)) + low
+    return _compiled_prediction(value_range, image, theta)

@@ -184,7 +184,7 @@ def check_pair(x: Any, y: Any, value_range: tuple[float, float]) -> tuple[jax.Ar
 
 
 def check_mask(mask: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array | None:
-    """Weights (*shape) of the elements, or None.
+    """What `repeated` makes the weights of the elements of, or None.
 
     They end at 1 because the ridge, which keeps every system well conditioned,
     is on the scale of unweighted sums.
@@ -213,7 +213,12 @@ def check_mask(mask: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array | Non
         1.0,
         positive=True,
     )
-    return jnp.broadcast_to(_gathered(jnp.asarray(mask)).astype(dtype), shape)
+    return _gathered(jnp.asarray(mask))
+
+
+def repeated(mask: jax.Array, image: jax.Array) -> jax.Array:
+    """The weight of every element of an image, in its precision."""
+    return jnp.broadcast_to(mask.astype(image.dtype), image.shape)
 
 
 def check_options(
@@ -249,17 +254,20 @@ def _is_real(value: Any) -> bool:
 
 def compact_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape without axes of length 1, at least two axes: same order, same distances."""
-    # (H, W) and (H, W, 1) thereby share one compiled program.
     long = tuple(length for length in shape if length > 1)
     return long + (1,) * (2 - len(long))
+
+
+def precision(image: jax.Array) -> np.dtype:
+    """In which an image is computed: its own of float32 and float64, or the default one."""
+    wide = image.dtype in (jnp.float32, jnp.float64)
+    return image.dtype if wide else jnp.result_type(float)
 
 
 def rescale(image: jax.Array, value_range: tuple[float, float]) -> jax.Array:
     """An image in [-1, 1]; uint8 and half precision become the default float type."""
     low, high = range_of(image, value_range)
-    wide = image.dtype in (jnp.float32, jnp.float64)
-    image = image if wide else image.astype(jnp.result_type(float))
-    return (image - low) * (2.0 / (high - low)) - 1.0
+    return (image.astype(precision(image)) - low) * (2.0 / (high - low)) - 1.0
 
 
 def rescale_pair(

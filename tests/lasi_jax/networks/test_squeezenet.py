@@ -246,11 +246,19 @@ def test_shapes_at_the_size_of_training():
 
 def test_layers_come_in_the_order_asked_for_and_no_others_are_computed(v1_1):
     image = jnp.asarray(IMAGE)
-    by_name = dict(zip(squeezenet.LAYERS, everything(image, v1_1)[0], strict=True))
-    for layers in (("fire4", "conv1"), ["fire2", "fire2"], squeezenet.LPIPS_LAYERS):
-        maps = squeezenet.features(image, parameters=v1_1, layers=layers)
-        chex.assert_trees_all_equal(maps, tuple(by_name[name] for name in layers))
-    chex.assert_trees_all_equal(squeezenet.features(image, parameters=v1_1), maps)
+    some = (("fire4", "conv1"), ["fire2", "fire2"], squeezenet.LPIPS_LAYERS)
+
+    @jax.jit
+    def features(image, parameters):
+        by_layers = [squeezenet.features(image, parameters=parameters, layers=of) for of in some]
+        by_default = squeezenet.features(image, parameters=parameters)
+        return everything(image, parameters)[0], by_layers, by_default
+
+    every, maps, by_default = features(image, v1_1)
+    by_name = dict(zip(squeezenet.LAYERS, every, strict=True))
+    for layers, found in zip(some, maps, strict=True):
+        chex.assert_trees_all_equal(found, tuple(by_name[name] for name in layers))
+    chex.assert_trees_all_equal(by_default, maps[-1])
     only = functools.partial(squeezenet.features, parameters=v1_1, layers=("conv1",))
     assert str(jax.make_jaxpr(only)(image)).count("conv_general_dilated[") == 1
 
