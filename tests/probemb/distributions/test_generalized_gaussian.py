@@ -3,8 +3,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from scipy.integrate import quad
-from scipy.special import gamma, gammainc
+from scipy.special import digamma, gamma, gammainc
 from scipy.stats import gennorm
 
 from probemb import DiagonalGaussian, GeneralizedGaussian
@@ -15,122 +16,24 @@ SHAPES = [0.1, 0.5, 1.0, 2.0, 3.7, 10.0]
 def distribution_of(shape, seed=0, dtype=np.float64):
     generator = np.random.default_rng(seed)
     return GeneralizedGaussian(
-        jnp.asarray(generator.normal(size=shape), dtype),
-        jnp.asarray(generator.uniform(0.5, 2.0, shape), dtype),
-        jnp.asarray(generator.uniform(0.7, 4.0, shape), dtype),
+        generator.normal(size=shape).astype(dtype),
+        generator.uniform(0.5, 2.0, shape).astype(dtype),
+        generator.uniform(0.7, 4.0, shape).astype(dtype),
     )
+
+
+def of_all_shapes(dtype=np.float64):
+    """In every row another shape."""
+    shape = np.repeat(np.array(SHAPES, dtype), 3).reshape(6, 3)
+    return distribution_of((6, 3), dtype=dtype)._replace(shape=shape)
 
 
 def points_of(shape, dtype=np.float64):
-    return jnp.asarray(np.random.default_rng(7).normal(size=shape), dtype)
+    return np.random.default_rng(7).normal(size=shape).astype(dtype)
 
 
 def scipy_of(p):
-    return gennorm(np.asarray(p.shape), np.asarray(p.location), np.asarray(p.scale))
-
-
-@pytest.mark.parametrize("beta", SHAPES)
-def test_equals_scipy(beta):
-    p = distribution_of((2, 3))._replace(shape=jnp.full((2, 3), beta))
-    x = points_of((2, 3))
-    expected = scipy_of(p)
-    np.testing.assert_allclose(p.log_prob(x), expected.logpdf(x).sum(-1), rtol=1e-11)
-    np.testing.assert_allclose(p.variance, expected.var(), rtol=1e-10)
-    np.testing.assert_allclose(p.log_variance, np.log(expected.var()), rtol=1e-10)
-    np.testing.assert_allclose(p.mean, expected.mean())
-    np.testing.assert_allclose(p.entropy(), expected.entropy().sum(-1), rtol=1e-11)
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_central_probability_equals_scipy(dtype):
-    p, x = distribution_of((6, 3), dtype=dtype), points_of((6, 3), dtype)
-    p = p._replace(shape=jnp.asarray(np.repeat(SHAPES, 3).reshape(6, 3), dtype))
-    found = p.central_probability(x)
-    assert found.dtype == dtype
-    wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), p)
-    exact, half = scipy_of(wide), np.abs(np.asarray(x, np.float64) - wide.location)
-    expected = exact.cdf(wide.location + half) - exact.cdf(wide.location - half)
-    rtol = 1e-9 if dtype == np.float64 else 1e-4  # the difference loses digits near the mean
-    np.testing.assert_allclose(found, expected, rtol=rtol, atol=1e-15)
-    np.testing.assert_allclose(p.central_probability(2 * p.location - x), found, rtol=1e-4)
-    np.testing.assert_array_equal(p.central_probability(p.location), np.zeros((6, 3)))
-    far = p._replace(shape=jnp.maximum(p.shape, 1.0)).central_probability(p.location + 1e3)
-    np.testing.assert_allclose(far, np.ones((6, 3)))
-
-
-def test_central_probability_at_the_mode_of_tiny_shapes_equals_scipy():
-    order = np.array([60.0, 100.0, 140.0])
-    residual = order**order  # its power of the shape 1 / order is the order, the mode
-    p = GeneralizedGaussian(jnp.zeros(3), jnp.ones(3), jnp.asarray(1.0 / order))
-    expected = gammainc(order, order)
-    np.testing.assert_allclose(p.central_probability(residual), expected, rtol=0.0, atol=1e-12)
-
-
-def test_shape_two_is_the_gaussian():
-    p, x = distribution_of((4,)), points_of((4,))
-    p = p._replace(shape=jnp.full(4, 2.0))
-    gaussian = DiagonalGaussian(p.location, jnp.log(0.5 * p.scale**2))
-    np.testing.assert_allclose(p.log_prob(x), gaussian.log_prob(x), rtol=1e-12)
-    np.testing.assert_allclose(p.entropy(), gaussian.entropy(), rtol=1e-12)
-    np.testing.assert_allclose(p.variance, gaussian.variance, rtol=1e-12)
-    np.testing.assert_allclose(
-        p.central_probability(x), gaussian.central_probability(x), rtol=1e-12
-    )
-
-
-def test_kl_divergence_equals_quadrature():
-    p, q = distribution_of((3,), 1), distribution_of((3,), 2)
-    q = q._replace(location=p.location)
-
-    def in_one_dimension(d):
-        one, other = (gennorm(float(g.shape[d]), scale=float(g.scale[d])) for g in (p, q))
-        half = quad(lambda x: one.pdf(x) * (one.logpdf(x) - other.logpdf(x)), 0.0, one.isf(1e-14))
-        return 2.0 * half[0]
-
-    expected = sum(map(in_one_dimension, range(3)))
-    np.testing.assert_allclose(p.kl_divergence_at_equal_location(q), expected, rtol=1e-7)
-
-
-def test_kl_divergence_ignores_the_location_and_is_zero_of_equals():
-    p, q = distribution_of((5, 3), 1), distribution_of((5, 3), 2)
-    moved = p._replace(location=p.location + 3.0)
-    np.testing.assert_allclose(p.kl_divergence_at_equal_location(moved), np.zeros(5), atol=1e-12)
-    assert np.all(p.kl_divergence_at_equal_location(q) > 0.0)
-
-
-@pytest.mark.parametrize("beta", [0.5, 1.0, 2.0, 10.0])
-def test_sample_moments(beta):
-    p = distribution_of((2,))._replace(shape=jnp.full(2, beta))
-    samples = np.asarray(p.sample(jax.random.key(0), (20_000,)))
-    assert samples.shape == (20_000, 2)
-    centered, exact = samples - np.asarray(p.location), scipy_of(p)
-    for values, expected in (
-        (samples, exact.mean()),
-        (centered**2, exact.var()),
-        (np.abs(centered / np.asarray(p.scale)) ** beta, np.full(2, 1.0 / beta)),
-        (centered[:, 0] * centered[:, 1], 0.0),
-    ):
-        error = np.std(values, axis=0) / np.sqrt(len(values))
-        assert np.all(np.abs(np.mean(values, axis=0) - expected) < 5.0 * error)
-
-
-@jax.jit
-def squared_slopes(p, keys):
-    def squared(p, key):
-        return jnp.square(p.sample(key)[0] - 0.5)
-
-    return jax.vmap(jax.grad(squared), (None, 0))(p, keys)
-
-
-@pytest.mark.parametrize("beta", [0.7, 2.0, 5.0])
-def test_samples_carry_derivatives_with_the_right_mean(beta):
-    p = GeneralizedGaussian(jnp.array([0.5]), jnp.array([1.3]), jnp.array([beta]))
-
-    gradients = squared_slopes(p, jax.random.split(jax.random.key(1), 5000))
-    expected = jax.grad(lambda p: p.variance[0])(p)
-    for got, exact in zip(gradients, (jnp.zeros(1), *expected[1:]), strict=True):
-        error = np.std(got) / np.sqrt(len(got))
-        assert abs(np.mean(got) - exact[0]) < 5.0 * error
+    return gennorm(p.shape, p.location, p.scale)
 
 
 FUNCTIONS = {
@@ -145,9 +48,117 @@ def everything(p, q, x):
     return {name: function(p, q, x) for name, function in FUNCTIONS.items()}
 
 
+values = jax.jit(everything)
+moments = jax.jit(lambda p: (p.entropy(), p.log_variance))
+central_probability = jax.jit(lambda p, x: p.central_probability(x))
+
+
+def test_equals_scipy():
+    p, x = of_all_shapes(), points_of((6, 3))
+    found, expected = values(p, p, x), scipy_of(p)
+    np.testing.assert_allclose(found["log_prob"], expected.logpdf(x).sum(-1), rtol=1e-11)
+    np.testing.assert_allclose(found["variance"], expected.var(), rtol=1e-10)
+    np.testing.assert_allclose(found["entropy"], expected.entropy().sum(-1), rtol=1e-11)
+    np.testing.assert_allclose(moments(p)[1], np.log(expected.var()), rtol=1e-10)
+    np.testing.assert_allclose(p.mean, expected.mean())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_central_probability_equals_scipy(dtype):
+    p, x = of_all_shapes(dtype), points_of((6, 3), dtype)
+    found = central_probability(p, x)
+    assert found.dtype == dtype
+    wide = jax.tree.map(np.float64, p)
+    exact, half = scipy_of(wide), np.abs(np.float64(x) - wide.location)
+    expected = exact.cdf(wide.location + half) - exact.cdf(wide.location - half)
+    rtol = 1e-9 if dtype == np.float64 else 1e-4  # the difference loses digits near the mean
+    np.testing.assert_allclose(found, expected, rtol=rtol, atol=1e-15)
+    np.testing.assert_allclose(central_probability(p, 2 * p.location - x), found, rtol=1e-4)
+    np.testing.assert_array_equal(central_probability(p, p.location), np.zeros((6, 3)))
+    blunt = p._replace(shape=np.maximum(p.shape, 1.0))
+    np.testing.assert_allclose(central_probability(blunt, p.location + 1e3), np.ones((6, 3)))
+
+
+def test_central_probability_at_the_mode_of_tiny_shapes_equals_scipy():
+    order = np.array([60.0, 100.0, 140.0])
+    residual = order**order  # its power of the shape 1 / order is the order, the mode
+    p = GeneralizedGaussian(np.zeros(3), np.ones(3), 1.0 / order)
+    found = central_probability(p, residual)
+    np.testing.assert_allclose(found, gammainc(order, order), rtol=0.0, atol=1e-12)
+
+
+def test_shape_two_is_the_gaussian():
+    p, x = distribution_of((6, 3)), points_of((6, 3))
+    p = p._replace(shape=np.full((6, 3), 2.0))
+    found, gaussian = values(p, p, x), scipy.stats.norm(p.location, p.scale / 2.0**0.5)
+    half = np.abs(x - p.location)
+    inside = gaussian.cdf(p.location + half) - gaussian.cdf(p.location - half)
+    np.testing.assert_allclose(found["log_prob"], gaussian.logpdf(x).sum(-1), rtol=1e-12)
+    np.testing.assert_allclose(found["entropy"], gaussian.entropy().sum(-1), rtol=1e-12)
+    np.testing.assert_allclose(found["variance"], gaussian.var(), rtol=1e-12)
+    np.testing.assert_allclose(central_probability(p, x), inside, rtol=1e-12)
+
+
+def test_kl_divergence_equals_quadrature():
+    p, q = distribution_of((6, 3), 1), distribution_of((6, 3), 2)
+
+    def in_one_dimension(d):
+        one, other = (gennorm(g.shape[0, d], scale=g.scale[0, d]) for g in (p, q))
+        half = quad(lambda x: one.pdf(x) * (one.logpdf(x) - other.logpdf(x)), 0.0, one.isf(1e-14))
+        return 2.0 * half[0]
+
+    found = values(p, q, p.location)["kl_divergence"]
+    np.testing.assert_allclose(found[0], sum(map(in_one_dimension, range(3))), rtol=1e-7)
+
+
+def test_kl_divergence_ignores_the_location_and_is_zero_of_equals():
+    p, q = distribution_of((6, 3), 1), distribution_of((6, 3), 2)
+    moved = p._replace(location=p.location + 3.0)
+    of_moved, of_others = (values(p, g, p.location)["kl_divergence"] for g in (moved, q))
+    np.testing.assert_allclose(of_moved, np.zeros(6), atol=1e-12)
+    assert np.all(np.asarray(of_others) > 0.0)
+
+
+def test_sample_moments():
+    beta = np.repeat([0.5, 1.0, 2.0, 10.0], 2).reshape(4, 2)
+    p = distribution_of((4, 2))._replace(shape=beta)
+    samples = np.asarray(jax.jit(lambda p: p.sample(jax.random.key(0), (20_000,)))(p))
+    assert samples.shape == (20_000, 4, 2)
+    centered, exact = samples - p.location, scipy_of(p)
+    for values, expected in (
+        (samples, exact.mean()),
+        (centered**2, exact.var()),
+        (np.abs(centered / p.scale) ** beta, 1.0 / beta),
+        (centered[..., 0] * centered[..., 1], 0.0),
+    ):
+        error = np.std(values, axis=0) / np.sqrt(len(values))
+        assert np.all(np.abs(np.mean(values, axis=0) - expected) < 5.0 * error)
+
+
+@jax.jit
+def slopes_of_squares(p):
+    def squares(p):
+        return jnp.sum(jnp.square(p.sample(jax.random.key(1)) - 0.5))
+
+    return jax.grad(squares)(jax.tree.map(lambda x: jnp.broadcast_to(x, (5000, 5)), p))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_samples_have_the_derivatives_of_their_variance(dtype):
+    beta = np.array([0.5, 0.7, 2.0, 5.0, 100.0])
+    p = GeneralizedGaussian(np.full(5, 0.5), np.full(5, 1.3), beta)
+    slopes = slopes_of_squares(jax.tree.map(dtype, p))
+    variance = scipy_of(p).var()
+    of_shape = variance * (digamma(1.0 / beta) - 3.0 * digamma(3.0 / beta)) / beta**2
+    for found, exact in zip(slopes, (0.0, 2.0 * variance / 1.3, of_shape), strict=True):
+        found = np.asarray(found, float)
+        error = found.std(0) / len(found) ** 0.5
+        assert np.all(np.abs(found.mean(0) - exact) < 5.0 * error)
+
+
 def test_gradients_equal_finite_differences_to_second_order(check_to_second_order):
     p, q = distribution_of((3,), 1), distribution_of((3,), 2)
-    x = p.location + jnp.array([-0.6, 0.4, 1.5])
+    x = p.location + np.array([-0.6, 0.4, 1.5])
     check_to_second_order(everything, (p, q, x))
 
 
@@ -180,8 +191,8 @@ derivatives = jax.jit(
 @pytest.mark.parametrize("beta", [0.1, 0.5, 1.0, 1.5, 2.0, 10.0])
 @pytest.mark.parametrize("residual", [0.0, 1e-6, 1.0, 50.0, 1e15])
 def test_derivatives_are_finite(beta, residual, dtype):
-    p = GeneralizedGaussian(*(jnp.asarray([v], dtype) for v in (0.0, 1.5, beta)))
-    found = derivatives(p, jnp.asarray([residual], dtype))
+    p = GeneralizedGaussian(*(np.array([v], dtype) for v in (0.0, 1.5, beta)))
+    found = derivatives(p, np.array([residual], dtype))
     chex.assert_tree_all_finite(found)
     chex.assert_type(jax.tree.leaves(found), dtype)
 
@@ -195,10 +206,10 @@ central_slopes = jax.jit(
 def test_slopes_of_the_central_probability():
     """In x twice the density, in the scale -|x - m| / alpha times that, and differences."""
     for beta, residual in ((0.7, 0.4), (1.0, 1.1), (3.7, 0.9)):
-        p = GeneralizedGaussian(*(jnp.array([v]) for v in (0.3, 1.5, beta)))
-        x = jnp.array([0.3 + residual])
+        p = GeneralizedGaussian(*(np.array([v]) for v in (0.3, 1.5, beta)))
+        x = np.array([0.3 + residual])
         value, (of_p, of_x) = central_slopes(p, x)
-        np.testing.assert_allclose(value, p.central_probability(x)[0], rtol=1e-12)
+        np.testing.assert_allclose(value, central_probability(p, x)[0], rtol=1e-12)
         density = gennorm(beta, 0.3, 1.5).pdf(0.3 + residual)
         np.testing.assert_allclose(of_x, [2.0 * density], rtol=1e-7)
         np.testing.assert_allclose(of_p.location, [-2.0 * density], rtol=1e-7)
@@ -236,7 +247,7 @@ def test_central_probability_and_its_derivatives_at_any_shape(dtype):
     """Beside SciPy's function and its differences; slopes per share of the shape."""
     beta, residual = (z.ravel() for z in np.meshgrid(MANY_SHAPES, MANY_RESIDUALS, indexing="ij"))
     beta, residual = beta.astype(dtype), residual.astype(dtype)
-    found = to_second_order(jnp.asarray(beta), jnp.asarray(residual))
+    found = to_second_order(beta, residual)
     chex.assert_tree_all_finite(found)
     chex.assert_type(jax.tree.leaves(found), dtype)
     value, (of_beta, of_residual), (twice, both) = jax.tree.map(
@@ -263,8 +274,8 @@ def test_central_probability_and_its_derivatives_at_any_shape(dtype):
 
 
 def test_central_probability_of_a_box():
-    box = GeneralizedGaussian(jnp.zeros(3), jnp.ones(3), jnp.full(3, 1000.0))
-    found = box.central_probability(jnp.array([0.5, 1.0, 2.0]))
+    box = GeneralizedGaussian(np.zeros(3), np.ones(3), np.full(3, 1000.0))
+    found = central_probability(box, np.array([0.5, 1.0, 2.0]))
     np.testing.assert_allclose(found, [0.500288, 0.999780, 1.0], atol=1e-6)
 
 
@@ -279,8 +290,8 @@ def test_central_probabilities_under_vmap():
 @pytest.mark.parametrize("beta", [0.5, 1.0, 2.0, 4.0])
 @pytest.mark.parametrize("residual", [0.0, 1e-30, 1e-6, 1.0, 1e6, 1e15])
 def test_slopes_of_the_central_probability_are_finite(beta, residual, dtype):
-    p = GeneralizedGaussian(*(jnp.asarray([v], dtype) for v in (0.0, 1.5, beta)))
-    value, slopes = central_slopes(p, jnp.asarray([residual], dtype))
+    p = GeneralizedGaussian(*(np.array([v], dtype) for v in (0.0, 1.5, beta)))
+    value, slopes = central_slopes(p, np.array([residual], dtype))
     assert 0.0 <= value <= 1.0
     chex.assert_tree_all_finite(slopes)
 
@@ -288,35 +299,32 @@ def test_slopes_of_the_central_probability_are_finite(beta, residual, dtype):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("beta", [0.1, 0.5, 1.0, 2.0])
 def test_the_derivative_at_the_mode_is_zero(beta, dtype):
-    p = GeneralizedGaussian(*(jnp.asarray([v], dtype) for v in (0.3, 1.5, beta)))
+    p = GeneralizedGaussian(*(np.array([v], dtype) for v in (0.3, 1.5, beta)))
     value, (of_p, of_x), _ = derivatives(p, p.location)
     np.testing.assert_allclose(value, gennorm(beta, 0.3, 1.5).logpdf(0.3), rtol=1e-5)
     assert of_x == 0.0 and of_p.location == 0.0
     np.testing.assert_allclose(of_p.scale, -1.0 / p.scale, rtol=1e-5)
 
 
-@pytest.mark.parametrize("beta", [0.1, 2.0, 10.0])
-def test_samples_and_moments_are_finite_in_float32(beta):
-    p = GeneralizedGaussian(*(jnp.full(3, v, jnp.float32) for v in (0.0, 1.5, beta)))
-    chex.assert_tree_all_finite((p.sample(jax.random.key(0), (100,)), p.variance, p.entropy()))
-    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), p)
-    np.testing.assert_allclose(p.entropy(), wide.entropy(), rtol=1e-5)
-    np.testing.assert_allclose(p.log_variance, wide.log_variance, rtol=1e-5, atol=1e-5)
+def test_moments_of_float32_are_those_of_float64():
+    narrow = of_all_shapes(np.float32)
+    found, expected = moments(narrow), moments(jax.tree.map(np.float64, narrow))
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-5, atol=1e-5)
 
 
 def test_a_huge_residual_costs_more_than_a_large_one():
-    p = GeneralizedGaussian(*(jnp.array([v], jnp.float32) for v in (0.0, 1.0, 4.0)))
-    values = [p.log_prob(jnp.array([x], jnp.float32)) for x in (1e3, 1e6, 1e12, 1e24, 1e36)]
-    assert np.all(np.diff(np.array(values)) < 0.0) and np.all(np.isfinite(values))
+    p = GeneralizedGaussian(*(np.array([v], np.float32) for v in (0.0, 1.0, 4.0)))
+    log_probs = [derivatives(p, np.float32([x]))[0] for x in (1e3, 1e6, 1e12, 1e24, 1e36)]
+    assert np.all(np.diff(log_probs) < 0.0) and np.all(np.isfinite(log_probs))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_sampling_ends_for_any_shape(dtype):
     """Under jit, where no value is checked."""
-    given = [np.nan, np.inf, -np.inf, -1.0, -1e-45, 0.0, 1e-100, 1e-45, 1e-12, 1e-3, 1.0, 1e38]
-    shape = jnp.asarray(given, dtype)
-    samples = samples_of_shapes(shape)
-    assert np.all(np.isnan(samples[:, 0])) and np.all(np.isfinite(samples[:, -2:]))
+    given = [np.nan, np.inf, -np.inf, -1.0, -1e-45, 0.0, 1e-100, 1e-45, 1e-12, 1e-3]
+    samples = np.asarray(samples_of_shapes(np.array([*given, 0.1, 1.0, 2.0, 10.0, 1e38], dtype)))
+    assert np.all(np.isnan(samples[:, 0])) and np.all(np.isfinite(samples[:, -5:]))
     np.testing.assert_array_less(np.abs(samples[:, -1]), 1.0)  # a box
 
 
@@ -390,21 +398,3 @@ def test_bad_input(case):
     call, error, message = BAD[case]
     with pytest.raises(error, match=message):
         call()
-
-
-@jax.jit
-def slopes_of_squares(shape):
-    def squares(shape):
-        p = GeneralizedGaussian(jnp.zeros_like(shape), jnp.ones_like(shape), shape)
-        return jnp.square(p.sample(jax.random.key(0), (100_000,)))[:, 0]
-
-    return jax.jvp(squares, (shape,), (jnp.ones_like(shape),))[1]
-
-
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-@pytest.mark.parametrize("shape", [0.5, 2.0, 100.0])
-def test_samples_have_the_derivative_of_their_variance_in_the_shape(dtype, shape):
-    slopes = slopes_of_squares(jnp.asarray([shape], dtype))
-    error = float(slopes.std()) / 100_000**0.5
-    exact = jax.grad(lambda beta: GeneralizedGaussian(0.0, 1.0, beta).variance)(shape)
-    assert abs(float(slopes.astype(float).mean()) - float(exact)) < 5.0 * error
