@@ -13,206 +13,22 @@ from probemb.distributions.gaussians import standard_normal
 def gaussian_of(shape, seed=0, dtype=np.float64):
     generator = np.random.default_rng(seed)
     return DiagonalGaussian(
-        jnp.asarray(generator.normal(size=shape), dtype),
-        jnp.asarray(generator.uniform(-1.0, 1.0, shape), dtype),
+        generator.normal(size=shape).astype(dtype),
+        generator.uniform(-1.0, 1.0, shape).astype(dtype),
     )
 
 
 def mixture_of(shape, seed=0, dtype=np.float64):
-    logits = jnp.asarray(np.random.default_rng(seed + 99).normal(size=shape[:-1]), dtype)
+    logits = np.random.default_rng(seed + 99).normal(size=shape[:-1]).astype(dtype)
     return GaussianMixture(logits, gaussian_of(shape, seed, dtype))
 
 
 def points_of(shape, dtype=np.float64):
-    return jnp.asarray(np.random.default_rng(7).normal(size=shape), dtype)
+    return np.random.default_rng(7).normal(size=shape).astype(dtype)
 
 
 def scipy_log_prob(p, x):
     return scipy.stats.norm.logpdf(x, p.mean, np.exp(0.5 * p.log_variance)).sum(-1)
-
-
-def near_mean(samples, expected):
-    """The mean over the first axis is within five standard errors of what it should be."""
-    error = np.std(samples, axis=0) / np.sqrt(len(samples))
-    assert np.all(np.abs(np.mean(samples, axis=0) - expected) < 5.0 * error)
-
-
-@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32, jnp.int32])
-def test_variances_of_every_number_type_are_those_of_the_logarithm(dtype):
-    p = DiagonalGaussian(jnp.zeros(2), jnp.full(2, 5, dtype))
-    np.testing.assert_allclose(p.variance.astype(jnp.float32), np.exp(5.0), rtol=1e-2)
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_variances_beyond_the_floats_leave_their_sums_finite(dtype):
-    p = DiagonalGaussian(jnp.zeros(1000, dtype), jnp.full(1000, 2000.0, dtype))
-    for of_all in (lambda p: jnp.sum(p.variance), lambda p: jnp.sum(p.standard_deviation)):
-        chex.assert_tree_all_finite(jax.value_and_grad(of_all)(p))
-
-
-def test_standard_deviation_and_variance():
-    p = DiagonalGaussian(jnp.zeros(2), jnp.log(jnp.array([4.0, 9.0])))
-    np.testing.assert_allclose(p.variance, [4.0, 9.0])
-    np.testing.assert_allclose(p.standard_deviation, [2.0, 3.0])
-
-
-@pytest.mark.parametrize("shape", [(3,), (2, 5), (2, 3, 4)], ids=str)
-def test_log_prob_and_entropy_equal_scipy(shape):
-    p, x = gaussian_of(shape), points_of(shape)
-    np.testing.assert_allclose(p.log_prob(x), scipy_log_prob(p, x), rtol=1e-12)
-    entropy = scipy.stats.norm.entropy(scale=np.asarray(p.standard_deviation)).sum(-1)
-    np.testing.assert_allclose(p.entropy(), entropy, rtol=1e-12)
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_central_probability_equals_scipy(dtype):
-    p, x = gaussian_of((2, 3), dtype=dtype), points_of((2, 3), dtype)
-    found = p.central_probability(x)
-    assert found.dtype == dtype
-    mean, deviation = np.asarray(p.mean, float), np.exp(0.5 * np.asarray(p.log_variance, float))
-    half = np.abs(np.asarray(x, float) - mean)
-    normal = scipy.stats.norm(mean, deviation)
-    expected = normal.cdf(mean + half) - normal.cdf(mean - half)
-    np.testing.assert_allclose(found, expected, rtol=1e-10 if dtype == np.float64 else 1e-5)
-    np.testing.assert_allclose(p.central_probability(2 * p.mean - x), found, rtol=1e-5)
-    np.testing.assert_array_equal(p.central_probability(p.mean), np.zeros((2, 3)))
-    far = p.central_probability(p.mean + 40.0 * p.standard_deviation)
-    np.testing.assert_array_equal(far, np.ones((2, 3)))
-
-
-def test_float32_stays_float32():
-    p, x = gaussian_of((2, 3), dtype=np.float32), points_of((2, 3), np.float32)
-    values = (p.log_prob(x), p.entropy(), p.kl_divergence(p), p.sample(jax.random.key(0)))
-    chex.assert_type(values, jnp.float32)
-    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), p)
-    np.testing.assert_allclose(values[0], wide.log_prob(x.astype(jnp.float64)), rtol=1e-5)
-
-
-def test_dtypes_mix_to_the_wider_and_half_precision_becomes_float32():
-    mean, log_variance = jnp.ones(2, jnp.float32), jnp.full(2, 0.5)
-    p = DiagonalGaussian(mean, log_variance)
-    with jax.numpy_dtype_promotion("standard"):
-        assert p.entropy().dtype == p.log_prob(mean).dtype == jnp.float64
-    half = DiagonalGaussian(jnp.ones(2, jnp.bfloat16), jnp.zeros(2, jnp.bfloat16))
-    assert half.entropy().dtype == half.sample(jax.random.key(0)).dtype == jnp.float32
-
-
-def test_kl_divergence_equals_quadrature():
-    p, q = gaussian_of((3,), 1), gaussian_of((3,), 2)
-
-    def in_one_dimension(d):
-        one, other = (
-            scipy.stats.norm(float(g.mean[d]), float(g.standard_deviation[d])) for g in (p, q)
-        )
-        return quad(
-            lambda x: one.pdf(x) * (one.logpdf(x) - other.logpdf(x)), -12.0, 12.0, epsabs=1e-11
-        )[0]
-
-    expected = sum(map(in_one_dimension, range(3)))
-    np.testing.assert_allclose(p.kl_divergence(q), expected, rtol=1e-9)
-
-
-def test_kl_divergence_of_equals_is_zero_and_else_positive():
-    p, q = gaussian_of((20, 4), 1), gaussian_of((20, 4), 2)
-    np.testing.assert_array_equal(p.kl_divergence(p), np.zeros(20))
-    assert np.all(p.kl_divergence(q) > 0.0)
-
-
-def test_kl_to_the_standard_normal():
-    p = gaussian_of((5,))
-    mean, variance = np.asarray(p.mean), np.asarray(p.variance)
-    expected = 0.5 * np.sum(mean**2 + variance - 1.0 - np.log(variance))
-    np.testing.assert_allclose(p.kl_divergence(standard_normal(p.mean)), expected, rtol=1e-12)
-
-
-def test_sample_moments():
-    p = gaussian_of((2, 3))
-    samples = np.asarray(p.sample(jax.random.key(1), (20_000,)))
-    assert samples.shape == (20_000, 2, 3)
-    near_mean(samples, p.mean)
-    near_mean((samples - np.asarray(p.mean)) ** 2, p.variance)
-    near_mean(samples[:, :, 0] * samples[:, :, 1], p.mean[:, 0] * p.mean[:, 1])
-
-
-def test_samples_carry_derivatives_in_both_fields():
-    p = gaussian_of((3,))
-    key = jax.random.key(2)
-    noise = (p.sample(key) - p.mean) / p.standard_deviation
-    gradient = jax.grad(lambda p: jnp.sum(p.sample(key)))(p)
-    np.testing.assert_allclose(gradient.mean, np.ones(3))
-    np.testing.assert_allclose(gradient.log_variance, 0.5 * p.standard_deviation * noise)
-
-
-def test_the_same_key_gives_the_same_samples_and_another_key_others():
-    p = mixture_of((3, 2))
-    first, again, other = (p.sample(jax.random.key(k), (4,)) for k in (0, 0, 1))
-    np.testing.assert_array_equal(first, again)
-    assert not np.any(first == other)
-    assert p.sample(jax.random.PRNGKey(0)).shape == (2,)
-
-
-@pytest.mark.parametrize("shape", [(3, 2), (2, 4, 3)], ids=str)
-def test_mixture_log_prob_equals_the_sum_of_densities(shape):
-    p, x = mixture_of(shape), points_of((*shape[:-2], shape[-1]))
-    densities = np.exp(scipy_log_prob(p.components, np.asarray(x)[..., None, :]))
-    weights = np.exp(p.logits) / np.exp(p.logits).sum(-1, keepdims=True)
-    np.testing.assert_allclose(p.log_prob(x), np.log((weights * densities).sum(-1)), rtol=1e-12)
-    shifted = p._replace(logits=p.logits + 3.0)
-    np.testing.assert_allclose(shifted.log_prob(x), p.log_prob(x), rtol=1e-12)
-
-
-def test_mixture_mean_and_variance_equal_quadrature():
-    p = mixture_of((3, 1))
-    density = jax.jit(lambda x: jnp.exp(p.log_prob(x[None])))
-
-    def expected(f):
-        return quad(lambda x: float(density(x)) * f(x), -15.0, 15.0, epsabs=1e-10, limit=200)[0]
-
-    mean = expected(lambda x: x)
-    np.testing.assert_allclose(expected(lambda x: 1.0), 1.0, rtol=1e-8)
-    np.testing.assert_allclose(p.mean[0], mean, rtol=1e-8)
-    np.testing.assert_allclose(p.variance[0], expected(lambda x: (x - mean) ** 2), rtol=1e-8)
-
-
-def test_a_mixture_of_one_is_its_component():
-    p, x = mixture_of((1, 3)), points_of((3,))
-    one = jax.tree.map(lambda leaf: leaf[0], p.components)
-    chex.assert_trees_all_close(p.log_prob(x), one.log_prob(x), rtol=1e-12)
-    chex.assert_trees_all_close((p.mean, p.variance), (one.mean, one.variance), rtol=1e-12)
-
-
-def test_mixture_sample_moments():
-    p = mixture_of((2, 3, 2))
-    samples = np.asarray(p.sample(jax.random.key(3), (20_000,)))
-    assert samples.shape == (20_000, 2, 2)
-    near_mean(samples, p.mean)
-    near_mean((samples - np.asarray(p.mean)) ** 2, p.variance)
-
-
-def test_stratified_samples_weigh_one_in_total():
-    p = mixture_of((2, 3, 4))
-    points, log_weights = p.stratified_sample(jax.random.key(4), 5)
-    assert points.shape == (15, 2, 4) and log_weights.shape == (15, 2)
-    np.testing.assert_allclose(np.exp(log_weights).sum(0), np.ones(2), rtol=1e-12)
-
-
-def test_stratified_estimates_and_their_derivatives_are_unbiased():
-    p = mixture_of((3, 2))
-
-    def estimate(p, key):
-        points, log_weights = p.stratified_sample(key, 2)
-        return jnp.sum(jnp.exp(log_weights)[:, None] * points**2, axis=0)
-
-    def exact(p):
-        return p.variance + p.mean**2
-
-    keys = jax.random.split(jax.random.key(5), 4000)
-    near_mean(jax.jit(jax.vmap(estimate, (None, 0)))(p, keys), exact(p))
-    gradients = jax.jit(jax.vmap(jax.jacrev(estimate), (None, 0)))(p, keys)
-    expected = jax.jacrev(exact)(p)
-    near_mean(gradients.logits, expected.logits)
-    for d in range(2):  # elsewhere the derivative is zero, without any spread
-        near_mean(gradients.components.mean[:, d, :, d], expected.components.mean[d, :, d])
 
 
 FUNCTIONS = {
@@ -235,6 +51,213 @@ def of_gaussians(p, q, x):
 
 def of_mixtures(p, x):
     return {name: function(p, x) for name, function in OF_MIXTURES.items()}
+
+
+values = jax.jit(of_gaussians)
+log_prob = jax.jit(lambda p, x: p.log_prob(x))
+kl_divergence = jax.jit(lambda p, q: p.kl_divergence(q))
+moments = jax.jit(lambda p: (p.mean, p.variance))
+sample = jax.jit(lambda p, key, number: p.sample(key, (number,)), static_argnums=2)
+
+
+def near_mean(samples, expected):
+    """The mean over the first axis is within five standard errors of what it should be."""
+    samples = np.asarray(samples)
+    error = np.std(samples, axis=0) / np.sqrt(len(samples))
+    assert np.all(np.abs(np.mean(samples, axis=0) - np.asarray(expected)) < 5.0 * error)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32, jnp.int32])
+def test_variances_of_every_number_type_are_those_of_the_logarithm(dtype):
+    p = DiagonalGaussian(jnp.zeros(2), jnp.full(2, 5, dtype))
+    np.testing.assert_allclose(p.variance.astype(jnp.float32), np.exp(5.0), rtol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_variances_beyond_the_floats_leave_their_sums_finite(dtype):
+    p = DiagonalGaussian(np.zeros(1000, dtype), np.full(1000, 2000.0, dtype))
+    for of_all in (lambda p: jnp.sum(p.variance), lambda p: jnp.sum(p.standard_deviation)):
+        chex.assert_tree_all_finite(jax.jit(jax.value_and_grad(of_all))(p))
+
+
+def test_standard_deviation_and_variance():
+    p = DiagonalGaussian(np.zeros(2), np.log([4.0, 9.0]))
+    np.testing.assert_allclose(p.variance, [4.0, 9.0])
+    np.testing.assert_allclose(p.standard_deviation, [2.0, 3.0])
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 5), (2, 3, 4)], ids=str)
+def test_log_prob_and_entropy_equal_scipy(shape):
+    p, x = gaussian_of(shape), points_of(shape)
+    found = values(p, p, x)
+    np.testing.assert_allclose(found["log_prob"], scipy_log_prob(p, x), rtol=1e-12)
+    entropy = scipy.stats.norm.entropy(scale=np.exp(0.5 * p.log_variance)).sum(-1)
+    np.testing.assert_allclose(found["entropy"], entropy, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_central_probability_equals_scipy(dtype):
+    p, x = gaussian_of((2, 3), dtype=dtype), points_of((2, 3), dtype)
+    central_probability = jax.jit(p.central_probability)
+    found = central_probability(x)
+    assert found.dtype == dtype
+    mean, deviation = p.mean.astype(float), np.exp(0.5 * p.log_variance.astype(float))
+    half = np.abs(x.astype(float) - mean)
+    normal = scipy.stats.norm(mean, deviation)
+    expected = normal.cdf(mean + half) - normal.cdf(mean - half)
+    np.testing.assert_allclose(found, expected, rtol=1e-10 if dtype == np.float64 else 1e-5)
+    np.testing.assert_allclose(central_probability(2 * p.mean - x), found, rtol=1e-5)
+    np.testing.assert_array_equal(central_probability(p.mean), np.zeros((2, 3)))
+    far = central_probability((mean + 40.0 * deviation).astype(dtype))
+    np.testing.assert_array_equal(far, np.ones((2, 3)))
+
+
+def test_float32_stays_float32():
+    p, x = gaussian_of((2, 3), dtype=np.float32), points_of((2, 3), np.float32)
+    found = values(p, p, x)
+    chex.assert_type(list(found.values()), jnp.float32)
+    expected = scipy_log_prob(jax.tree.map(np.float64, p), x)
+    np.testing.assert_allclose(found["log_prob"], expected, rtol=1e-5)
+
+
+def test_dtypes_mix_to_the_wider_and_half_precision_becomes_float32():
+    mean, log_variance = np.ones(2, np.float32), np.full(2, 0.5)
+    p = DiagonalGaussian(mean, log_variance)
+    with jax.numpy_dtype_promotion("standard"):
+        found = jax.eval_shape(lambda: (p.entropy(), p.log_prob(mean)))
+    chex.assert_type(found, jnp.float64)
+    half = DiagonalGaussian(*(np.ones(2, jnp.bfloat16) for _ in range(2)))
+    found = jax.eval_shape(lambda: (half.entropy(), half.sample(jax.random.key(0))))
+    chex.assert_type(found, jnp.float32)
+
+
+def test_kl_divergence_equals_quadrature():
+    p, q = gaussian_of((20, 3), 1), gaussian_of((20, 3), 2)
+
+    def in_one_dimension(d):
+        one, other = (
+            scipy.stats.norm(g.mean[0, d], np.exp(0.5 * g.log_variance[0, d])) for g in (p, q)
+        )
+        return quad(
+            lambda x: one.pdf(x) * (one.logpdf(x) - other.logpdf(x)), -12.0, 12.0, epsabs=1e-11
+        )[0]
+
+    expected = sum(map(in_one_dimension, range(3)))
+    np.testing.assert_allclose(kl_divergence(p, q)[0], expected, rtol=1e-9)
+
+
+def test_kl_divergence_of_equals_is_zero_and_else_positive():
+    p, q = gaussian_of((20, 3), 1), gaussian_of((20, 3), 2)
+    np.testing.assert_array_equal(kl_divergence(p, p), np.zeros(20))
+    assert np.all(np.asarray(kl_divergence(p, q)) > 0.0)
+
+
+def test_kl_to_the_standard_normal():
+    p = gaussian_of((20, 3))
+    variance = np.exp(p.log_variance)
+    expected = 0.5 * np.sum(p.mean**2 + variance - 1.0 - np.log(variance), axis=-1)
+    np.testing.assert_allclose(kl_divergence(p, standard_normal(p.mean)), expected, rtol=1e-12)
+
+
+def test_sample_moments():
+    p = gaussian_of((2, 3))
+    samples = np.asarray(sample(p, jax.random.key(1), 20_000))
+    assert samples.shape == (20_000, 2, 3)
+    near_mean(samples, p.mean)
+    near_mean((samples - p.mean) ** 2, np.exp(p.log_variance))
+    near_mean(samples[:, :, 0] * samples[:, :, 1], p.mean[:, 0] * p.mean[:, 1])
+
+
+def test_samples_carry_derivatives_in_both_fields():
+    p = gaussian_of((3,))
+
+    @jax.jit
+    def sample_and_slopes(p):
+        samples, pull_back = jax.vjp(lambda p: p.sample(jax.random.key(2)), p)
+        return samples, pull_back(jnp.ones(3))[0]
+
+    samples, gradient = sample_and_slopes(p)
+    np.testing.assert_allclose(gradient.mean, np.ones(3))
+    np.testing.assert_allclose(gradient.log_variance, 0.5 * (np.asarray(samples) - p.mean))
+
+
+def test_the_same_key_gives_the_same_samples_and_another_key_others():
+    p = mixture_of((3, 2))
+    first, again, other = (np.asarray(sample(p, jax.random.key(k), 4)) for k in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert not np.any(first == other)
+    assert jax.eval_shape(p.sample, jax.random.PRNGKey(0)).shape == (2,)
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (2, 4, 3)], ids=str)
+def test_mixture_log_prob_equals_the_sum_of_densities(shape):
+    p, x = mixture_of(shape), points_of((*shape[:-2], shape[-1]))
+    densities = np.exp(scipy_log_prob(p.components, x[..., None, :]))
+    weights = np.exp(p.logits) / np.exp(p.logits).sum(-1, keepdims=True)
+    expected = np.log((weights * densities).sum(-1))
+    for same in (p, p._replace(logits=p.logits + 3.0)):
+        np.testing.assert_allclose(log_prob(same, x), expected, rtol=1e-12)
+
+
+def test_mixture_mean_and_variance_equal_quadrature():
+    p = mixture_of((3, 1))
+
+    def expected(f):
+        def integrand(x):
+            return np.exp(log_prob(p, np.array([x]))) * f(x)
+
+        return quad(integrand, -15.0, 15.0, epsabs=1e-10, limit=200)[0]
+
+    (mean,), (variance,) = moments(p)
+    np.testing.assert_allclose(expected(lambda x: 1.0), 1.0, rtol=1e-8)
+    np.testing.assert_allclose(mean, expected(lambda x: x), rtol=1e-8)
+    np.testing.assert_allclose(variance, expected(lambda x: (x - float(mean)) ** 2), rtol=1e-8)
+
+
+def test_a_mixture_of_one_is_its_component():
+    p, x = mixture_of((1, 3)), points_of((3,))
+    one = jax.tree.map(lambda leaf: leaf[0], p.components)
+    mean, variance = moments(p)
+    np.testing.assert_allclose(log_prob(p, x), scipy_log_prob(one, x), rtol=1e-12)
+    np.testing.assert_allclose(mean, one.mean, rtol=1e-12)
+    np.testing.assert_allclose(variance, np.exp(one.log_variance), rtol=1e-12)
+
+
+def test_mixture_sample_moments():
+    p = mixture_of((2, 3, 2))
+    samples, (mean, variance) = np.asarray(sample(p, jax.random.key(3), 20_000)), moments(p)
+    assert samples.shape == (20_000, 2, 2)
+    near_mean(samples, mean)
+    near_mean((samples - np.asarray(mean)) ** 2, variance)
+
+
+def test_stratified_samples_weigh_one_in_total():
+    p = mixture_of((2, 3, 4))
+    points, log_weights = jax.jit(lambda p: p.stratified_sample(jax.random.key(4), 5))(p)
+    assert points.shape == (15, 2, 4) and log_weights.shape == (15, 2)
+    np.testing.assert_allclose(np.exp(log_weights).sum(0), np.ones(2), rtol=1e-12)
+
+
+def test_stratified_estimates_and_their_derivatives_are_unbiased():
+    p = mixture_of((3, 2))
+
+    def estimate(p, key):
+        points, log_weights = p.stratified_sample(key, 2)
+        return jnp.sum(jnp.exp(log_weights)[:, None] * points**2, axis=0)
+
+    def exact(p):
+        return p.variance + p.mean**2
+
+    def with_slopes(function):
+        return lambda *given: (function(*given), jax.jacrev(function)(*given))
+
+    keys = jax.random.split(jax.random.key(5), 4000)
+    estimates, gradients = jax.jit(jax.vmap(with_slopes(estimate), (None, 0)))(p, keys)
+    expected, slopes = jax.jit(with_slopes(exact))(p)
+    near_mean(estimates, expected)
+    near_mean(gradients.logits, slopes.logits)
+    for d in range(2):  # elsewhere the derivative is zero, without any spread
+        near_mean(gradients.components.mean[:, d, :, d], slopes.components.mean[d, :, d])
 
 
 def test_gradients_equal_finite_differences_to_second_order(check_to_second_order):
@@ -263,21 +286,24 @@ def test_jit_eager_and_vmap_agree(function, batch):
 
 
 @jax.jit
-def everything(p, q, x):
-    return tuple(jnp.sum(function(p, q, x)) for function in FUNCTIONS.values())
+def sums_and_slopes(p, q, x):
+    def sums(p, q, x):
+        found = tuple(jnp.sum(function(p, q, x)) for function in FUNCTIONS.values())
+        return found, found
+
+    return jax.jacrev(sums, (0, 1, 2), has_aux=True)(p, q, x)
 
 
-slopes = jax.jit(jax.jacrev(everything, (0, 1, 2)))
 of_mixture = jax.jit(jax.value_and_grad(lambda p, x: p.log_prob(x), (0, 1)))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("log_variance", [-30.0, 30.0])
 def test_extreme_variances_stay_finite(log_variance, dtype):
-    extreme = DiagonalGaussian(jnp.ones(3, dtype), jnp.full(3, log_variance, dtype))
+    extreme = DiagonalGaussian(np.ones(3, dtype), np.full(3, log_variance, dtype))
     plain, x = gaussian_of((3,), dtype=dtype), points_of((3,), dtype)
     for p, q in ((extreme, plain), (plain, extreme), (extreme, extreme)):
-        chex.assert_tree_all_finite((everything(p, q, x), slopes(p, q, x)))
+        chex.assert_tree_all_finite(sums_and_slopes(p, q, x))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -285,8 +311,8 @@ def test_extreme_variances_stay_finite(log_variance, dtype):
 def test_mixtures_with_extreme_variances_and_logits_stay_finite(log_variance, dtype):
     p = mixture_of((2, 3), dtype=dtype)
     p = GaussianMixture(
-        jnp.asarray([-100.0, 100.0], dtype),
-        p.components._replace(log_variance=jnp.full((2, 3), log_variance, dtype)),
+        np.array([-100.0, 100.0], dtype),
+        p.components._replace(log_variance=np.full((2, 3), log_variance, dtype)),
     )
     x = points_of((3,), dtype)
     chex.assert_tree_all_finite(of_mixture(p, x))
