@@ -125,14 +125,14 @@ def test_sample_moments():
     samples = np.asarray(jax.jit(lambda p: p.sample(jax.random.key(0), (20_000,)))(p))
     assert samples.shape == (20_000, 4, 2)
     centered, exact = samples - p.location, scipy_of(p)
-    for values, expected in (
+    for drawn, expected in (
         (samples, exact.mean()),
         (centered**2, exact.var()),
         (np.abs(centered / p.scale) ** beta, 1.0 / beta),
         (centered[..., 0] * centered[..., 1], 0.0),
     ):
-        error = np.std(values, axis=0) / np.sqrt(len(values))
-        assert np.all(np.abs(np.mean(values, axis=0) - expected) < 5.0 * error)
+        error = np.std(drawn, axis=0) / np.sqrt(len(drawn))
+        assert np.all(np.abs(np.mean(drawn, axis=0) - expected) < 5.0 * error)
 
 
 @jax.jit
