@@ -154,6 +154,7 @@ def test_the_quadrature_has_the_derivatives_of_the_integral(truth):
     assert np.abs(expected[1]).max() > 0.1 and np.abs(expected[2]).max() > 0.1
 
 
+@pytest.mark.slow
 def test_float32_has_the_gradient_of_the_integral(truth):
     *inputs, expected = truth
     inputs[0] = tuple(np.maximum(x, -35.0) for x in inputs[0])  # the least log-variance there
