@@ -277,10 +277,22 @@ def test_a_mixture_learns_its_weights():
         assert sign * slope[0] > 0.01 and abs(slope.sum()) < 1e-9
 
 
-def test_soft_contrastive_to_second_order(check_to_second_order):
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        ("mixture", "gaussian"),
+        pytest.param(("gaussian", "gaussian"), marks=pytest.mark.slow),
+        pytest.param(("mixture", "mixture"), marks=pytest.mark.slow),
+    ],
+)
+def test_soft_contrastive_to_second_order(kinds, check_to_second_order):
     components = DiagonalGaussian(0.5 * normal(0, 2, 3), 0.3 * normal(1, 2, 3))
-    p = GaussianMixture(np.array([0.2, -0.4]), components)
-    q = jax.tree.map(lambda x: x[0], components)
+    p, q = (
+        GaussianMixture(np.array([0.2, log_weight]), components)
+        if kind == "mixture"
+        else jax.tree.map(lambda x, k=k: x[k], components)
+        for k, (kind, log_weight) in enumerate(zip(kinds, (0.1, -0.4), strict=True))
+    )
 
     def loss(p, q, a, b):
         return probemb.soft_contrastive(
