@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh
+from scipy.special import expit
 
 from probemb import (
     DiagonalGaussian,
@@ -17,7 +18,6 @@ from probemb import (
     GeneralizedGaussian,
     distances,
     expected_match_probability,
-    pairwise,
     search,
 )
 
@@ -35,28 +35,24 @@ def generalized(seed: int, number: int, dimension: int = 5) -> GeneralizedGaussi
     return GeneralizedGaussian(*map(jnp.asarray, (random.normal(size=scale.shape), scale, shape)))
 
 
-def moments(p) -> DiagonalGaussian:
-    """The Gaussian of the same mean and variances."""
-    return DiagonalGaussian(p.mean, jnp.log(p.variance))
+# One program for each, where eagerly each of its operations is one.
+query_vectors, item_vectors = jax.jit(search.query_vectors), jax.jit(search.item_vectors)
 
 
 @pytest.mark.parametrize("make", [gaussians, generalized])
 def test_the_ranking_is_that_of_the_sampled_distance(make):
     p, q = make(0, 20), make(1, 150)
-    distance = pairwise.sampled_distance(moments(p), moments(q))
-    by_mean = np.argsort(
-        pairwise.sampled_distance(
-            *(moments(g)._replace(log_variance=0.0 * g.mean) for g in (p, q))
-        ),
-        axis=1,
-    )
+    of_means = np.sum(np.square(np.asarray(p.mean)[:, None] - np.asarray(q.mean)), axis=2)
+    of_p, of_q = (np.sum(np.asarray(g.variance), axis=1) for g in (p, q))
+    distance = of_means + of_p[:, None] + of_q
     expected = np.argsort(distance, axis=1)[:, :9]
-    assert (expected != by_mean[:, :9]).any(axis=1).all()  # the traces matter
-    scores, indices = search.top_k(search.query_vectors(p), search.item_vectors(q), k=9)
+    by_mean = np.argsort(of_means, axis=1)[:, :9]
+    assert (expected != by_mean).any(axis=1).all()  # the traces matter
+    scores, indices = search.top_k(query_vectors(p), item_vectors(q), k=9)
     np.testing.assert_array_equal(indices, expected)
-    own = jnp.sum(jnp.square(p.mean) + p.variance, axis=1)[:, None]
-    found = jnp.take_along_axis(distance, indices, axis=1)
-    np.testing.assert_allclose(own - 2.0 * scores, found, rtol=1e-10)
+    own = np.sum(np.square(np.asarray(p.mean)), axis=1) + of_p
+    found = np.take_along_axis(distance, np.asarray(indices), axis=1)
+    np.testing.assert_allclose(own[:, None] - 2.0 * np.asarray(scores), found, rtol=1e-10)
 
 
 def test_vectors_by_hand():
@@ -68,21 +64,24 @@ def test_vectors_by_hand():
 @pytest.mark.parametrize("vectors", [search.query_vectors, search.item_vectors])
 def test_vectors_of_a_batch_are_those_of_each(vectors):
     for p in (gaussians(2, 6), generalized(3, 6)):
-        expected = jnp.stack([vectors(jax.tree.map(lambda x, i=i: x[i], p)) for i in range(6)])
-        for function in (vectors, jax.jit(vectors), jax.vmap(vectors)):
-            chex.assert_trees_all_close(function(p), expected, rtol=1e-12)
+        each = jax.jit(vectors)
+        expected = [each(jax.tree.map(lambda x, i=i: np.asarray(x)[i], p)) for i in range(6)]
+        for function in (vectors, jax.jit(vectors), jax.jit(jax.vmap(vectors))):
+            np.testing.assert_allclose(function(p), expected, rtol=1e-12)
     single = jax.tree.map(lambda x: x.astype(jnp.float16), gaussians(2, 6))
     assert vectors(single).dtype == jnp.float32
 
 
 def test_vectors_have_the_gradient_of_the_distance():
-    p, q = (jax.tree.map(lambda x: x[0], gaussians(seed, 1)) for seed in (4, 5))
+    p, q = (jax.tree.map(lambda x: np.asarray(x)[0], gaussians(seed, 1)) for seed in (4, 5))
 
     def by_vectors(p, q):
         product = search.query_vectors(p) @ search.item_vectors(q)
         return jnp.sum(jnp.square(p.mean) + p.variance) - 2.0 * product
 
-    gradients = (jax.grad(f, (0, 1))(p, q) for f in (by_vectors, distances.sampled_distance))
+    gradients = (
+        jax.jit(jax.grad(f, (0, 1)))(p, q) for f in (by_vectors, distances.sampled_distance)
+    )
     chex.assert_trees_all_close(*gradients, rtol=1e-10)
 
 
@@ -135,9 +134,10 @@ def test_both_zeros_are_equal():
     ):
         assert found.indices.tolist() == [list(range(120))]
     # At equal distances a match is as likely: the logits are zeros of either sign, or equal.
-    p, q = (DiagonalGaussian(jnp.zeros((n, 1)), jnp.full((n, 1), -30.0)) for n in (1, 5))
-    found = search.rerank(p, q, np.arange(5)[None], negative_scale=1.0, shift=0.0)
-    assert found.indices.tolist() == [[0, 1, 2, 3, 4]]
+    p, q = (DiagonalGaussian(jnp.zeros((n, 5)), jnp.full((n, 5), -30.0)) for n in (4, 30))
+    candidates = np.tile(np.arange(12), (4, 1))
+    found = search.rerank(p, q, candidates, negative_scale=1.0, shift=0.0)
+    np.testing.assert_array_equal(found.indices, candidates)
 
 
 def test_jit_vmap_and_single_precision():
@@ -145,10 +145,9 @@ def test_jit_vmap_and_single_precision():
     top_k = functools.partial(search.top_k, k=5, block_size=300)
     expected = top_k(x, y)
     chex.assert_trees_all_close(jax.jit(top_k)(x, y), expected, rtol=1e-12)
-    halves = jax.vmap(top_k, (0, None))(x.reshape(2, 6, 4), y)
-    chex.assert_trees_all_close(
-        jax.tree.map(lambda z: z.reshape(12, 5), halves), expected, rtol=1e-12
-    )
+    halves = jax.jit(jax.vmap(top_k, (0, None)))(x.reshape(2, 6, 4), y)
+    for half, whole in zip(halves, expected, strict=True):
+        np.testing.assert_allclose(np.reshape(half, (12, 5)), whole, rtol=1e-12)
     single = top_k(x.astype(np.float32), y.astype(np.float32))
     assert single.scores.dtype == jnp.float32
     np.testing.assert_array_equal(single.indices, expected.indices)
@@ -188,7 +187,7 @@ for queries, items, k in ((3, 64, 3), (4, 5, 5), (3, 61, 9)):
         found = search.sharded_top_k(x, given, mesh, k=k, block_size=16)
         if not all(np.array_equal(*pair) for pair in zip(found, expected)):
             wrong.append([queries, items, k, number])
-        if items % number == 0:
+        if items == 64:
             total = lambda y: jnp.sum(search.sharded_top_k(x, y, mesh, k=k, block_size=16).scores)
             slope = np.zeros_like(y)
             np.add.at(slope, np.asarray(expected[1]), x[:, None])
@@ -219,7 +218,9 @@ def test_many_devices_give_what_one_does():
 
 
 def mixtures(seed: int, number: int) -> GaussianMixture:
-    components = jax.tree.map(lambda x: x.reshape(number, 2, 5), gaussians(seed, 2 * number))
+    components = jax.tree.map(
+        lambda x: jnp.asarray(np.reshape(x, (number, 2, 5))), gaussians(seed, 2 * number)
+    )
     logits = np.random.default_rng(seed).normal(size=(number, 2))
     return GaussianMixture(jnp.asarray(logits), components)
 
@@ -228,17 +229,17 @@ def mixtures(seed: int, number: int) -> GaussianMixture:
 def test_reranking_is_the_order_of_the_match_probability(make):
     p, q = make(8, 4), make(9, 30)
     options = {"negative_scale": 2.0, "shift": 4.0}
-    _, candidates = search.top_k(search.query_vectors(p), search.item_vectors(q), k=12)
+    candidates = np.asarray(search.top_k(query_vectors(p), item_vectors(q), k=12).indices)
     probability = functools.partial(expected_match_probability, **options)
     every = jax.jit(jax.vmap(jax.vmap(probability, (None, 0)), (0, None)))(p, q)
-    of_candidates = np.take_along_axis(np.asarray(every), np.asarray(candidates), axis=1)
+    of_candidates = np.take_along_axis(np.asarray(every), candidates, axis=1)
     order = np.argsort(-of_candidates, axis=1)
-    expected = np.take_along_axis(np.asarray(candidates), order, axis=1)
+    expected = np.take_along_axis(candidates, order, axis=1)
     scores, indices = search.rerank(p, q, candidates, **options)
     np.testing.assert_array_equal(indices, expected)
     assert (np.asarray(indices) != candidates).any()  # another order than by distance
     sorted_probability = np.take_along_axis(of_candidates, order, axis=1)
-    np.testing.assert_allclose(jax.nn.sigmoid(scores), sorted_probability, rtol=1e-10)
+    np.testing.assert_allclose(expit(scores), sorted_probability, rtol=1e-10)
 
 
 def test_reranking_under_jit():
@@ -259,11 +260,11 @@ def test_candidates_that_are_missing_come_last():
 
 def test_certain_matches_are_still_told_apart():
     p = DiagonalGaussian(jnp.zeros((4, 5)), jnp.full((4, 5), -12.0))
-    mean = 0.1 * jnp.arange(30.0)[:, None] * jnp.ones((1, 5))
-    q = DiagonalGaussian(mean, jnp.full((30, 5), -12.0))
+    mean = np.tile(0.1 * np.arange(30.0)[:, None], 5)
+    q = DiagonalGaussian(jnp.asarray(mean), jnp.full((30, 5), -12.0))
     candidates = np.tile(np.random.default_rng(11).permutation(12), (4, 1))
     scores, indices = search.rerank(p, q, candidates, negative_scale=1.0, shift=60.0)
-    assert (jax.nn.sigmoid(scores) == 1.0).all()
+    assert (expit(scores) == 1.0).all()
     np.testing.assert_array_equal(indices, np.tile(np.arange(12), (4, 1)))
 
 
@@ -271,7 +272,7 @@ X, Y = vectors(11, 2, 6)
 P = gaussians(12, 2)
 MESH = Mesh(np.array(jax.devices()[:1]), ("item",))
 OPTIONS = {"negative_scale": 1.0, "shift": 0.0}
-NAN = P._replace(mean=P.mean.at[1, 2].set(jnp.nan))
+NAN = P._replace(mean=np.where(np.arange(5) == 2, np.nan, P.mean))
 
 
 @pytest.mark.parametrize(
