@@ -211,7 +211,12 @@ def _levels(uncertainty: Any, correct: Any, num_bins: Any, weights: Any):
     num_bins = arguments.count("num_bins", num_bins, least=2)
     check_varied("uncertainty", uncertainty, order, counts)
     check_varied("correct", correct, correct, counts)
-    uncertainty, weights = order, _whole_numbers(weights, order, num_bins)
+    return _of_bins(num_bins, order, correct, _whole_numbers(weights, order, num_bins))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _of_bins(num_bins: int, uncertainty: jax.Array, correct: jax.Array, weights: jax.Array):
+    """`_levels`, once all is checked."""
     order = jnp.argsort(uncertainty)
 
     def up_to(values: jax.Array) -> jax.Array:
@@ -377,11 +382,19 @@ def reliability(
     edges = np.linspace(0.0, 1.0, num_bins + 1).astype(exact.dtype)
     # The number of inner edges below: what lies on an edge stays in the lower bin.
     place = xp.sum(exact[:, None] > xp.asarray(edges[1:-1])[None], axis=1)
+    weights = item_weights(weights, probability)
+    return _filled(num_bins, xp.asarray(place, np.int32), probability, match, weights)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _filled(
+    num_bins: int, place: Any, probability: jax.Array, match: jax.Array, weights: jax.Array
+) -> Reliability:
+    """The bins, given each item's."""
 
     def sums(values: jax.Array) -> jax.Array:
         return jnp.zeros(num_bins, values.dtype).at[place].add(values)
 
-    weights = item_weights(weights, probability)
     count = sums(weights)
     filled = jnp.where(count > 0.0, count, 1.0)
     predicted, observed = sums(weights * probability) / filled, sums(weights * match) / filled

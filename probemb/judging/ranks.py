@@ -6,6 +6,7 @@ what depends on the weights, so that a `vmap` over weights, as in a bootstrap, s
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -63,6 +64,7 @@ def check_varied(name: str, given: Any, order: jax.Array, weights: jax.Array) ->
             )
 
 
+@functools.partial(jax.jit, static_argnames="side")
 def sum_up_to(uncertainty: jax.Array, values: jax.Array, side: str) -> jax.Array:
     """For every item the sum over items as certain or more ("right"), or over more ("left").
 
@@ -75,6 +77,7 @@ def sum_up_to(uncertainty: jax.Array, values: jax.Array, side: str) -> jax.Array
     return jnp.where(jnp.isnan(uncertainty).any(), jnp.nan, sums)
 
 
+@jax.jit
 def correlation(x: jax.Array, y: jax.Array, weights: jax.Array) -> jax.Array:
     """Pearson's, of values whose weighted mean is 0; NaN where one of both is 0 throughout."""
     of_x, of_y = (jnp.sqrt(jnp.sum(weights * jnp.square(z))) for z in (x, y))

@@ -57,6 +57,7 @@ def _queries(scores: Any, positives: Any, self_index: Any) -> tuple[jax.Array, j
     return scores, arguments.held("positives", positives)
 
 
+@jax.jit
 def _without(own: jax.Array, values: Any, nothing: Any) -> jax.Array:
     """Values (query, item) with `nothing` where a query meets itself."""
     return jnp.where(
@@ -64,6 +65,7 @@ def _without(own: jax.Array, values: Any, nothing: Any) -> jax.Array:
     )
 
 
+@jax.jit
 def _defined(values: jax.Array, scores: jax.Array, positives: jax.Array) -> jax.Array:
     """NaN for queries without a positive, and for those with a NaN among their scores."""
     defined = positives.any(axis=1) & ~jnp.isnan(scores).any(axis=1)
@@ -123,6 +125,12 @@ def recall_at_k(
     """
     scores, positives = _queries(scores, positives, self_index)
     k = min(arguments.count("k", k), scores.shape[1])
+    return _defined(_any_of_first(k, scores, positives), scores, positives)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _any_of_first(k: int, scores: jax.Array, positives: jax.Array) -> jax.Array:
+    """Recall@K of every query."""
     best = jnp.max(jnp.where(positives, scores, -jnp.inf), axis=1, keepdims=True)
     above, tied, matched = (
         _rows_count(mask, scores)[:, None]
@@ -132,9 +140,10 @@ def recall_at_k(
     # Of those tied, one after another is drawn for the places up to K: none of them matches.
     left = jnp.maximum(tied - drawn, 1.0)
     misses = jnp.where(drawn < k - above, jnp.maximum(tied - matched - drawn, 0.0) / left, 1.0)
-    return _defined(1.0 - jnp.prod(misses, axis=1), scores, positives)
+    return 1.0 - jnp.prod(misses, axis=1)
 
 
+@jax.jit
 def _share_of_first(ranked: jax.Array, scores: jax.Array, positives: jax.Array) -> jax.Array:
     """R-Precision, given the greatest scores in descending order; NaN if R is beyond them."""
     number = jnp.sum(positives, axis=1, keepdims=True)
@@ -236,7 +245,13 @@ def map_at_r(
       [0.25, 0.4167]
     """
     scores, positives = _queries(scores, positives, self_index)
-    places = _places(max_positives, positives)
+    mean = _mean_of_first(_places(max_positives, positives), scores, positives)
+    return _defined(mean, scores, positives)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _mean_of_first(places: int, scores: jax.Array, positives: jax.Array) -> jax.Array:
+    """mAP@R of every query, with so many places sorted; NaN if R is beyond them."""
     ranked, index = jax.lax.top_k(scores, places)
     found = jnp.cumsum(jnp.take_along_axis(positives, index, axis=1), axis=1)
     found = jnp.pad(found, ((0, 0), (1, 0)))
@@ -263,7 +278,7 @@ def map_at_r(
     number = _rows_count(positives, scores)[:, None]
     total = jnp.sum(jnp.where(rank <= number, terms, 0.0), axis=1)
     mean = jnp.where(number <= places, total[:, None] / jnp.maximum(number, 1.0), jnp.nan)
-    return _defined(mean[:, 0], scores, positives)
+    return mean[:, 0]
 
 
 def _labels(name: str, labels: Any, number: int, like: jax.Array) -> jax.Array:
@@ -326,12 +341,20 @@ def pmrp(
         )
     if not isinstance(max_distances, tuple) or not max_distances:
         raise TypeError(f"max_distances must be a tuple of integers, got {max_distances!r}")
-    zetas = [arguments.count("max_distances", zeta, least=0) for zeta in max_distances]
+    zetas = tuple(arguments.count("max_distances", zeta, least=0) for zeta in max_distances)
+    own = _own(self_index, *scores.shape)
+    return _mean_over_distances(zetas, scores, of_query, of_item, own)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _mean_over_distances(
+    zetas: tuple, scores: jax.Array, of_query: jax.Array, of_item: jax.Array, own: jax.Array | None
+) -> jax.Array:
+    """PMRP of every query."""
     in_query, in_item = jnp.sum(of_query, axis=1)[:, None], jnp.sum(of_item, axis=1)[None]
     # Whole numbers at full precision, and hence exact.
     distance = in_query + in_item - 2.0 * product(of_query, of_item)
     labelled = (in_query > 0.0) & (in_item > 0.0)
-    own = _own(self_index, *scores.shape)
     if own is not None:
         labelled = _without(own, labelled, False)
     # Below all others, what is left out never comes among the first R.
@@ -379,6 +402,12 @@ def positives_of(indices: ArrayLike, *, num_items: int) -> jax.Array:
     indices = arguments.indices("indices", indices, num_items)
     if indices.ndim != 2 or 0 in indices.shape:
         raise ValueError(f"indices must have shape (query, place), got {indices.shape}")
+    return _marked(num_items, indices)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _marked(num_items: int, indices: jax.Array) -> jax.Array:
+    """Booleans (query, item), of indices (query, place)."""
     indices = jnp.where(indices < 0, num_items, indices)  # to be dropped, where -1 is the last
     query = jnp.arange(len(indices))[:, None]
     return jnp.zeros((len(indices), num_items), bool).at[query, indices].set(True, mode="drop")
