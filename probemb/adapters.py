@@ -236,6 +236,12 @@ def uncertainty(p: Any) -> Uncertainty:
             "p must have a mean and a variance of one shape, "
             f"got {mean.shape} and {log_variance.shape}"
         )
+    return _of_members(mean, log_variance)
+
+
+@jax.jit
+def _of_members(mean: jax.Array, log_variance: jax.Array) -> Uncertainty:
+    """The uncertainties of members (member, ..., dimension)."""
     log_aleatoric = jax.nn.logsumexp(log_variance, axis=0) - math.log(len(mean))
     moved = mean - mean[:1]  # so that members that agree do so to the last bit
     apart = moved - jnp.mean(moved, axis=0, keepdims=True)
