@@ -399,7 +399,11 @@ def test_kendall_of_weights_is_the_sum_over_pairs():
 
 @pytest.mark.parametrize(
     ("statistic", "items_of"),
-    [*((one, two_orders) for one in CORRELATIONS), *((one, items) for one in BINNED)],
+    [
+        *((one, two_orders) for one in CORRELATIONS),
+        (level_score, items),
+        pytest.param(bin_correlation, items, marks=pytest.mark.slow),
+    ],
 )
 def test_bootstrap_intervals_of_correlations_hold_them(statistic, items_of):
     x, y = items_of(29, 2000)
