@@ -28,7 +28,7 @@ def test_a_gaussian_is_two_linear_layers():
     for layer, field in ((head.mean, p.mean), (head.log_variance, p.log_variance)):
         kernel, bias = np.asarray(layer.kernel[...]), np.asarray(layer.bias[...])
         expected = np.asarray(FEATURES) @ kernel + bias
-        np.testing.assert_allclose(field, expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(field, expected, rtol=1e-5)
 
 
 def test_the_components_of_a_mixture_differ():

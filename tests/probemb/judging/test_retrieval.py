@@ -281,11 +281,13 @@ def test_a_query_of_the_set_itself_is_left_out(metric):
         for matches in (positives, positives | ~others):
             value = function(itself, matches, self_index=place)
             np.testing.assert_allclose(value, expected, atol=1e-12)
-    # Some of the queries, and two that are none of the items.
-    some = np.where(place < 20, place, -1)
-    value = np.asarray(metric(itself, positives, self_index=some))
-    np.testing.assert_allclose(value[:20], expected[:20], atol=1e-12)
-    np.testing.assert_allclose(value[20:], metric(itself, positives)[20:], atol=1e-12)
+    # In another order, and the last ten are none of the items.
+    order = np.random.default_rng(20).permutation(30)
+    some = np.where(place < 20, order, -1)
+    value = np.asarray(metric(itself[order], positives[order], self_index=some))
+    np.testing.assert_allclose(value[:20], expected[order[:20]], atol=1e-12)
+    whole = np.asarray(metric(itself, positives))
+    np.testing.assert_allclose(value[20:], whole[order[20:]], atol=1e-12)
     with pytest.raises(ValueError, match="one for every query besides itself, got none at 0"):
         metric(scores, np.eye(30) > 0, self_index=place)
     with pytest.raises(ValueError, match=r"self_index must lie in 0..29, or be -1, got values"):
