@@ -2,7 +2,6 @@ import functools
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -23,6 +22,33 @@ def numbers(tmp_path_factory):
 
 def model(kind):
     return Model(kind, dimension=2, height=8, width=16, channels=(2, 3))
+
+
+initialize = jax.jit(Model.initialize, static_argnums=0)
+embed = jax.jit(Model.embed, static_argnums=0)
+
+
+def loss(embedding, parameters, images, *, num_samples, bottleneck_weight):
+    options = {"num_samples": num_samples, "bottleneck_weight": bottleneck_weight}
+    return hedged_model.loss(embedding, parameters, jax.random.key(0), images, **options)
+
+
+@functools.cache
+def stepping(kind):
+    """The first state, and a step on (4, 6, 8, 16) images, as it is and compiled."""
+    chex.clear_trace_counter()  # it counts by name
+    embedding, optimizer = model(kind), optax.sgd(0.1)
+
+    def start():
+        parameters = embedding.initialize(jax.random.key(0))
+        return training.begin(jax.random.key(0), parameters, optimizer)
+
+    def step(state, images):
+        return hedged_model.train_step(
+            embedding, optimizer, state, images, num_samples=4, bottleneck_weight=1e-4
+        )
+
+    return jax.jit(start)(), step, jax.jit(chex.assert_max_traces(step, n=1))
 
 
 def batches(numbers, seed=0, probability=0.2):
@@ -63,42 +89,34 @@ def test_every_number_is_drawn(numbers):
 
 def test_the_loss_of_points_is_written_out(numbers):
     images = batches(numbers)[0]
-    of_points = model("point")
-    parameters = of_points.initialize(jax.random.key(0))
-    z = np.asarray(of_points.embed(parameters, images.reshape(-1, 8, 16)), np.float64)
+    state, _, step = stepping("point")
+    parameters = state.parameters
+    z = np.asarray(embed(model("point"), parameters, images.reshape(-1, 8, 16)), np.float64)
     z = z.reshape(4, 6, 2)
     a, b = np.exp(float(parameters["log_negative_scale"])), float(parameters["shift"])
     logits = b - a * np.linalg.norm(z[[0, 2, 0, 1]] - z[[1, 3, 2, 3]], axis=-1)
     signs = np.array([1.0, 1.0, -1.0, -1.0])[:, None]
     expected = np.log1p(np.exp(-signs * logits)).mean()
-    loss = hedged_model.loss(
-        of_points, parameters, jax.random.key(0), images, num_samples=8, bottleneck_weight=1.0
-    )
-    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(step(state, images)[1]["loss"], expected, rtol=1e-5)
 
 
 def test_narrow_gaussians_are_points(numbers):
     """With the point's mean, no variance and no bottleneck, a Gaussian has the point's loss."""
     images = batches(numbers)[0]
-    point, gaussian = model("point"), model("gaussian")
-    of_point, of_gaussian = (
-        point.initialize(jax.random.key(0)),
-        gaussian.initialize(jax.random.key(1)),
-    )
-    of_gaussian["network"]["tower"] = of_point["network"]["tower"]
-    of_gaussian["shift"] = of_point["shift"]
+    of_point, _, step = stepping("point")
+    parameters = of_point.parameters
+    of_gaussian = initialize(model("gaussian"), jax.random.key(1))
+    of_gaussian["network"]["tower"] = parameters["network"]["tower"]
+    of_gaussian["shift"] = parameters["shift"]
     head = of_gaussian["network"]["head"]
-    head["mean"] = of_point["network"]["head"]["linear"]
+    head["mean"] = parameters["network"]["head"]["linear"]
     head["log_variance"] = {
-        "kernel": jnp.zeros_like(head["log_variance"]["kernel"]),
-        "bias": jnp.full_like(head["log_variance"]["bias"], -30.0),
+        "kernel": np.zeros_like(head["log_variance"]["kernel"]),
+        "bias": np.full_like(head["log_variance"]["bias"], -30.0),
     }
-    options = {"num_samples": 4, "bottleneck_weight": 0.0}
-    losses = [
-        hedged_model.loss(m, parameters, jax.random.key(0), images, **options)
-        for m, parameters in ((point, of_point), (gaussian, of_gaussian))
-    ]
-    np.testing.assert_allclose(*losses, rtol=1e-5)
+    narrow = functools.partial(loss, model("gaussian"), num_samples=4, bottleneck_weight=0.0)
+    expected = step(of_point, images)[1]["loss"]
+    np.testing.assert_allclose(jax.jit(narrow)(of_gaussian, images), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -107,27 +125,15 @@ def test_gradients(kind, numbers):
     embedding = model(kind)
     with jax.enable_x64(True):
         parameters = jax.tree.map(
-            lambda x: x.astype(jnp.float64), embedding.initialize(jax.random.key(0))
+            lambda x: np.asarray(x, np.float64), initialize(embedding, jax.random.key(0))
         )
-
-        def loss(parameters):
-            return hedged_model.loss(
-                embedding,
-                parameters,
-                jax.random.key(0),
-                images,
-                num_samples=2,
-                bottleneck_weight=1e-3,
-            )
-
         head = parameters["network"].pop("head")
 
         @jax.jit
         def of_head(head, log_negative_scale, shift):
             network = {**parameters["network"], "head": head}
-            return loss(
-                {"network": network, "log_negative_scale": log_negative_scale, "shift": shift}
-            )
+            of = {"network": network, "log_negative_scale": log_negative_scale, "shift": shift}
+            return loss(embedding, of, images, num_samples=2, bottleneck_weight=1e-3)
 
         arguments = (head, parameters["log_negative_scale"], parameters["shift"])
         check_grads(of_head, arguments, order=1, modes=["rev"], rtol=1e-3)
@@ -135,52 +141,48 @@ def test_gradients(kind, numbers):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_are_finite_where_all_images_are_the_same(kind):
-    images = np.zeros((4, 3, 8, 16), np.uint8)
-    embedding = model(kind)
-    gradient = jax.jit(
-        jax.grad(
-            lambda p: hedged_model.loss(
-                embedding, p, jax.random.key(0), images, num_samples=8, bottleneck_weight=1e-4
-            )
-        )
-    )(embedding.initialize(jax.random.key(0)))
-    chex.assert_tree_all_finite(gradient)
+    state, _, step = stepping(kind)
+    after, _ = step(state, np.zeros((4, 6, 8, 16), np.uint8))
+    chex.assert_tree_all_finite(after.parameters)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_step_is_pure_and_learns(kind, numbers):
-    chex.clear_trace_counter()
-    embedding, optimizer = model(kind), optax.sgd(0.1)
-    state = training.begin(jax.random.key(0), embedding.initialize(jax.random.key(0)), optimizer)
-
-    def step(state, images):
-        return hedged_model.train_step(
-            embedding, optimizer, state, images, num_samples=4, bottleneck_weight=1e-4
-        )
-
-    data = batches(numbers)
-    compiled = jax.jit(chex.assert_max_traces(step, n=1))
-    first, metrics = compiled(state, data[0])
-    eager, _ = step(state, data[0])
-    chex.assert_trees_all_close(first.parameters, eager.parameters, atol=1e-5)
-    chex.assert_trees_all_equal(compiled(state, data[0])[0], first)
+    state, _, step = stepping(kind)
+    images = batches(numbers)[0]
+    first, metrics = step(state, images)
+    chex.assert_trees_all_equal(step(state, images)[0], first)
     assert int(first.step) == 1 and set(metrics) == {"loss", "negative_scale", "shift"}
-    other = compiled(state._replace(key_data=state.key_data + 1), data[0])[1]
+    other = step(state._replace(key_data=state.key_data + 1), images)[1]
     assert (other["loss"] == metrics["loss"]) == (kind == "point")  # the key is for samples
     losses = []
     for _ in range(300):
-        state, metrics = compiled(state, data[0])
+        state, metrics = step(state, images)
         losses.append(float(metrics["loss"]))
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
 
 
-def test_samples():
-    for kind, number in (("point", 1), ("gaussian", 8), ("mixture", 8)):
-        embedding = model(kind)
-        one = embedding.embed(
-            embedding.initialize(jax.random.key(0)), np.zeros((1, 8, 16), np.uint8)
-        )
+@pytest.mark.parametrize(
+    "kind", ["point", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:])]
+)
+def test_a_step_is_the_same_operation_by_operation(kind, numbers):
+    state, step, compiled = stepping(kind)
+    images = batches(numbers)[0]
+    found = [of(state, images)[0].parameters for of in (compiled, step)]
+    chex.assert_trees_all_close(*found, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "number"), [("point", 1), ("gaussian", 8), ("mixture", 8)])
+def test_samples(kind, number):
+    embedding = model(kind)
+
+    @jax.jit
+    def samples():
+        parameters = embedding.initialize(jax.random.key(0))
+        one = embedding.embed(parameters, np.zeros((1, 8, 16), np.uint8))
         one = jax.tree.map(lambda x: x[0], one)
-        points, log_weights = embedding.samples(jax.random.key(0), one, 8)
-        assert points.shape == (number, 2)
-        np.testing.assert_allclose(jnp.exp(log_weights).sum(), 1.0, rtol=1e-5)
+        return embedding.samples(jax.random.key(0), one, 8)
+
+    points, log_weights = samples()
+    assert points.shape == (number, 2)
+    np.testing.assert_allclose(np.exp(log_weights).sum(), 1.0, rtol=1e-5)
