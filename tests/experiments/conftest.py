@@ -1,8 +1,14 @@
-"""Photographs that no data set has."""
+"""Photographs that no data set has, and where data sets of digits are prepared."""
 
 import numpy as np
 import pytest
 from PIL import Image
+
+
+@pytest.fixture(scope="session")
+def datasets(tmp_path_factory):
+    """A folder for data sets that take seconds to prepare; whoever needs one finds it there."""
+    return tmp_path_factory.mktemp("datasets")
 
 
 @pytest.fixture

@@ -41,10 +41,10 @@ MEASURES = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, datasets):
     """With every split cut down to some images, so that little is to be embedded."""
     folder = tmp_path_factory.mktemp("active_learning")
-    whole = captioned_digits.load("sklearn", folder / "datasets")
+    whole = captioned_digits.load("sklearn", datasets)
     splits = {
         name: active_learning.some_of(split, np.arange(0, len(split.images), 15))
         for name, split in whole.items()

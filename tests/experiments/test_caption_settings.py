@@ -18,8 +18,10 @@ SMALL = {"dimension": 4, "width": 8, "batch_size": 8}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("caption_settings")
+def folder(tmp_path_factory, datasets):
+    folder = tmp_path_factory.mktemp("caption_settings")
+    (folder / "datasets").symlink_to(datasets)
+    return folder
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,10 @@ OPTIONS = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("digit_captions")
+def folder(tmp_path_factory, datasets):
+    folder = tmp_path_factory.mktemp("digit_captions")
+    (folder / "datasets").symlink_to(datasets)
+    return folder
 
 
 def config(folder, **options):

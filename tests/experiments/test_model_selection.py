@@ -35,10 +35,10 @@ OPTIONS = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, datasets):
     """With every split cut down to some images, so that little is to be embedded."""
     folder = tmp_path_factory.mktemp("model_selection")
-    whole = captioned_digits.load("sklearn", folder / "datasets")
+    whole = captioned_digits.load("sklearn", datasets)
     splits = {
         name: active_learning.some_of(split, np.arange(0, len(split.images), 15))
         for name, split in whole.items()

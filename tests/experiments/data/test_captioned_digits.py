@@ -21,13 +21,8 @@ SOME = slice(None, None, 37)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("datasets")
-
-
-@pytest.fixture(scope="module")
-def splits(folder):
-    return captioned_digits.load("sklearn", folder)
+def splits(datasets):
+    return captioned_digits.load("sklearn", datasets)
 
 
 def test_sizes_are_those_of_the_table(splits):
@@ -48,8 +43,8 @@ def test_unseen_numbers_are_not_for_training(splits):
     assert seen < train and not unseen & train
 
 
-def test_settings_are_chosen_on_numbers_and_digits_of_training_alone(folder, splits):
-    held_out = captioned_digits.load("sklearn", folder, held_out=True)
+def test_settings_are_chosen_on_numbers_and_digits_of_training_alone(datasets, splits):
+    held_out = captioned_digits.load("sklearn", datasets, held_out=True)
     numbers = {name: set(split.numbers.tolist()) for name, split in held_out.items()}
     assert set.union(*numbers.values()) <= set(splits["train"].numbers.tolist())
     assert numbers["test_seen"] < numbers["train"]
@@ -167,12 +162,12 @@ def test_the_data_set_is_frozen(splits):
     )
 
 
-def test_prepared_once_without_tensorflow(folder, splits):
+def test_prepared_once_without_tensorflow(datasets, splits):
     code = (
         "import sys, pickle; from pathlib import Path\n"
         "from experiments.data import captioned_digits\n"
         "captioned_digits.DigitCaptions._split_generators = None  # would fail if asked again\n"
-        f"splits = captioned_digits.load('sklearn', Path({str(folder)!r}))\n"
+        f"splits = captioned_digits.load('sklearn', Path({str(datasets)!r}))\n"
         "assert 'tensorflow' not in sys.modules\n"
         "sys.stdout.buffer.write(pickle.dumps({k: tuple(split) for k, split in splits.items()}))"
     )
@@ -234,9 +229,9 @@ def test_captions_of_one_length_say_how_many_digits(splits):
 
 
 @pytest.mark.parametrize("size", [0, 1000])
-def test_a_damaged_data_set_is_named(folder, splits, tmp_path, size):
+def test_a_damaged_data_set_is_named(datasets, splits, tmp_path, size):
     del splits
-    shutil.copytree(folder, tmp_path / "copy")
+    shutil.copytree(datasets, tmp_path / "copy")
     for path in (tmp_path / "copy").rglob("*train.array_record*"):
         path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(ValueError, match=r"digit_captions.sklearn.* is damaged .*delete it"):

@@ -16,8 +16,8 @@ KINDS = ("point", "gaussian", "mixture")
 
 
 @pytest.fixture(scope="module")
-def numbers(tmp_path_factory):
-    return n_digit_mnist.load("sklearn", 2, "number", tmp_path_factory.mktemp("data"))["train"]
+def numbers(datasets):
+    return n_digit_mnist.load("sklearn", 2, "number", datasets)["train"]
 
 
 def model(kind):
