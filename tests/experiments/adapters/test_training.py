@@ -1,5 +1,6 @@
+import functools
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
@@ -9,6 +10,7 @@ from experiments.adapters import training
 from experiments.adapters.training import METHODS, OWN_WEIGHT, Batch, Model
 from experiments.captions.retrieval import SIDES
 from experiments.data.embedding_files import Embeddings, PairedEmbeddings, Part
+from tests.experiments.made_up_parameters import parameters_of
 
 DIMENSION = 4
 # Text k belongs to image IMAGE_OF[k]; image 2 has none, image 5 has most.
@@ -81,10 +83,14 @@ def test_a_batch_is_a_function_of_seed_and_step(paired):
 # --- losses -------------------------------------------------------------------------------------
 
 
-def moved(tree, seed, size=0.5):
-    """Parameters away from their start, where all items are alike."""
-    random = np.random.default_rng(seed)
-    return jax.tree.map(lambda x: x + size * random.normal(size=x.shape).astype(np.float32), tree)
+loss = jax.jit(training.loss, static_argnums=0)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def apply(adapter, parameters, batch):
+    """The distributions of both sides."""
+    both = zip(SIDES, batch, strict=True)
+    return tuple(adapter.apply(parameters[side], embedding) for side, embedding in both)
 
 
 def units(random, number):
@@ -138,12 +144,9 @@ def test_a_loss_is_what_its_method_says(method):
     random = np.random.default_rng(1)
     batch = Batch(units(random, 7), units(random, 7))
     some = model(method, dropout=0.0)
-    parameters = moved(some.initialize(jax.random.key(0)), 2)
-    image, text = (
-        some.adapter.apply(parameters[side], embedding)
-        for side, embedding in zip(SIDES, batch, strict=True)
-    )
-    found = training.loss(some, parameters, jax.random.key(1), batch)
+    parameters = parameters_of(some)
+    image, text = apply(some.adapter, parameters, batch)
+    found = loss(some, parameters, jax.random.key(1), batch)
     assert found.shape == ()
     np.testing.assert_allclose(found, expected_loss(method, image, text, batch), rtol=1e-4)
     assert ("mean" in image._fields and np.array_equal(image[0], batch.image)) == (method == "pfe")
@@ -154,20 +157,20 @@ def test_the_weights_are_told_apart():
     random = np.random.default_rng(1)
     batch = Batch(units(random, 7), units(random, 7))
     for method in METHODS:
-        values = []
+        parameters = parameters_of(model(method))
+        programs = []
         for weight in (0.0, 100.0):
             some = model(method, dropout=0.0, cross_modal_weight=weight)
-            parameters = some.initialize(jax.random.key(0))
-            values.append(float(training.loss(some, parameters, jax.random.key(1), batch)))
+            of = functools.partial(training.loss, some)
+            programs.append(str(jax.make_jaxpr(of)(parameters, jax.random.key(1), batch)))
         has_weight = method in ("probvlm", "released", "gaussian", "von_mises_fisher")
-        assert (values[0] != values[1]) == has_weight, method
+        assert (programs[0] != programs[1]) == has_weight, method
 
 
 def test_dropout_is_of_the_key_and_of_each_side():
     some = model(dropout=0.5)
-    parameters = moved(some.initialize(jax.random.key(0)), 2)
+    parameters = parameters_of(some)
     batch = Batch(*[units(np.random.default_rng(1), 7)] * 2)
-    loss = jax.jit(training.loss, static_argnums=0)
     first, again, other = (
         float(loss(some, parameters, jax.random.key(seed), batch)) for seed in (0, 0, 1)
     )
@@ -218,12 +221,11 @@ def test_seeds_trained_at_once_are_seeds_trained_alone(paired, together, tmp_pat
 def test_training_explains_the_partner(paired, together):
     some = model()
     batch = training.batches(paired, PART, 1, seeds=(0,), batch_size=64)[0]
-    image, text = batch.image[0], batch.caption[0]
-    start = some.initialize(jax.random.key(3))
-    end = jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], together)
-    losses = [
-        explained(some.adapter.apply(p["image"], image), text)
-        + explained(some.adapter.apply(p["caption"], text), image)
-        for p in (start, end)
-    ]
+    image, text = pair = batch.image[0], batch.caption[0]
+    start = jax.jit(some.initialize)(jax.random.key(3))
+    end = jax.tree.map(lambda leaf: np.asarray(leaf)[0], together)
+    losses = []
+    for parameters in (start, end):
+        of_image, of_text = apply(some.adapter, parameters, pair)
+        losses.append(explained(of_image, text) + explained(of_text, image))
     assert losses[1] < losses[0] - 0.1
