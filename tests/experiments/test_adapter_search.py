@@ -23,10 +23,11 @@ def files(tmp_path_factory):
     random = np.random.default_rng(0)
     adapter = Adapter(DIMENSION, hidden=(5,))
     keys = jax.random.split(jax.random.key(0), 2)
+    initialize = jax.jit(jax.vmap(adapter.initialize))
     parameters = {
         side: jax.tree.map(
-            lambda x: x + 0.1 * random.normal(size=x.shape).astype(np.float32),
-            jax.vmap(adapter.initialize)(keys),
+            lambda x: np.asarray(x) + 0.1 * random.normal(size=x.shape).astype(np.float32),
+            initialize(keys),
         )
         for side in ("image", "caption")
     }

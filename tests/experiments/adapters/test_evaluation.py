@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,8 +32,14 @@ def moved(tree, seed, size=0.25):
 
 def adapters_of(method, seeds=2, dropout=0.3):
     model = Model(method, DIMENSION, (16,), dropout, 1.0)
-    parameters = jax.vmap(model.initialize)(jax.random.split(jax.random.key(0), seeds))
-    return model, moved(parameters, 1)
+    keys = jax.random.split(jax.random.key(0), seeds)
+    parameters = jax.jit(jax.vmap(model.initialize))(keys)
+    return model, moved(jax.tree.map(np.asarray, parameters), 1)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def apply(model, parameters, embedding, key=None):
+    return model.adapter.apply(parameters, embedding, key=key)
 
 
 def alone(parameters, seed):
@@ -49,7 +57,7 @@ def test_any_number_of_embeddings_has_distributions(trained):
     many = units(np.random.default_rng(0), 700)
     found = adapter_evaluation.distributions(model, parameters["image"], many)
     for seed in range(2):
-        some = model.adapter.apply(alone(parameters["image"], seed), many[505:520])
+        some = apply(model, alone(parameters["image"], seed), many[505:520])
         for one, expected in zip(found, some, strict=True):
             assert one.shape == (2, 700, DIMENSION)
             np.testing.assert_allclose(one[seed, 505:520], expected, rtol=1e-5, atol=1e-6)
@@ -64,10 +72,9 @@ def test_uncertainty_is_that_of_a_loop_over_members(trained):
     )
     # A mask of dropout is drawn for a part of 512; the last item fills it up.
     whole = np.concatenate([vectors, np.tile(vectors[-1:], (503, 1))])
-    apply = jax.jit(model.adapter.apply)
 
     def moments(seed, key=None):
-        p = apply(alone(parameters, seed), whole, key=key)
+        p = apply(model, alone(parameters, seed), whole, key=key)
         variance = np.square(temperature[seed]) * np.asarray(p.variance, np.float64)
         return np.asarray(p.mean, np.float64)[:9], variance[:9]
 
@@ -114,10 +121,11 @@ def test_a_single_seed_is_no_ensemble():
 PAIRS = 500
 
 
+@jax.jit
 def drawn(p, seed, key, temperature=1.0):
     """An embedding for each of the distributions of a seed, drawn from it."""
     of_seed = probemb.tempered(jax.tree.map(lambda x: x[seed], p), temperature=temperature)
-    return np.asarray(of_seed.sample(jax.random.key(key)), np.float32)
+    return of_seed.sample(jax.random.key(key)).astype(jnp.float32)
 
 
 @pytest.mark.parametrize("method", ["probvlm", "gaussian"])
@@ -189,7 +197,7 @@ def test_a_fit_is_of_the_partners(evaluation, trained, frozen):
         fit = evaluation[1].fits[side]
         assert fit.temperature.tolist() == list(temperature)
         for seed in range(2):
-            p = model.adapter.apply(alone(parameters[side], seed), own)
+            p = apply(model, alone(parameters[side], seed), own)
             location, scale, shape = (np.asarray(x, np.float64) for x in p)
             found = {1.0: (fit.loss, fit.central), temperature[seed]: fit[2::2]}
             for factor, (loss, central) in found.items():
@@ -209,7 +217,7 @@ def test_rankings_are_those_of_the_formulas(evaluation, trained, frozen):
     match = {"image": trial.positives, "caption": trial.positives.T}
     items = np.arange(PAIRS)
     for seed in range(2):
-        p = {s: model.adapter.apply(alone(parameters[s], seed), vectors[s]) for s in SIDES}
+        p = {s: apply(model, alone(parameters[s], seed), vectors[s]) for s in SIDES}
         mean = {s: np.asarray(p[s].mean, np.float64) for s in SIDES}
         unit = {s: mean[s] / np.linalg.norm(mean[s], axis=1, keepdims=True) for s in SIDES}
         trace = {s: np.asarray(p[s].variance, np.float64).sum(1) for s in SIDES}
@@ -234,7 +242,7 @@ def test_an_outcome_is_that_of_frozen_retrieval_with_measures(evaluation, traine
         assert outcome.scores is before.scores and outcome.metrics is before.metrics
         for side, vectors in (("image", frozen.trial.images), ("caption", frozen.trial.texts)):
             model, parameters = trained
-            p = model.adapter.apply(alone(parameters[side], seed), vectors)
+            p = apply(model, alone(parameters[side], seed), vectors)
             temperature = found.fits[side].temperature[seed]
             variance = np.square(temperature) * np.asarray(p.variance, np.float64)
             expected = np.log(variance.sum(1))
@@ -245,7 +253,7 @@ def test_an_outcome_is_that_of_frozen_retrieval_with_measures(evaluation, traine
 def test_directions_have_no_central_intervals():
     model, parameters = adapters_of("von_mises_fisher", seeds=1)
     own, target = units(np.random.default_rng(0), 2, 6)
-    p = model.adapter.apply(alone(parameters["image"], 0), own)
+    p = apply(model, alone(parameters["image"], 0), own)
     (plain, central), (tempered, central_tempered) = adapter_evaluation._fit(
         p, target, jnp.asarray(2.0, jnp.float32)
     )

@@ -19,6 +19,9 @@ DIMENSION = 4
 TEMPERATURE = {"image": np.float32([0.5, 2.0, 1.0]), "caption": np.float32([3.0, 1.0, 0.7])}
 
 
+tempered = jax.jit(probemb.tempered)
+
+
 def units(number, seed=0):
     found = np.random.default_rng(seed).normal(size=(number, DIMENSION))
     return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
@@ -28,10 +31,11 @@ def make(method, embeddings="some model"):
     """Three seeds, away from their start."""
     model = Model(method, DIMENSION, (6, 5), 0.1, 1.0)
     random = np.random.default_rng(0)
+    initialize = jax.jit(jax.vmap(model.adapter.initialize))
     parameters = {
         side: jax.tree.map(
-            lambda x: x + 0.3 * random.normal(size=x.shape).astype(np.float32),
-            jax.vmap(model.adapter.initialize)(jax.random.split(jax.random.key(0), 3)),
+            lambda x: np.asarray(x) + 0.3 * random.normal(size=x.shape).astype(np.float32),
+            initialize(jax.random.split(jax.random.key(0), 3)),
         )
         for side in SIDES
     }
@@ -70,13 +74,14 @@ def test_what_was_saved_is_what_is_loaded(method, embeddings, tmp_path):
     same(loaded.temperature, TEMPERATURE)
     vectors = units(5)
     for side in SIDES:
-        found = loaded.distributions(side, vectors)
-        same(found, saved.distributions(side, vectors))
+        found = jax.tree.map(np.asarray, loaded.distributions(side, vectors))
+        same(found, jax.tree.map(np.asarray, saved.distributions(side, vectors)))
         plain = evaluation.distributions(model, saved.parameters[side], vectors)
+        plain = jax.tree.map(np.asarray, plain)
         for seed, temperature in enumerate(TEMPERATURE[side]):
             of_seed, p = (jax.tree.map(lambda x, s=seed: x[s], each) for each in (found, plain))
             assert type(of_seed) is type(p)
-            expected = probemb.tempered(p, temperature=temperature)
+            expected = tempered(p, temperature=temperature)
             for one, other in zip(of_seed, expected, strict=True):
                 np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
