@@ -1,6 +1,7 @@
 """The numbers of image and caption retrieval, each a frame: means with their intervals."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -139,12 +140,19 @@ def _varied(values: np.ndarray) -> bool:
     return bool((values.min(0) < values.max(0)).all())
 
 
-def _binned(score, values: np.ndarray, right: np.ndarray) -> dict[str, Any] | None:
+@functools.partial(jax.jit, static_argnums=0)
+def _score(score: Callable[..., jax.Array], values: jax.Array, right: jax.Array) -> jax.Array:
+    return score(values, right)
+
+
+def _binned(
+    score: Callable[..., jax.Array], values: np.ndarray, right: np.ndarray
+) -> dict[str, Any] | None:
     """A score of bins over the seeds."""
     if not (_varied(values) and _varied(right)) or len(values) < 10:
         return None
     scores = [
-        float(score(v.astype(np.float32), r.astype(np.float32)))
+        float(_score(score, v.astype(np.float32), r.astype(np.float32)))
         for v, r in zip(values.T, right.T, strict=True)
     ]
     return over_seeds(scores, bounds=CORRELATION) if np.isfinite(scores).all() else None
@@ -204,7 +212,7 @@ def implication(outcomes: dict[str, Outcomes], trials: dict[str, Trial]) -> pd.D
                     # Pairs that look least like implication are to be the ones that are none.
                     "detected": over_seeds(
                         [
-                            float(calibration.r_auroc(-o.implication, truth.implied))
+                            float(_score(calibration.r_auroc, -o.implication, truth.implied))
                             for o in each
                             if o.implication is not None
                         ],

@@ -7,7 +7,7 @@ from experiments.captions import numbers, retrieval
 from experiments.captions.methods import METHODS
 from experiments.captions.retrieval import Outcome, Trial, Truth
 
-IMAGES, CAPTIONS = 40, 60
+IMAGES, CAPTIONS, SEEDS = 40, 60, (0, 1)
 
 
 def make_trial():
@@ -19,7 +19,7 @@ def make_trial():
     annotated[np.arange(CAPTIONS) % IMAGES, np.arange(CAPTIONS)] = True
     ambiguity = {"image": np.arange(IMAGES) % 4.0, "caption": np.arange(CAPTIONS) % 5.0}
     narrow, wide = random.integers(0, CAPTIONS, (2, 30))
-    of_one_length = np.arange(CAPTIONS) % 3 > 0
+    of_one_length = np.arange(CAPTIONS) < IMAGES  # one of each image: as many as there are
     truth = Truth(ambiguity, probability, narrow, wide, np.arange(30) < 15, of_one_length)
     texts = tuple("word " * (1 + k % 7) for k in range(CAPTIONS))
     return Trial(np.zeros(IMAGES), texts, np.zeros(CAPTIONS), positives, annotated, truth)
@@ -46,7 +46,7 @@ def outcomes_of(trial):
     """Two seeds of methods that are right about ambiguity, wrong about it, and ignorant of it."""
     methods = {"pcmepp": 1.0, "prolip": -1.0, "info_nce": 0.0}
     return {
-        method: [outcome(method, trial, seed, sign) for seed in (0, 1)]
+        method: [outcome(method, trial, seed, sign) for seed in SEEDS]
         for method, sign in methods.items()
     }
 
@@ -74,7 +74,7 @@ def content_of(outcomes, trial):
         key=jax.random.key(0),
         num_resamples=100,
         command="python -m experiments.digit_captions",
-        config={"methods": list(outcomes), "seeds": [0, 1], "toy": False},
+        config={"methods": list(outcomes), "seeds": list(SEEDS), "toy": False},
         data="made up",
         versions={"jax": "0"},
         backend="cpu",
