@@ -158,8 +158,8 @@ def test_no_expectation_without_its_embedding(found):
 
 def test_what_never_fails_is_undefined():
     cells = [("test_seen", "clean")]
-    outcomes = {cells[0]: {"gaussian": [outcome(0, 0.0)]}}
+    outcomes = {cells[0]: {"gaussian": [outcome(seed, 0.0) for seed in (0, 1, 2)]}}
     frame = numbers.uncertainty(
-        outcomes, dict.fromkeys(cells, trial()), key=jax.random.key(0), num_resamples=10
+        outcomes, dict.fromkeys(cells, trial()), key=jax.random.key(0), num_resamples=200
     )
     assert frame["r_auroc"][0] is None and frame["aurc"][0]["mean"] == 0.0
