@@ -1,13 +1,13 @@
-import jax
 import numpy as np
 import pytest
 
-from experiments.captions import digit_encoder, digit_trials
+from experiments.captions import digit_encoder, digit_trials, evaluation
 from experiments.captions.digit_encoder import Encoder
 from experiments.captions.two_towers import Model, Pictures, Words
 from experiments.data import caption_grammar, captioned_digits, digits, embedding_files
 from experiments.data.captioned_digits import Captioned
 from experiments.runs import training
+from tests.experiments.made_up_parameters import parameters_of
 
 NUMBERS = [caption_grammar.spelled(place) for place in range(len(caption_grammar.NUMBERS))]
 FIRST_ID = 1000
@@ -38,7 +38,7 @@ def encoder():
     """One that has learned nothing: training is tested with `probvlm_adapters`."""
     words = len(digit_trials.VOCABULARY), caption_grammar.MOST_WORDS, 8
     model = Model("info_nce", 6, Pictures(8, 24, (3, 4)), Words(*words))
-    return Encoder(model, jax.jit(model.initialize)(jax.random.key(0)))
+    return Encoder(model, parameters_of(model))
 
 
 def test_halves_are_apart_and_all():
@@ -82,14 +82,13 @@ def test_embeddings_are_unit_vectors_of_each_input(split, encoder):
     assert images.shape == (150, 6) and captions.shape == (len(split.captions), 6)
     some = slice(3, 7)
     by_hand = (
-        jax.jit(encoder.model.embed_images)(encoder.parameters, split.images[some]),
-        jax.jit(encoder.model.embed_texts)(
-            encoder.parameters, digit_trials.encode(split.captions[some])
-        ),
+        evaluation.embed_images(*encoder, split.images[some]),
+        evaluation.embed_texts(*encoder, digit_trials.encode(split.captions[some])),
     )
     for found, expected in zip((images, captions), by_hand, strict=True):
         assert found.dtype == np.float32
         np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1.0, rtol=1e-6)
+        expected = np.asarray(expected)
         unit = expected / np.linalg.norm(expected, axis=1, keepdims=True)
         np.testing.assert_allclose(found[some], unit, rtol=1e-4, atol=1e-5)
 
