@@ -358,6 +358,7 @@ def test_published_protocols_are_as_by_hand(published):
     assert_1k_as_by_hand(coco_retrieval.coco_1k(scores, published), scores, published)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_published_positives_are_perfect(published, direction):
     scores = matches(published, "eccv", direction, np.float16)

@@ -151,8 +151,8 @@ def test_a_two_sided_neighbourhood_predicts_what_lies_between():
 
 @pytest.mark.parametrize("neighborhood", ablated_lasi.NEIGHBORHOODS)
 def test_single_precision_and_bytes(neighborhood):
-    variant = Variant(4, neighborhood, ridge=0.01)
-    smooth = 128 + 100 * np.sin(np.indices((2, 9, 9)).sum(0) / [[[5.0]], [[3.0]]])
+    variant = Variant(2, neighborhood, ridge=0.01)
+    smooth = 128 + 100 * np.sin(np.indices((2, 10, 10)).sum(0) / [[[5.0]], [[3.0]]])
     pair = smooth.astype(np.uint8)
     x, y = (pair / 255.0).astype(np.float32)
     single = measure(x, y, variant=variant)
