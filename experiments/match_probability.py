@@ -42,6 +42,7 @@ class Config:
     """Seed of the samples."""
 
 
+@functools.partial(jax.jit, static_argnums=(0, 3))
 def case(dimension: int, ratio: float, distance: float, direction: str):
     """Two Gaussians with the same variances, whose difference has a total variance of 1."""
     spread = jnp.geomspace(1.0, ratio, dimension)
