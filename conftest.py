@@ -8,7 +8,9 @@ import pytest
 # Before JAX starts. A test runs most programs once, on small arrays: optimizing them takes longer
 # than running them. Slow tests and known values run as users compile them in `.ci/run`.
 os.environ.setdefault(
-    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
+    "--xla_cpu_parallel_codegen_split_count=1",
 )
 
 
