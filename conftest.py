@@ -6,7 +6,7 @@ import sys
 import pytest
 
 # Before JAX starts. A test runs most programs once, on small arrays: optimizing them takes longer
-# than running them. Slow tests and known values run as users compile them in `.ci/run`.
+# than running them. `.ci/run` runs known values as users compile them.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
