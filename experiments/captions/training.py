@@ -69,9 +69,9 @@ class Training:
 
 
 TOY: dict[str, Any] = {
-    "methods": ("pcmepp", "info_nce"),
+    "methods": ("prolip", "info_nce"),
     "seeds": (0,),
-    "num_steps": 400,
+    "num_steps": 1000,
     "num_resamples": 100,
 }
 """What `toy` puts in place of options left at their default."""
