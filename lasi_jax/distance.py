@@ -108,7 +108,7 @@ def _compiled_map(
     weights = None if mask is None else images.repeated(mask, x)
     compact = None if weights is None else weights.reshape(shape)
     nothing = zero(x, y) if weights is None else zero(x, y, weights)
-    pair = jnp.stack([x.reshape(shape), y.reshape(shape)]) + nothing
+    pair = jnp.stack([x.reshape(shape) + nothing, y.reshape(shape) + nothing])
     separation = _map(options, pair, None if compact is None else compact + nothing)
     separation = jnp.where(_learnt_the_same(x, y), 0.0, separation.reshape(x.shape))
     return separation if weights is None else jnp.where(weights == 0.0, 0.0, separation), weights
