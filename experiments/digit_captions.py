@@ -13,7 +13,7 @@ uncertainty agrees with the true ambiguity, with failures, and with what anybody
 scores alone. By default the digits are scikit-learn's. The same command again goes on
 where the last one was stopped, to the same numbers.
 
-On two CPU cores: about forty minutes by default, about three with --toy, which compares PCME++
+On two CPU cores: about forty minutes by default, under two with --toy, which compares ProLIP
 with InfoNCE. Expected: the caption uncertainty of every probabilistic method correlates with the
 true ambiguity (Spearman at least 0.7), that of the deterministic rivals less.
 `answers/digit_captions.md` has what is reached: ProLIP and PCME++ do, PCME does not, and MERU's

@@ -16,7 +16,7 @@ By default the embeddings are those of a small dual encoder, trained on digit ca
 (`digit_encoder`), where it is known how ambiguous each image and caption is. The same
 command again goes on where the last one was stopped, to the same numbers.
 
-On two CPU cores: about ten minutes by default, two to three with --toy, which mostly compiles the
+On two CPU cores: about ten minutes by default, under two with --toy, which mostly compiles the
 intervals. Expected: the total uncertainty of captions correlates with their true ambiguity
 (Spearman about 0.85), more than anything that cosines tell; intervals of 90 % hold about 90 % of
 the partners' coordinates. `answers/probvlm_adapters.md` has all numbers.

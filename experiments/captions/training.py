@@ -63,7 +63,7 @@ class Training:
     """Steps from one line of metrics.jsonl to the next."""
     toy: bool = False
     """To see all of it quickly, too short for what is expected: of the options that are not
-    given, two methods, one seed, 400 steps, 100 resamples."""
+    given, ProLIP and InfoNCE, one seed, 1,000 steps, 100 resamples."""
     output: Path | None = None
     """The folder of the run. Default: in results, named after all options."""
 

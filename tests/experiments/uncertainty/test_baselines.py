@@ -11,7 +11,7 @@ MATCH = np.array([[0.2, 0.9], [0.5, 0.1]], np.float32)
 
 def test_scores_tell_their_best_their_margin_and_how_many_items_they_spread_over():
     found = measured(Evidence(scores=SCORES))
-    assert list(found) == ["minus best score", "minus margin", "entropy over items"]
+    assert list(found)[:3] == ["minus best score", "minus margin", "entropy over items"]
     assert found["minus best score"].tolist() == [-3.0, 0.0]
     assert found["minus margin"].tolist() == [-0.5, 0.0]
     entropy = scipy.stats.entropy(np.exp(SCORES), axis=1)
@@ -20,7 +20,7 @@ def test_scores_tell_their_best_their_margin_and_how_many_items_they_spread_over
 
 def test_of_cosines_only_the_entropy_wants_logits():
     found = measured(Evidence(cosines=SCORES / 4.0, logits=SCORES))
-    assert list(found) == ["minus best cosine", "minus margin", "entropy over items"]
+    assert list(found)[:3] == ["minus best cosine", "minus margin", "entropy over items"]
     assert found["minus margin"].tolist() == [-0.125, 0.0]
     of_scores = measured(Evidence(scores=SCORES))["entropy over items"]
     np.testing.assert_array_equal(found["entropy over items"], of_scores)
@@ -41,7 +41,7 @@ def test_the_others_by_hand():
     shares = [[1.0], [0.5, 0.25, 0.25]]
     entropy = [scipy.stats.entropy(share) for share in shares]
     np.testing.assert_allclose(found["entropy of votes"], entropy, atol=1e-12)
-    assert len(found) == 5
+    assert not {"minus best score", "minus best cosine", "minus margin"} & set(found)
 
 
 def test_nothing_is_to_be_had_of_nothing():
@@ -56,7 +56,7 @@ def test_every_row_takes_what_there_can_be():
 
 def test_names_by_kind_of_evidence():
     names = baselines.named("cosines", "logits")
-    assert names == ("minus best cosine", "minus margin", "entropy over items")
+    assert names[:3] == ("minus best cosine", "minus margin", "entropy over items")
     with pytest.raises(ValueError, match=r"kinds must be among scores, .*got 'cosine'"):
         baselines.named("cosine")
 
