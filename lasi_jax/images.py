@@ -184,7 +184,7 @@ def check_pair(x: Any, y: Any, value_range: tuple[float, float]) -> tuple[jax.Ar
 
 
 def check_mask(mask: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array | None:
-    """What `repeated` makes the weights of the elements of, or None.
+    """The mask, to be spread over the image by `repeated`, or None.
 
     They end at 1 because the ridge, which keeps every system well conditioned,
     is on the scale of unweighted sums.
@@ -259,7 +259,7 @@ def compact_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def precision(image: jax.Array) -> np.dtype:
-    """In which an image is computed: its own of float32 and float64, or the default one."""
+    """The float type an image is computed in: its own if float32 or float64, else the default."""
     wide = image.dtype in (jnp.float32, jnp.float64)
     return image.dtype if wide else jnp.result_type(float)
 

@@ -103,16 +103,19 @@ def test_prediction_is_in_the_units_of_the_image():
 def test_blocks_do_not_show(monkeypatch):
     image = image_of((9, 37, 2))
 
-    def value_and_gradient(mask):
-        def total(image):
-            return jnp.sum(jnp.sin(lasi_jax.coefficients(image, neighborhood_size=3, mask=mask)))
+    some = np.random.default_rng(1).choice([0.0, 0.3, 1.0], image.shape)
 
-        return jax.jit(jax.value_and_grad(total))(image)
+    def values_and_gradients(ridge):
+        def total(image, mask):
+            options = {"neighborhood_size": 3, "mask": mask, "ridge": ridge}
+            return jnp.sum(jnp.sin(lasi_jax.coefficients(image, **options)))
 
-    whole = value_and_gradient(None)
+        return [jax.jit(jax.value_and_grad(total))(image, mask) for mask in (None, some)]
+
+    whole = values_and_gradients(0.5)
     monkeypatch.setattr(tiling, "CPU_BLOCK", 150)  # two rows to a block
     assert tiling.tiling((9, 37, 2), 1).blocks == 5
-    of_blocks = value_and_gradient(np.ones(image.shape))  # another program, not compiled yet
+    of_blocks = values_and_gradients(np.nextafter(0.5, 1.0))  # by its options not compiled yet
     chex.assert_trees_all_close(of_blocks, whole, atol=1e-9)
 
 

@@ -152,7 +152,7 @@ def test_a_loss_is_what_its_method_says(method):
     assert ("mean" in image._fields and np.array_equal(image[0], batch.image)) == (method == "pfe")
 
 
-def test_the_weights_are_told_apart():
+def test_the_weight_is_in_the_programs_that_have_one():
     assert OWN_WEIGHT == 1e-4
     random = np.random.default_rng(1)
     batch = Batch(units(random, 7), units(random, 7))

@@ -1,7 +1,8 @@
+import jax
 import numpy as np
 import pytest
 
-from experiments.captions import digit_encoder, digit_trials, evaluation
+from experiments.captions import digit_encoder, digit_trials
 from experiments.captions.digit_encoder import Encoder
 from experiments.captions.two_towers import Model, Pictures, Words
 from experiments.data import caption_grammar, captioned_digits, digits, embedding_files
@@ -82,8 +83,10 @@ def test_embeddings_are_unit_vectors_of_each_input(split, encoder):
     assert images.shape == (150, 6) and captions.shape == (len(split.captions), 6)
     some = slice(3, 7)
     by_hand = (
-        evaluation.embed_images(*encoder, split.images[some]),
-        evaluation.embed_texts(*encoder, digit_trials.encode(split.captions[some])),
+        jax.jit(encoder.model.embed_images)(encoder.parameters, split.images[some]),
+        jax.jit(encoder.model.embed_texts)(
+            encoder.parameters, digit_trials.encode(split.captions[some])
+        ),
     )
     for found, expected in zip((images, captions), by_hand, strict=True):
         assert found.dtype == np.float32

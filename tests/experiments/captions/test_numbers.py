@@ -17,15 +17,16 @@ from tests.experiments.captions.made_up_results import (
     without_truth,
 )
 
+OVER_ITEMS = estimates.over_items
+
 
 @pytest.fixture(scope="module", autouse=True)
 def few_bootstraps():
     """Of models' Spearman correlation alone: to compile a statistic takes a second a form."""
-    resampled = estimates.over_items
 
     def over_items(key, statistic, *items, **options):
         if statistic is calibration.spearman and items[0].shape[1] == len(SEEDS):
-            return resampled(key, statistic, *items, **options)
+            return OVER_ITEMS(key, statistic, *items, **options)
         return {"mean": 0.5, "low": 0.4, "high": 0.6}
 
     with pytest.MonkeyPatch.context() as patch:
@@ -56,6 +57,18 @@ def test_agreement_with_ambiguity_is_found_and_its_opposite(content):
     assert abs(noise["mean"]) < 0.4 and noise["low"] < noise["mean"] < noise["high"]
     words = find(content["uncertainty"], method=numbers.NO_MODEL, side="caption")
     assert words["measure"] == "minus words" and not words["own"]
+
+
+@pytest.mark.slow
+def test_with_every_interval_all_numbers_are_numbers(trial, monkeypatch):
+    monkeypatch.setattr(estimates, "over_items", OVER_ITEMS)
+    bare, of_bare = without_truth(trial)
+    for some, outcomes in ((trial, outcomes_of(trial)), (bare, of_bare)):
+        found = content_of(outcomes, some)
+        json.dumps(found, allow_nan=False)
+        row = find(found["uncertainty"], method="pcmepp", measure="total variance", side="caption")
+        r_auroc = row["r_auroc_annotated"]
+        assert r_auroc["low"] < r_auroc["mean"] < r_auroc["high"]
 
 
 def test_a_baseline_of_one_row_is_in_the_report(trial, monkeypatch):

@@ -1,3 +1,5 @@
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -135,19 +137,20 @@ def test_sample_moments():
         assert np.all(np.abs(np.mean(drawn, axis=0) - expected) < 5.0 * error)
 
 
-@jax.jit
-def slopes_of_squares(p):
+@functools.partial(jax.jit, static_argnums=1)
+def slopes_of_squares(p, number):
     def squares(p):
         return jnp.sum(jnp.square(p.sample(jax.random.key(1)) - 0.5))
 
-    return jax.grad(squares)(jax.tree.map(lambda x: jnp.broadcast_to(x, (5000, 5)), p))
+    return jax.grad(squares)(jax.tree.map(lambda x: jnp.broadcast_to(x, (number, 5)), p))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_samples_have_the_derivatives_of_their_variance(dtype):
+@pytest.mark.parametrize("number", [5000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_samples_have_the_derivatives_of_their_variance(number, dtype):
     beta = np.array([0.5, 0.7, 2.0, 5.0, 100.0])
     p = GeneralizedGaussian(np.full(5, 0.5), np.full(5, 1.3), beta)
-    slopes = slopes_of_squares(jax.tree.map(dtype, p))
+    slopes = slopes_of_squares(jax.tree.map(dtype, p), number)
     variance = scipy_of(p).var()
     of_shape = variance * (digamma(1.0 / beta) - 3.0 * digamma(3.0 / beta)) / beta**2
     for found, exact in zip(slopes, (0.0, 2.0 * variance / 1.3, of_shape), strict=True):

@@ -266,6 +266,7 @@ def test_sampling_ends_for_any_concentration(dimension, dtype):
     small = [0.0, 1e-38, 1e-20, 1.0, 1e6]
     given = np.concatenate([[np.nan, -1.0, -most], large, [np.inf], small]).astype(dtype)
     samples, slopes = map(np.asarray, few_samples_with_slopes(dimension, given))
+    assert samples.dtype == slopes.dtype == dtype
     assert np.all(np.isnan(samples[:, :3]))
     assert np.all(np.isfinite(samples[:, 3:]))
     assert np.all(np.isfinite(np.delete(slopes[:, 3:], len(large), axis=1)))
