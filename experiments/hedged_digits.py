@@ -10,7 +10,7 @@ eta, the total variance and what a deterministic embedding has in their place pr
 failure. By default the digits are scikit-learn's. The same command again goes on where
 the last one was stopped, to the same numbers.
 
-On two CPU cores: about twelve minutes by default, a minute and a half with --toy. Expected of
+On two CPU cores: about twelve minutes by default, little more than one with --toy. Expected of
 2 digits under the protocol `number`: the Gaussian beats the point on corrupt images, the
 AUROC of eta between corrupt and clean ones is at least 0.8, the R-AUROC of eta on corrupt
 ones at least 0.7. `answers/hedged_digits.md` has what is reached.
