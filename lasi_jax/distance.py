@@ -110,7 +110,7 @@ def _compiled_map(
     nothing = zero(x, y) if weights is None else zero(x, y, weights)
     pair = jnp.stack([x.reshape(shape) + nothing, y.reshape(shape) + nothing])
     separation = _map(options, pair, None if compact is None else compact + nothing)
-    separation = jnp.where(_learnt_the_same(x, y), 0.0, separation.reshape(x.shape))
+    separation = jnp.where(_learnt_the_same(x, y), 0.0, jnp.reshape(separation, x.shape))
     return separation if weights is None else jnp.where(weights == 0.0, 0.0, separation), weights
 
 

@@ -68,13 +68,13 @@ def _compiled_coefficients(
 ) -> jax.Array:
     scaled = images.rescale(image, value_range)
     compact = scaled.reshape(images.compact_shape(image.shape))
-    if mask is None:
-        theta = _solve(options, compact, None)
-    else:
+    weights = None
+    if mask is not None:
         weights = images.repeated(mask, scaled).reshape(compact.shape)
         nothing = zero(compact, weights)
-        theta = _solve(options, compact + nothing, weights + nothing)
-    return jnp.moveaxis(theta.reshape(-1, *image.shape), 0, -1)
+        compact, weights = compact + nothing, weights + nothing
+    theta = jnp.reshape(_solve(options, compact, weights), (-1, *image.shape))
+    return jnp.moveaxis(theta, 0, -1)
 
 
 @jax.jit
