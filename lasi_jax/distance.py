@@ -109,8 +109,9 @@ def _compiled_map(
     compact = None if weights is None else weights.reshape(shape)
     nothing = zero(x, y) if weights is None else zero(x, y, weights)
     pair = jnp.stack([x.reshape(shape) + nothing, y.reshape(shape) + nothing])
-    separation = _map(options, pair, None if compact is None else compact + nothing)
-    separation = jnp.where(_learnt_the_same(x, y), 0.0, jnp.reshape(separation, x.shape))
+    compact = None if compact is None else compact + nothing
+    separation = jnp.reshape(_map(options, pair, compact), x.shape)
+    separation = jnp.where(_learnt_the_same(x, y), 0.0, separation)
     return separation if weights is None else jnp.where(weights == 0.0, 0.0, separation), weights
 
 
