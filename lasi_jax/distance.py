@@ -6,7 +6,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from numpy.typing import ArrayLike
 
@@ -131,7 +130,7 @@ def _checked(x, y, *, neighborhood_size, value_range, mask, decay, ridge, prior,
     x, y = images.check_pair(x, y, value_range)
     images.check_layout("x and y", x.shape, volume)
     options = images.check_options(x.shape, neighborhood_size, decay, ridge, prior)
-    mask = images.check_mask(mask, x.shape, np.promote_types(*map(images.precision, (x, y))))
+    mask = images.check_mask(mask, x.shape, images.precision(x, y))
     return options, value_range, x, y, mask
 
 

@@ -258,10 +258,11 @@ def compact_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return long + (1,) * (2 - len(long))
 
 
-def precision(image: jax.Array) -> np.dtype:
-    """The float type an image is computed in: its own if float32 or float64, else the default."""
-    wide = image.dtype in (jnp.float32, jnp.float64)
-    return image.dtype if wide else jnp.result_type(float)
+def precision(*images: jax.Array) -> np.dtype:
+    """The widest float type of images: of each its own if float32 or float64, else the default."""
+    wide = (jnp.float32, jnp.float64)
+    dtypes = (image.dtype if image.dtype in wide else jnp.result_type(float) for image in images)
+    return functools.reduce(np.promote_types, dtypes)  # JAX's own refuses two where it is strict
 
 
 def rescale(image: jax.Array, value_range: tuple[float, float]) -> jax.Array:
@@ -274,6 +275,5 @@ def rescale_pair(
     x: jax.Array, y: jax.Array, value_range: tuple[float, float]
 ) -> tuple[jax.Array, jax.Array]:
     """Two images in [-1, 1], both in the wider precision of the two."""
-    x, y = rescale(x, value_range), rescale(y, value_range)
-    dtype = np.promote_types(x.dtype, y.dtype)  # JAX's own refuses two types where it is strict
-    return x.astype(dtype), y.astype(dtype)
+    dtype = precision(x, y)
+    return rescale(x, value_range).astype(dtype), rescale(y, value_range).astype(dtype)
