@@ -1,7 +1,6 @@
 """The numbers of image and caption retrieval, each a frame: means with their intervals."""
 
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -140,19 +139,12 @@ def _varied(values: np.ndarray) -> bool:
     return bool((values.min(0) < values.max(0)).all())
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _score(score: Callable[..., jax.Array], values: jax.Array, right: jax.Array) -> jax.Array:
-    return score(values, right)
-
-
-def _binned(
-    score: Callable[..., jax.Array], values: np.ndarray, right: np.ndarray
-) -> dict[str, Any] | None:
+def _binned(score, values: np.ndarray, right: np.ndarray) -> dict[str, Any] | None:
     """A score of bins over the seeds."""
     if not (_varied(values) and _varied(right)) or len(values) < 10:
         return None
     scores = [
-        float(_score(score, v.astype(np.float32), r.astype(np.float32)))
+        float(score(v.astype(np.float32), r.astype(np.float32)))
         for v, r in zip(values.T, right.T, strict=True)
     ]
     return over_seeds(scores, bounds=CORRELATION) if np.isfinite(scores).all() else None
@@ -212,7 +204,7 @@ def implication(outcomes: dict[str, Outcomes], trials: dict[str, Trial]) -> pd.D
                     # Pairs that look least like implication are to be the ones that are none.
                     "detected": over_seeds(
                         [
-                            float(_score(calibration.r_auroc, -o.implication, truth.implied))
+                            float(calibration.r_auroc(-o.implication, truth.implied))
                             for o in each
                             if o.implication is not None
                         ],
