@@ -11,6 +11,13 @@ def datasets(tmp_path_factory):
     return tmp_path_factory.mktemp("datasets")
 
 
+@pytest.fixture(scope="module")
+def module_patch():
+    """What `monkeypatch` is to a test, for all tests of a file."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
 @pytest.fixture
 def photo_folder(tmp_path):
     """Five photographs, some smaller than SqueezeNet takes, one of them gray."""

@@ -20,6 +20,7 @@ from experiments.adapters.choosing import (
 from experiments.adapters.evaluation import OWN
 from experiments.data import captioned_digits
 from experiments.reports import tables
+from tests.experiments.few_digits import some_of_every_split
 
 OPTIONS = {
     "seeds": (3,),
@@ -41,17 +42,10 @@ MEASURES = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, datasets):
-    """With every split cut down to some images, so that little is to be embedded."""
-    folder = tmp_path_factory.mktemp("active_learning")
-    whole = captioned_digits.load("sklearn", datasets)
-    splits = {
-        name: active_learning.some_of(split, np.arange(0, len(split.images), 15))
-        for name, split in whole.items()
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(captioned_digits, "load", lambda *_: splits)
-        yield folder
+def folder(tmp_path_factory, datasets, module_patch):
+    splits = some_of_every_split(datasets)
+    module_patch.setattr(captioned_digits, "load", lambda *_: splits)
+    return tmp_path_factory.mktemp("active_learning")
 
 
 def config(folder, **options):

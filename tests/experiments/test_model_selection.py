@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from experiments import active_learning, model_selection
+from experiments import model_selection
 from experiments.adapters import picking
 from experiments.adapters.adapted_encoder import METRICS
 from experiments.adapters.evaluation import OWN
@@ -22,6 +22,7 @@ from experiments.adapters.picking import (
 )
 from experiments.data import captioned_digits
 from experiments.reports import tables
+from tests.experiments.few_digits import some_of_every_split
 
 OPTIONS = {
     "seeds": (3,),
@@ -35,17 +36,10 @@ OPTIONS = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, datasets):
-    """With every split cut down to some images, so that little is to be embedded."""
-    folder = tmp_path_factory.mktemp("model_selection")
-    whole = captioned_digits.load("sklearn", datasets)
-    splits = {
-        name: active_learning.some_of(split, np.arange(0, len(split.images), 15))
-        for name, split in whole.items()
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(captioned_digits, "load", lambda *_: splits)
-        yield folder
+def folder(tmp_path_factory, datasets, module_patch):
+    splits = some_of_every_split(datasets)
+    module_patch.setattr(captioned_digits, "load", lambda *_: splits)
+    return tmp_path_factory.mktemp("model_selection")
 
 
 def config(folder, **options):

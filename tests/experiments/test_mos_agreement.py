@@ -23,10 +23,8 @@ KINDS = ("Additive Gaussian noise", "Gaussian blur")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small_parts():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measured, "_PART", PART)
-        yield
+def small_parts(module_patch):
+    module_patch.setattr(measured, "_PART", PART)
 
 
 @pytest.fixture(scope="module")

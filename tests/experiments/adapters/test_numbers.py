@@ -52,7 +52,7 @@ STATISTICS |= {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def no_bootstrap():
+def no_bootstrap(module_patch):
     """Means over seeds, by SciPy, with made-up ends: to compile resampling takes a minute."""
 
     def over_items(key, statistic, *items, num_resamples, groups):
@@ -61,9 +61,7 @@ def no_bootstrap():
         mean = float(np.mean([STATISTICS[statistic](*seed) for seed in seeds]))
         return {"mean": mean, "low": mean - 0.05, "high": mean + 0.05}
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(estimates, "over_items", over_items)
-        yield
+    module_patch.setattr(estimates, "over_items", over_items)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from tests.experiments.adapters.made_up_results import METHODS, content_of, made
 
 
 @pytest.fixture(scope="module", autouse=True)
-def no_bootstrap():
+def no_bootstrap(module_patch):
     """A page shows whatever it is given."""
     random = np.random.default_rng(0)
 
@@ -22,9 +22,7 @@ def no_bootstrap():
         mean = float(random.uniform())
         return {"mean": mean, "low": mean - 0.05, "high": mean + 0.05}
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(estimates, "over_items", over_items)
-        yield
+    module_patch.setattr(estimates, "over_items", over_items)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import pytest
 from experiments.captions import retrieval
 from experiments.captions.retrieval import Trial, Truth
 from experiments.data import caption_grammar
+from tests.experiments.captions import made_up_results
 
 CAPTIONS = (
     "four eight two",
@@ -40,3 +41,15 @@ def known_trial(denotations):
         np.eye(6, dtype=bool) & positives | (positives & (positives.cumsum(1) == 1)),
         Truth(ambiguity, shown @ denotations.T, *pairs, np.arange(6) < 3),
     )
+
+
+@pytest.fixture(scope="module")
+def trial():
+    """Images and captions of which numbers and pages are made up."""
+    return made_up_results.make_trial()
+
+
+@pytest.fixture(scope="module")
+def content(trial):
+    """A report of them, as the file's patches let it be made."""
+    return made_up_results.content_of(made_up_results.outcomes_of(trial), trial)

@@ -12,7 +12,6 @@ from probemb import calibration
 from tests.experiments.captions.made_up_results import (
     SEEDS,
     content_of,
-    make_trial,
     outcomes_of,
     without_truth,
 )
@@ -21,7 +20,7 @@ OVER_ITEMS = estimates.over_items
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_bootstraps():
+def few_bootstraps(module_patch):
     """Of models' Spearman correlation alone: to compile a statistic takes a second a form."""
 
     def over_items(key, statistic, *items, **options):
@@ -29,19 +28,7 @@ def few_bootstraps():
             return OVER_ITEMS(key, statistic, *items, **options)
         return {"mean": 0.5, "low": 0.4, "high": 0.6}
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(estimates, "over_items", over_items)
-        yield
-
-
-@pytest.fixture(scope="module")
-def trial():
-    return make_trial()
-
-
-@pytest.fixture(scope="module")
-def content(trial):
-    return content_of(outcomes_of(trial), trial)
+    module_patch.setattr(estimates, "over_items", over_items)
 
 
 def test_agreement_with_ambiguity_is_found_and_its_opposite(content):

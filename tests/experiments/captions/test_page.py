@@ -7,29 +7,15 @@ from experiments.captions import page
 from experiments.reports import estimates
 from tests.experiments.captions.made_up_results import (
     content_of,
-    make_trial,
-    outcomes_of,
     without_truth,
 )
 
 
 @pytest.fixture(scope="module", autouse=True)
-def no_bootstrap():
+def no_bootstrap(module_patch):
     """A page shows whatever it is given."""
-    with pytest.MonkeyPatch.context() as patch:
-        interval = {"mean": 0.5, "low": 0.4, "high": 0.6}
-        patch.setattr(estimates, "over_items", lambda *_, **__: interval)
-        yield
-
-
-@pytest.fixture(scope="module")
-def trial():
-    return make_trial()
-
-
-@pytest.fixture(scope="module")
-def content(trial):
-    return content_of(outcomes_of(trial), trial)
+    interval = {"mean": 0.5, "low": 0.4, "high": 0.6}
+    module_patch.setattr(estimates, "over_items", lambda *_, **__: interval)
 
 
 def test_the_text_is_a_function_of_the_numbers(content):
