@@ -12,6 +12,8 @@ os.environ.setdefault(
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
     "--xla_cpu_parallel_codegen_split_count=1",
 )
+# Nor is LASI's kernel compiled, seconds for each size and precision, but by the tests of it.
+os.environ.setdefault("LASI_JAX_NATIVE", "0")
 
 
 def pytest_xdist_auto_num_workers(config):

@@ -17,15 +17,21 @@ in 0..1 or uint8. Three things to know first:
 Pure functions, ready for `jit`, `grad` and `vmap`; they need jax alone, and
 `agreement` SciPy, which comes with it. Data flows down this list:
 
-    batching           how vmap and a mesh run over images
+    batching           how a mesh runs over images
+    native
+        build          the kernel for CPUs, in C++: compiled at first use and kept
     wls
         neighborhood   which earlier elements predict each element (static)
         tiling         how an image is cut into blocks and chunks (static)
         causal_sums    sums over all earlier elements, in linear time
         least_squares  the ridge system of every element
         regression     image -> solved blocks, and back for the gradient
+        kernel         the same by the native kernel
+        operation      a function of images as a primitive of JAX
+        derivatives    the regression as operations, with derivatives of every order
     images             what users pass -> checked values in [-1, 1]
     embedding          coefficients, embedding, prediction
+    separation         how far apart two embeddings are, with derivatives of every order
     distance           distance, distance_map
 
 Beside it stand the metrics that it is compared with, and how metrics are judged:
@@ -69,7 +75,7 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
-_BY_NAME = ("networks",)
+_BY_NAME = ("native", "networks")
 
 
 def __getattr__(name: str):

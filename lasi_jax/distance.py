@@ -6,90 +6,39 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from numpy.typing import ArrayLike
 
 from lasi_jax import images
-from lasi_jax.batching import one_at_a_time, zero
-from lasi_jax.embedding import DECAY, RIDGE, normalize
-from lasi_jax.wls import least_squares
-from lasi_jax.wls.regression import Regression, pull_back, regress
-from lasi_jax.wls.tiling import from_tiles, tiling, to_tiles
-
-# Embeddings closer than this many units of rounding coincide. The direction of
-# their difference is noise, and without the rule it would enter the gradient.
-_ROUNDING = 4.0
-
-
-def _separation(coefficients: list[jax.Array], axis: int) -> jax.Array:
-    """|e_x - e_y|_2 from planes whose `axis` holds x and y; gradient 0 where they coincide."""
-    squared = 0.0
-    for plane in normalize(coefficients):
-        of_x, of_y = (lax.index_in_dim(plane, i, axis, keepdims=False) for i in (0, 1))
-        squared = squared + jnp.square(of_x - of_y)
-    same = squared <= (_ROUNDING * float(jnp.finfo(coefficients[0].dtype).eps)) ** 2
-    # The root sees no 0: its infinite derivative there, times the outer 0, would be NaN.
-    return jnp.where(same, 0.0, jnp.sqrt(jnp.where(same, 1.0, squared)))
+from lasi_jax.batching import zero
+from lasi_jax.embedding import DECAY, RIDGE
+from lasi_jax.separation import separation_map, weighted_sum
+from lasi_jax.wls.regression import Regression
 
 
 def _learnt_the_same(x: jax.Array, y: jax.Array) -> jax.Array:
     """Where all earlier elements of x and y are equal, and hence, exactly, the embeddings."""
     differs = (x != y).reshape(-1)
-    # `argmax` of no difference at all is 0, which would mean the first element.
-    first = jnp.where(jnp.any(differs), jnp.argmax(differs), differs.size)
+    place = jnp.arange(differs.size)
+    # `argmax` would find it too, but XLA's takes as long on a CPU as the whole distance.
+    first = jnp.min(jnp.where(differs, place, differs.size))
     # That element too: it is not among its own examples.
-    return (jnp.arange(differs.size) <= first).reshape(x.shape)
+    return (place <= first).reshape(x.shape)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _map(options: Regression, pair: jax.Array, weights: jax.Array | None) -> jax.Array:
-    """The distance (*shape) of every element of a pair (2, *shape) in [-1, 1]."""
-    cut = tiling(pair.shape[1:], 2)
+def _prepared(value_range, x, y, mask):
+    """Images in [-1, 1] and weights or None, of one compact shape, with an axis of one image.
 
-    def separate(_, coefficients, __):
-        return _separation(coefficients, cut.axes)
-
-    def forward(pair, weights):
-        separation = regress(pair, weights, options, separate)
-        return from_tiles(separation, cut)
-
-    return one_at_a_time(forward)(pair, weights)
-
-
-def _map_forward(options, pair, weights):
-    """Each element's distance depends on its own coefficients alone, so lambda is known here.
-
-    The backward pass only scales lambda by the cotangent of the element's
-    distance; it need not form and factor the system again.
+    And what counts of every element: its weight, 0 where the two images have learnt the same.
     """
-    cut = tiling(pair.shape[1:], 2)
-
-    def separate(factor, coefficients, _):
-        distance, pull = jax.vjp(lambda x: _separation(x, cut.axes), coefficients)
-        adjoint = least_squares.solve(factor, *pull(jnp.ones_like(distance)))
-        return distance, jnp.stack(coefficients, cut.axes), jnp.stack(adjoint, cut.axes)
-
-    def forward(pair, weights):
-        distance, *solved = regress(pair, weights, options, separate)
-        return from_tiles(distance, cut), solved
-
-    distance, solved = one_at_a_time(forward)(pair, weights)
-    return distance, (pair, weights, solved)
-
-
-def _map_backward(options, residuals, cotangent):
-    cut = tiling(cotangent.shape, 2)
-
-    def backward(pair, weights, solved, cotangent):
-        coefficients, adjoint = solved
-        # What fills up a tile has a lambda too; the zeros that fill up the cotangent silence it.
-        scaled = adjoint * to_tiles(cotangent[None, None], cut)
-        return pull_back(pair, weights, options, coefficients, scaled)
-
-    return one_at_a_time(backward)(*residuals, cotangent)
-
-
-_map.defvjp(_map_forward, _map_backward)
+    x, y = images.rescale_pair(x, y, value_range)
+    counts = jnp.where(_learnt_the_same(x, y), 0.0, jnp.ones_like(x))
+    weights = None if mask is None else images.repeated(mask, x)
+    counts = counts if weights is None else counts * weights
+    shape = (1, *images.compact_shape(x.shape))
+    given = [a.reshape(shape) for a in (x, y, counts, weights) if a is not None]
+    nothing = zero(*given)
+    x, y, counts, *weights = (a + nothing for a in given)
+    return x, y, weights[0] if weights else None, counts
 
 
 # One program per shape and options: eagerly, every step of it would be compiled by itself.
@@ -100,28 +49,19 @@ def _compiled_map(
     x: jax.Array,
     y: jax.Array,
     mask: jax.Array | None,
-) -> tuple[jax.Array, jax.Array | None]:
-    """The map, 0 where the mask is, and the mask as weights."""
-    x, y = images.rescale_pair(x, y, value_range)
-    shape = images.compact_shape(x.shape)
-    weights = None if mask is None else images.repeated(mask, x)
-    compact = None if weights is None else weights.reshape(shape)
-    nothing = zero(x, y) if weights is None else zero(x, y, weights)
-    pair = jnp.stack([x.reshape(shape) + nothing, y.reshape(shape) + nothing])
-    compact = None if compact is None else compact + nothing
-    separation = jnp.reshape(_map(options, pair, compact), x.shape)
-    separation = jnp.where(_learnt_the_same(x, y), 0.0, separation)
-    return separation if weights is None else jnp.where(weights == 0.0, 0.0, separation), weights
+) -> jax.Array:
+    *arguments, counts = _prepared(value_range, x, y, mask)
+    (separation,) = separation_map(options, *arguments)
+    return jnp.where(counts == 0.0, 0.0, separation).reshape(x.shape)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _compiled_mean(options, value_range, x, y, mask) -> jax.Array:
-    separation, weights = _compiled_map(options, value_range, x, y, mask)
-    if weights is None:
-        return jnp.mean(separation)
-    total = jnp.sum(weights)
+    *arguments, counts = _prepared(value_range, x, y, mask)
+    weights = arguments[2]
+    total = counts.size if weights is None else jnp.sum(weights)
     # Under `jit` nobody refuses a mask that is 0 throughout: it gives 0, not NaN.
-    return jnp.sum(weights * separation) / jnp.where(total > 0.0, total, 1.0)
+    return weighted_sum(options, *arguments, counts / jnp.where(total > 0.0, total, 1.0))
 
 
 def _checked(x, y, *, neighborhood_size, value_range, mask, decay, ridge, prior, volume):
@@ -198,7 +138,7 @@ def distance_map(
         prior=prior,
         volume=volume,
     )
-    return _compiled_map(*checked)[0]
+    return _compiled_map(*checked)
 
 
 def distance(
@@ -240,7 +180,8 @@ def distance(
     Returns:
       A scalar from 0 to 2; 0 if x and y are identical, and next to 0 for an image and its
       negative. It is symmetric in x and y, differentiable in both and in the mask, with finite
-      gradients everywhere. Second derivatives are those of `jax.jvp` of `jax.grad`.
+      gradients everywhere. Derivatives of every order and mode work; where the images are
+      equal, all of them are 0.
 
     Raises:
       As `distance_map`.

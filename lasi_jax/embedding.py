@@ -7,58 +7,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from numpy.typing import ArrayLike
 
 from lasi_jax import images
-from lasi_jax.batching import one_at_a_time, zero
-from lasi_jax.wls import least_squares
-from lasi_jax.wls.regression import Regression, neighbor_values, pull_back, regress
-from lasi_jax.wls.tiling import from_tiles, tiling, to_tiles
+from lasi_jax.batching import zero
+from lasi_jax.wls import derivatives
+from lasi_jax.wls.regression import Regression, neighbor_values
 
 # Both from the released code: the ridge belongs to values in [-1, 1], and the
 # offset gives a direction to coefficients that are all zero.
 DECAY = 0.8
 RIDGE = 80.0 / 127.5
 OFFSET = 1e-6
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _solve(options: Regression, image: jax.Array, weights: jax.Array | None) -> jax.Array:
-    """Coefficients (n, *shape) of an image in [-1, 1]."""
-    cut = tiling(image.shape, 1)
-
-    def forward(image, weights):
-        tiles = regress(image[None], weights, options, lambda _, x, __: jnp.stack(x, cut.axes))
-        return from_tiles(tiles, cut)[:, 0]
-
-    return one_at_a_time(forward)(image, weights)
-
-
-def _solve_forward(options, image, weights):
-    # Not the factors: N (N + 1) / 2 numbers for every element are sooner computed again than kept.
-    return _solve(options, image, weights), (image, weights)
-
-
-def _solve_backward(options, residuals, cotangent):
-    cut = tiling(residuals[0].shape, 1)
-
-    def adjoint(factor, coefficients, tile):
-        size = range(options.neighborhood_size)
-        right = [lax.index_in_dim(tile, k, cut.axes, keepdims=False) for k in size]
-        solved = least_squares.solve(factor, right)
-        return jnp.stack(coefficients, cut.axes), jnp.stack(solved, cut.axes)
-
-    def backward(image, weights, cotangent):
-        tiles = to_tiles(cotangent[:, None], cut)
-        solved = regress(image[None], weights, options, adjoint, tiles)
-        image, weights = pull_back(image[None], weights, options, *solved)
-        return image[0], weights
-
-    return one_at_a_time(backward)(*residuals, cotangent)
-
-
-_solve.defvjp(_solve_forward, _solve_backward)
 
 
 # One program per shape and options: eagerly, every step of it would be compiled by itself.
@@ -73,7 +33,9 @@ def _compiled_coefficients(
         weights = images.repeated(mask, scaled).reshape(compact.shape)
         nothing = zero(compact, weights)
         compact, weights = compact + nothing, weights + nothing
-    theta = jnp.reshape(_solve(options, compact, weights), (-1, *image.shape))
+    of_one = None if weights is None else weights[None]
+    (theta,) = derivatives.coefficients(options, compact[None], of_one)
+    theta = theta.reshape(-1, *image.shape)
     return jnp.moveaxis(theta, 0, -1)
 
 

@@ -60,9 +60,8 @@ def _chunk(length: int, cpu: bool) -> int:
     return min(CHUNK, -(-length // CPU_PLANE)) if cpu and length > 2 * CHUNK else CHUNK
 
 
-def tiling(shape: tuple[int, ...], stack: int) -> Tiling:
-    """The cut for a stack of `stack` images of one shape."""
-    cpu = jax.default_backend() == "cpu"
+def tiling(shape: tuple[int, ...], stack: int, *, cpu: bool) -> Tiling:
+    """The cut for a stack of `stack` images of one shape, on a CPU or an accelerator."""
     block = CPU_BLOCK if cpu else ACCELERATOR_BLOCK
     fitting = block // (stack * math.prod(shape[1:]))
     if cpu and fitting < min(shape[0], 4 * CPU_PLANE):

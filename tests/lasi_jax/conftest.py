@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from jax.test_util import check_vjp
 
+from lasi_jax.native import build
+
 GOLDEN = Path(__file__).parents[1] / "golden" / "lasi_reference.npz"
 
 
@@ -104,3 +106,24 @@ def check_gradients(jit):
         check_vjp(value, with_pull_back, arguments)
 
     return check
+
+
+@pytest.fixture
+def in_form(monkeypatch):
+    """in_form("native" or "XLA", function)(...): the function's results in one form."""
+
+    def run(form, function):
+        def call(*arguments):
+            monkeypatch.setenv(build.SWITCH, str(int(form == "native")))
+            return jax.jit(lambda *arguments: function(*arguments))(*arguments)
+
+        return call
+
+    return run
+
+
+@pytest.fixture
+def forgotten():
+    """forgotten(): what was found out about the kernel, so that it is found out anew."""
+    yield build.forget
+    build.forget()

@@ -5,9 +5,7 @@ import os
 import subprocess
 import sys
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from lasi_jax import batching
@@ -67,6 +65,10 @@ with jax.set_mesh(mesh):
         error["jit, " + name] = farthest(jax.jit(call)(of_x, y_over), name)
         if sys.argv[1] == "Explicit":
             error["eager, " + name] = farthest(call(of_x, y_over), name)
+    if sys.argv[1] == "Auto":
+        gradients = jax.jit(jax.vmap(jax.value_and_grad(distance)))
+        program = gradients.lower(x_over, y_over).compile().as_text()
+        assert not [kind for kind in ("all-gather", "all-to-all") if kind in program]
     rows = jax.device_put(x[0, :4], NamedSharding(mesh, P("batch")))
     error["rows"] = abs(float(distance(rows, y[0, :4]) - distance(x[0, :4], y[0, :4])))
     predict = jax.vmap(functools.partial(lasi_jax.prediction, **options))
@@ -93,13 +95,3 @@ def test_two_devices_compute_what_one_does(kind):
 
 def test_the_zero_lets_no_nan_in():
     assert batching.zero(jnp.full((2, 3), jnp.nan), jnp.float64(jnp.inf)) == 0.0
-
-
-@pytest.mark.parametrize("in_turn", [True, False])
-def test_a_batch_of_batches_with_what_is_no_batch(in_turn, monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "cpu" if in_turn else "gpu")
-    scaled = batching.one_at_a_time(lambda a, b, none: {"sum": a + b, "a": a})
-    a, b = np.arange(24.0).reshape(2, 3, 4), np.arange(4.0)
-    found = jax.vmap(jax.vmap(lambda a: scaled(a, b, None)))(a)
-    np.testing.assert_array_equal(found["sum"], a + b)
-    np.testing.assert_array_equal(found["a"], a)

@@ -204,26 +204,13 @@ def test_gradient_is_finite_where_it_degenerates(level, dtype, prior):
             chex.assert_trees_all_close(gradients, jax.tree.map(jnp.zeros_like, gradients))
 
 
-def dots_of(jaxpr):
-    """Every dot_general of a jaxpr and of the jaxprs inside it."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            yield equation
-        for inner in jax.tree.leaves(
-            list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns")
-        ):
-            inner = getattr(inner, "jaxpr", inner)
-            if hasattr(inner, "eqns"):
-                yield from dots_of(inner)
-
-
 @pytest.mark.parametrize("function", [small, jax.grad(small)], ids=["forward", "gradient"])
 def test_every_product_asks_for_the_highest_precision(function):
     x, y = pair_of((20, 20, 3), np.float32)
-    dots = list(dots_of(jax.make_jaxpr(function)(x, y).jaxpr))
+    program = jax.jit(function).lower(x, y).as_text()
+    dots = [line for line in program.splitlines() if "stablehlo.dot_general" in line]
     assert len(dots) >= 3
-    highest = jax.lax.Precision.HIGHEST
-    assert all(dot.params["precision"] == (highest, highest) for dot in dots)
+    assert all("precision = [HIGHEST, HIGHEST]" in line for line in dots)
 
 
 @pytest.mark.parametrize("function", [small, jax.grad(small)], ids=["forward", "gradient"])
@@ -246,7 +233,7 @@ def test_work_grows_with_the_number_of_elements_and_memory_less():
 
     small_cost, large_cost = cost(256), cost(512)
     # A while loop's body counts once, so the work of one block stands for all blocks.
-    blocks = [tiling((size, size, 3), 2).blocks for size in (256, 512)]
+    blocks = [tiling((size, size, 3), 2, cpu=True).blocks for size in (256, 512)]
     flops = [
         compiled.cost_analysis()["flops"] * count
         for compiled, count in zip((small_cost, large_cost), blocks, strict=True)

@@ -19,7 +19,7 @@ def weights(shape):
 
 def sums(values, shape, *, reverse=False, rows=2):
     """`causal_sums` of one image (*shape), `rows` rows to a block."""
-    cut = tiling.tiling(shape, 1)._replace(rows=rows, blocks=-(-shape[0] // rows))
+    cut = tiling.tiling(shape, 1, cpu=True)._replace(rows=rows, blocks=-(-shape[0] // rows))
     tiles = tiling.to_tiles(jnp.asarray(values)[None, None], cut)
     carry = jnp.zeros((*cut.chunks, 1, 1, *cut.counts))
     _, out = jax.lax.scan(
@@ -49,7 +49,7 @@ def test_blocks_do_not_show(rows):
 
 def test_tiles_there_and_back():
     values = np.random.default_rng(2).normal(size=(2, 3, 11, 35, 3))
-    cut = tiling.tiling((11, 35, 3), 3)._replace(rows=4, blocks=3)
+    cut = tiling.tiling((11, 35, 3), 3, cpu=True)._replace(rows=4, blocks=3)
     tiles = tiling.to_tiles(jnp.asarray(values), cut)
     assert tiles.shape == (3, *cut.chunks, 2, 3, *cut.counts, 4)
     np.testing.assert_array_equal(tiling.from_tiles(tiles, cut), values)

@@ -1,0 +1,24 @@
+"""LASI's kernel for CPUs, in C++: compiled at first use where there is a compiler."""
+
+from lasi_jax.native import build
+
+
+def status() -> str:
+    """Which form LASI runs in on a CPU, and why, in one line.
+
+    The kernel is compiled at the first call with N neighbours (a few seconds), and then kept in
+    the user's cache folder. `LASI_JAX_NATIVE=0` in the environment turns it off. On an
+    accelerator, for images of more than three long axes, for more than 64 neighbours and in
+    exported programs the XLA form runs.
+
+    Example:
+      >>> status().split()[0] in ("native:", "XLA:")
+      True
+    """
+    reason = build.switched_off()
+    if reason is None:
+        try:
+            return f"native: compiled by {build.compiler()}, kept in {build.folder()}"
+        except (build.Unavailable, OSError) as error:
+            reason = str(error)
+    return f"XLA: {reason}"

@@ -1,0 +1,168 @@
+"""The kernel, compiled for this machine at first use and kept in the user's cache folder.
+
+Its file is named after a hash of everything that it is made of: source, flags, compiler,
+processor and jax. It is written aside and renamed whole, so that processes may race.
+"""
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+SOURCE = Path(__file__).with_name("kernel.cc")
+SWITCH = "LASI_JAX_NATIVE"
+MORE_FLAGS = "LASI_JAX_CXXFLAGS"
+# No -ffast-math: NaN and infinity stay what they are. Only errno and traps, which nobody reads, go.
+FLAGS = (
+    *("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math"),
+    *("-shared", "-fPIC", "-pthread", "-w"),
+)
+_COMPILERS = ("c++", "g++", "clang++")
+_TYPES = {"float32": ("float", "F32"), "float64": ("double", "F64")}
+_SECONDS = 600
+_MOST_NEIGHBORS = 64
+# Grey and colour have loops of their own; other numbers of channels share one library.
+_COMPILED_CHANNELS = (1, 3)
+
+_log = logging.getLogger("lasi_jax")
+
+
+class Unavailable(Exception):
+    """Why there is no kernel."""
+
+
+def switched_off() -> str | None:
+    """The reason, if the user or the platform rules the kernel out."""
+    if os.environ.get(SWITCH) == "0":
+        return f"{SWITCH}=0 is set"
+    if not hasattr(jax, "ffi"):
+        return f"jax {jax.__version__} has no jax.ffi"
+    if sys.platform not in ("linux", "darwin"):
+        return f"the kernel is not compiled on {sys.platform}"
+    return None
+
+
+def compiler() -> str:
+    """The C++ compiler: $CXX, else the first of c++, g++ and clang++."""
+    for name in (os.environ.get("CXX"), *_COMPILERS):
+        found = name and shutil.which(name)
+        if found:
+            return found
+    raise Unavailable("no C++ compiler was found (CXX, c++, g++, clang++)")
+
+
+@functools.cache
+def _identity(path: str) -> str:
+    """A compiler's own words on what it is, and for which processor -march=native compiles."""
+    done = subprocess.run(
+        [path, "-march=native", "-dM", "-E", "-x", "c++", os.devnull],
+        capture_output=True,
+        text=True,
+        timeout=_SECONDS,
+    )
+    if done.returncode:
+        raise Unavailable(f"{path} -march=native failed: {_last_line(done.stderr)}")
+    return done.stdout
+
+
+def _last_line(text: str) -> str:
+    lines = [line for line in text.splitlines() if "error" in line] or text.splitlines()
+    return lines[0].strip() if lines else "it printed nothing"
+
+
+def folder() -> Path:
+    """Where kernels are kept: nobody but the user may write there."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    path = Path(base) / "lasi_jax"
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = path.stat()
+    if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise Unavailable(f"others can write to {path}, so that nothing is loaded from it")
+    return path
+
+
+class Program(NamedTuple):
+    """What one library is compiled for."""
+
+    handler: str
+    neighborhood_size: int
+    dtype: str
+    channels: int
+    weighted: bool
+
+    def flags(self) -> list[str]:
+        """The definitions that the source reads."""
+        real, name = _TYPES[self.dtype]
+        channels = self.channels if self.channels in _COMPILED_CHANNELS else 0
+        return [
+            *FLAGS,
+            f"-DLASI_{self.handler.upper()}",
+            f"-DLASI_N={self.neighborhood_size}",
+            f"-DLASI_REAL={real}",
+            f"-DLASI_TYPE=ffi::{name}",
+            f"-DLASI_CHANNELS={channels}",
+            f"-DLASI_WEIGHTED={int(self.weighted)}",
+        ]
+
+
+def library(program: Program) -> Path:
+    """The program's library, compiled if it is not there."""
+    path, flags = compiler(), program.flags() + os.environ.get(MORE_FLAGS, "").split()
+    made_of = [SOURCE.read_text(), *flags, _identity(path), platform.machine(), jax.__version__]
+    name = hashlib.sha256("\0".join(made_of).encode()).hexdigest()[:24]
+    kept = folder() / f"lasi-{program.handler}-{name}.so"
+    if kept.exists():
+        return kept
+    handle, aside = tempfile.mkstemp(prefix=f"{kept.stem}-", suffix=".part", dir=kept.parent)
+    os.close(handle)
+    try:
+        command = [path, *flags, "-I", jax.ffi.include_dir(), str(SOURCE), "-o", aside]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS)
+        if done.returncode:
+            raise Unavailable(f"{path} could not compile the kernel: {_last_line(done.stderr)}")
+        os.chmod(aside, 0o700)
+        os.replace(aside, kept)
+    finally:
+        Path(aside).unlink(missing_ok=True)
+    return kept
+
+
+@functools.cache
+def _registered(program: Program) -> str | None:
+    try:
+        kept = library(program)
+        function = ctypes.CDLL(str(kept)).lasi
+    except (Unavailable, OSError, subprocess.SubprocessError) as error:
+        _warn(str(error))
+        return None
+    jax.ffi.register_ffi_target(kept.stem, jax.ffi.pycapsule(function), platform="cpu")
+    return kept.stem
+
+
+@functools.cache
+def _warn(reason: str) -> None:
+    """Once for every reason, not for every program."""
+    _log.warning("LASI runs without its native kernel: %s", reason)
+
+
+def target(program: Program) -> str | None:
+    """The name under which XLA knows the program, or None where it does not run."""
+    most = program.neighborhood_size <= _MOST_NEIGHBORS and program.dtype in _TYPES
+    return _registered(program) if most and switched_off() is None else None
+
+
+def forget() -> None:
+    """Find out anew, at the next call, what can be compiled."""
+    for known in (_identity, _registered, _warn):
+        known.cache_clear()
