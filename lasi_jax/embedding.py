@@ -93,9 +93,9 @@ def coefficients(
         floats in `value_range`, or uint8. Every axis counts alike in the L1 distance, the
         channel too, so that (channel, height, width) gives other numbers. A batch goes
         through `jax.vmap`.
-      neighborhood_size: N, the number of elements that predict one. The solve is
-        unrolled: it compiles in seconds for N = 10, in about ten for 24, and
-        beyond some fifty it is not practical.
+      neighborhood_size: N, the number of elements that predict one. Its program compiles in
+        seconds for N = 10. Where no native kernel runs, the solve is unrolled: ten seconds
+        for 24, and beyond some fifty it is not practical.
       value_range: the least and the greatest value of a float image. uint8 is
         always read as 0..255. Under `jit` no values are looked at: floats of 0..255
         at the default range give wrong numbers in silence, unless the caller checks

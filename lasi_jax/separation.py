@@ -215,9 +215,14 @@ for _operation, _again in ((solved, _solved_again), (pulled, _pulled_again)):
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def weighted_sum(options: Regression, x, y, weights, counts):
-    """sum_t counts_t map_t, and the map (1, *shape)."""
+    """sum_t counts_t map_t, of what counts."""
     (separation,) = separation_map(options, x, y, weights)
-    return jnp.sum(counts * separation)
+    return _sum_of(counts, separation)
+
+
+def _sum_of(counts: jax.Array, separation: jax.Array) -> jax.Array:
+    # What does not count may be infinite or NaN.
+    return jnp.sum(jnp.where(counts == 0.0, 0.0, counts * separation))
 
 
 @functools.partial(weighted_sum.defjvp, symbolic_zeros=True)
@@ -226,9 +231,12 @@ def _push_weighted_sum(options, arguments, tangents):
     *arguments, counts = arguments
     *moving, of_counts = (None if isinstance(t, SymbolicZero) else t for t in tangents)
     wanted = tuple(tangent is not None for tangent in moving)
-    separation, *gradients = pulled(Pull(options, wanted), *arguments, counts)
+    if any(wanted):
+        separation, *gradients = pulled(Pull(options, wanted), *arguments, counts)
+    else:
+        separation, *gradients = separation_map(options, *arguments)
     moved = [tangent for tangent in moving if tangent is not None]
     terms = [jnp.sum(g * t) for g, t in zip(gradients, moved, strict=True)]
     if of_counts is not None:
         terms += [jnp.sum(of_counts * separation)]
-    return jnp.sum(counts * separation), sum(terms[1:], terms[0])
+    return _sum_of(counts, separation), sum(terms[1:], terms[0])

@@ -18,7 +18,7 @@ def status() -> str:
     reason = build.switched_off()
     if reason is None:
         try:
-            return f"native: compiled by {build.compiler()}, kept in {build.folder()}"
+            return f"native: compiled by {build.compiler()[0]}, kept in {build.folder()}"
         except (build.Unavailable, OSError) as error:
             reason = str(error)
     return f"XLA: {reason}"

@@ -10,11 +10,14 @@ import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
 import stat
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,26 +56,27 @@ def switched_off() -> str | None:
     return None
 
 
-def compiler() -> str:
-    """The C++ compiler: $CXX, else the first of c++, g++ and clang++."""
-    for name in (os.environ.get("CXX"), *_COMPILERS):
-        found = name and shutil.which(name)
+def compiler() -> tuple[str, ...]:
+    """The command of the C++ compiler: $CXX, else the first of c++, g++ and clang++."""
+    for name in (os.environ.get("CXX", ""), *_COMPILERS):
+        program, *options = shlex.split(name) or [""]
+        found = shutil.which(program)
         if found:
-            return found
+            return found, *options
     raise Unavailable("no C++ compiler was found (CXX, c++, g++, clang++)")
 
 
+def _run(command: Sequence[str]) -> subprocess.CompletedProcess:
+    options = {"capture_output": True, "text": True, "errors": "replace"}
+    return subprocess.run(command, **options, timeout=_SECONDS)
+
+
 @functools.cache
-def _identity(path: str) -> str:
+def _identity(command: tuple[str, ...]) -> str:
     """A compiler's own words on what it is, and for which processor -march=native compiles."""
-    done = subprocess.run(
-        [path, "-march=native", "-dM", "-E", "-x", "c++", os.devnull],
-        capture_output=True,
-        text=True,
-        timeout=_SECONDS,
-    )
+    done = _run([*command, "-march=native", "-dM", "-E", "-x", "c++", os.devnull])
     if done.returncode:
-        raise Unavailable(f"{path} -march=native failed: {_last_line(done.stderr)}")
+        raise Unavailable(f"{command[0]} -march=native failed: {_last_line(done.stderr)}")
     return done.stdout
 
 
@@ -83,9 +87,14 @@ def _last_line(text: str) -> str:
 
 def folder() -> Path:
     """Where kernels are kept: nobody but the user may write there."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    path = Path(base) / "lasi_jax"
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        base = base if base.is_absolute() else Path.home() / ".cache"
+    except RuntimeError as error:
+        raise Unavailable(str(error)) from error
+    path = base / "lasi_jax"
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = path.resolve()  # what is checked is what is loaded from
     found = path.stat()
     if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise Unavailable(f"others can write to {path}, so that nothing is loaded from it")
@@ -118,8 +127,9 @@ class Program(NamedTuple):
 
 def library(program: Program) -> Path:
     """The program's library, compiled if it is not there."""
-    path, flags = compiler(), program.flags() + os.environ.get(MORE_FLAGS, "").split()
-    made_of = [SOURCE.read_text(), *flags, _identity(path), platform.machine(), jax.__version__]
+    command, flags = compiler(), program.flags() + os.environ.get(MORE_FLAGS, "").split()
+    versions = [platform.machine(), jax.__version__, metadata.version("jaxlib")]
+    made_of = [SOURCE.read_text(), *flags, _identity(command), *versions]
     name = hashlib.sha256("\0".join(made_of).encode()).hexdigest()[:24]
     kept = folder() / f"lasi-{program.handler}-{name}.so"
     if kept.exists():
@@ -127,10 +137,10 @@ def library(program: Program) -> Path:
     handle, aside = tempfile.mkstemp(prefix=f"{kept.stem}-", suffix=".part", dir=kept.parent)
     os.close(handle)
     try:
-        command = [path, *flags, "-I", jax.ffi.include_dir(), str(SOURCE), "-o", aside]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS)
+        done = _run([*command, *flags, "-I", jax.ffi.include_dir(), str(SOURCE), "-o", aside])
         if done.returncode:
-            raise Unavailable(f"{path} could not compile the kernel: {_last_line(done.stderr)}")
+            reason = _last_line(done.stderr)
+            raise Unavailable(f"{command[0]} could not compile the kernel: {reason}")
         os.chmod(aside, 0o700)
         os.replace(aside, kept)
     finally:
@@ -142,8 +152,12 @@ def library(program: Program) -> Path:
 def _registered(program: Program) -> str | None:
     try:
         kept = library(program)
-        function = ctypes.CDLL(str(kept)).lasi
-    except (Unavailable, OSError, subprocess.SubprocessError) as error:
+        try:
+            function = ctypes.CDLL(str(kept)).lasi
+        except (OSError, AttributeError):  # damaged: once more
+            kept.unlink()
+            function = ctypes.CDLL(str(library(program))).lasi
+    except (Unavailable, OSError, AttributeError, subprocess.SubprocessError) as error:
         _warn(str(error))
         return None
     jax.ffi.register_ffi_target(kept.stem, jax.ffi.pycapsule(function), platform="cpu")

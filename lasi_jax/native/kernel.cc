@@ -31,6 +31,7 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -257,7 +258,12 @@ class Store {
   }
   void give(void* p, std::size_t bytes) {
     std::lock_guard<std::mutex> lock(mutex_);
-    blocks_.push_back({p, bytes});
+    try {
+      blocks_.push_back({p, bytes});
+    } catch (const std::bad_alloc&) {
+      std::free(p);
+      return;
+    }
     for (kept_ += bytes; kept_ > kKept; blocks_.erase(blocks_.begin())) {
       kept_ -= blocks_.front().bytes;
       std::free(blocks_.front().p);
@@ -333,8 +339,13 @@ void in_parallel(ffi::ThreadPool& pool, int threads, std::int64_t count, const W
     state.failed |= failed;
     if ((state.done += mine) == state.count) state.all.notify_all();
   };
-  for (int t = 1; t < std::min<std::int64_t>(threads, count); ++t)
-    pool.Schedule([state, help] { help(*state); });
+  for (int t = 1; t < std::min<std::int64_t>(threads, count); ++t) {
+    try {
+      pool.Schedule([state, help] { help(*state); });
+    } catch (const std::bad_alloc&) {
+      break;  // fewer helpers do
+    }
+  }
   help(*state);
   std::unique_lock<std::mutex> lock(state->mutex);
   state->all.wait(lock, [&] { return state->done == state->count; });
@@ -958,10 +969,10 @@ void walk_all(ffi::ThreadPool& pool, const Geometry& g, const Neighbors& neighbo
 // The adjoint: rows bottom to top of one image, its state kept from call to call.
 class Adjoint {
  public:
-  // `left`: for the weights' cotangent, or null; `half`: it is `right`, whose products count twice.
+  // `left`: for the weights' cotangent, or null, and what that is multiplied with.
   Adjoint(const Geometry& g, const Neighbors& neighbors, const real* left, const real* right,
-          const real* weights, real* image, real* of_weights)
-      : g_(g), neighbors_(neighbors), left_(left), right_(right), weights_(weights), image_(image),
+          const real* weights, real* image, real* of_weights, real factor)
+      : g_(g), neighbors_(neighbors), factor_(factor), left_(left), right_(right), weights_(weights), image_(image),
         of_weights_(of_weights), sums_(g, nullptr), vectors_(g), features_(g) {
     if (image != nullptr) std::fill(image, image + g.size(), real(0));
   }
@@ -1023,7 +1034,7 @@ class Adjoint {
       real y[L];
       store(y, sum);
       for (int j = 0; j < count; ++j)
-        of_weights_[row + last - j] = (same ? real(0.5) : real(1)) * y[j];
+        of_weights_[row + last - j] = factor_ * y[j];
     }
     if (image_ == nullptr) return;
     scatter(pulled, h, last, count);
@@ -1048,6 +1059,7 @@ class Adjoint {
 
   const Geometry& g_;
   const Neighbors& neighbors_;
+  const real factor_;
   const real *left_, *right_, *weights_;
   real *image_, *of_weights_;
   Sums<Kind::kMixed> sums_;
@@ -1073,6 +1085,7 @@ struct Many {
 };
 
 struct Call {
+  Call(const Call&) = delete;  // `neighbors` refers to `g`
   std::int64_t count;
   Geometry g;
   Neighbors neighbors;
@@ -1103,10 +1116,10 @@ LASI_INLINE void add_prior(vec* moments, real prior) {
 // theta, or A^{-1} right where `right` is given.
 ffi::Error Solve(ffi::ThreadPool pool, Buffer image, Buffer right, Buffer weights, Steps steps,
                  double decay, double ridge, double prior, Result out) {
-  const Call call(image, steps, decay, ridge, prior);
-  const Geometry& g = call.g;
-  const Many images(image), masks(weights), rights(right), outs(*out);
   return guarded([&] {
+    const Call call(image, steps, decay, ridge, prior);
+    const Geometry& g = call.g;
+    const Many images(image), masks(weights), rights(right), outs(*out);
     walk_all<kKind, 1>(
         pool, g, call.neighbors, call.count,
         [&](std::int64_t i, int) { return Source{images[i], nullptr, masks[i]}; },
@@ -1134,10 +1147,10 @@ ffi::Error Solve(ffi::ThreadPool pool, Buffer image, Buffer right, Buffer weight
 // The embeddings' distance at every element of two images.
 ffi::Error Map(ffi::ThreadPool pool, Buffer x, Buffer y, Buffer weights, Steps steps, double decay,
                double ridge, double prior, Result out) {
-  const Call call(x, steps, decay, ridge, prior);
-  const Geometry& g = call.g;
-  const Many xs(x), ys(y), masks(weights), outs(*out);
   return guarded([&] {
+    const Call call(x, steps, decay, ridge, prior);
+    const Geometry& g = call.g;
+    const Many xs(x), ys(y), masks(weights), outs(*out);
     walk_all<kKind, 2>(
         pool, g, call.neighbors, call.count,
         [&](std::int64_t i, int m) { return Source{(m ? ys : xs)[i], nullptr, masks[i]}; },
@@ -1182,12 +1195,12 @@ LASI_APART vec solve_pair(vec (*moments)[V * L], real ridge, real prior, real de
 ffi::Error Solved(ffi::ThreadPool pool, Buffer x, Buffer y, Buffer weights, Steps steps,
                   double decay, double ridge, double prior, Result map, Result theta_x,
                   Result theta_y, Result adjoint_x, Result adjoint_y) {
-  const Call call(x, steps, decay, ridge, prior);
-  const Geometry& g = call.g;
-  const Many xs(x), ys(y), masks(weights), maps(*map);
-  const Many thetas[2] = {Many(*theta_x), Many(*theta_y)};
-  const Many adjoints[2] = {Many(*adjoint_x), Many(*adjoint_y)};
   return guarded([&] {
+    const Call call(x, steps, decay, ridge, prior);
+    const Geometry& g = call.g;
+    const Many xs(x), ys(y), masks(weights), maps(*map);
+    const Many thetas[2] = {Many(*theta_x), Many(*theta_y)};
+    const Many adjoints[2] = {Many(*adjoint_x), Many(*adjoint_y)};
     walk_all<kKind, 2>(
         pool, g, call.neighbors, call.count,
         [&](std::int64_t i, int m) { return Source{(m ? ys : xs)[i], nullptr, masks[i]}; },
@@ -1211,10 +1224,10 @@ ffi::Error Solved(ffi::ThreadPool pool, Buffer x, Buffer y, Buffer weights, Step
 // The mixed moments of two images times vectors.
 ffi::Error ApplyMoments(ffi::ThreadPool pool, Buffer left, Buffer right, Buffer vectors,
                         Buffer weights, Steps steps, double decay, double own, Result out) {
-  const Call call(left, steps, decay);
-  const Geometry& g = call.g;
-  const Many lefts(left), rights(right), masks(weights), vs(vectors), outs(*out);
   return guarded([&] {
+    const Call call(left, steps, decay);
+    const Geometry& g = call.g;
+    const Many lefts(left), rights(right), masks(weights), vs(vectors), outs(*out);
     walk_all<Kind::kMixed, 1>(
         pool, g, call.neighbors, call.count,
         [&](std::int64_t i, int) { return Source{rights[i], lefts[i], masks[i]}; },
@@ -1240,15 +1253,15 @@ ffi::Error ApplyMoments(ffi::ThreadPool pool, Buffer left, Buffer right, Buffer 
 // The cotangents of `left` and of the weights, from u and v.
 ffi::Error Pull(ffi::ThreadPool pool, Buffer left, Buffer right, Buffer u, Buffer v,
                 Buffer weights, Steps steps, double decay, double own, Result image, Result of_weights) {
-  const Call call(right, steps, decay);
-  const Geometry& g = call.g;
-  const Many lefts(left), rights(right), masks(weights), us(u), vs(v);
-  const Many images(*image), weight_outs(*of_weights);
-  const int threads = std::max<std::int64_t>(1, pool.num_threads());
   return guarded([&] {
+    const Call call(right, steps, decay);
+    const Geometry& g = call.g;
+    const Many lefts(left), rights(right), masks(weights), us(u), vs(v);
+    const Many images(*image), weight_outs(*of_weights);
+    const int threads = std::max<std::int64_t>(1, pool.num_threads());
     in_parallel(pool, threads, call.count, [&](std::int64_t i) {
       Adjoint adjoint(g, call.neighbors, lefts[i], rights[i], masks[i], images[i],
-                                  weight_outs[i]);
+                                  weight_outs[i], real(1));
       adjoint.rows(Vectors{us[i], vs[i], g.size(), 0, real(own)}, 0, g.height);
     });
   });
@@ -1271,7 +1284,8 @@ class PulledPair {
       number_.push_back(m);
       adjoints_.emplace_back(new Adjoint(
           g_, call.neighbors, sources[m].values, sources[m].values, sources[m].weights, images[m],
-          of_weights == nullptr || m == 0 ? of_weights : more_.get()));
+          of_weights == nullptr || m == 0 ? of_weights : more_.get(),
+          real(0.5)));  // an image's products with itself count twice
     }
     // A band waits for those below it and for a place in the ring, which should fit into a cache;
     // several threads need many bands; but every band costs U above it.
@@ -1298,30 +1312,42 @@ class PulledPair {
  private:
   void help() {
     std::unique_lock<std::mutex> lock(mutex_);
-    while (true) {
-      const std::int64_t lowest = *std::max_element(pulling_.begin(), pulling_.end());
-      if (lowest < 0) return;
-      std::size_t a = 0;
-      while (a < number_.size() && (busy_[a] || pulling_[a] < 0 || !solved_[pulling_[a]])) ++a;
-      if (a < number_.size()) {
-        busy_[a] = true;
-        lock.unlock();
-        pull(pulling_[a], a);
-        lock.lock();
-        busy_[a] = false;
-        --pulling_[a];
-      } else if (solving_ >= 0 && solving_ > lowest - ring_) {
-        const std::int64_t band = solving_--;
-        lock.unlock();
-        solve_band(band);
-        lock.lock();
-        solved_[band] = true;
-      } else {
-        changed_.wait(lock);
-        continue;
+    try {
+      while (!failed_ && step(lock)) {
       }
+    } catch (const std::bad_alloc&) {
+      if (!lock.owns_lock()) lock.lock();
+      failed_ = true;  // nobody waits for what will not be done
       changed_.notify_all();
+      throw;
     }
+  }
+
+  // Does what can be done next, or waits until something can; false if all is done.
+  bool step(std::unique_lock<std::mutex>& lock) {
+    const std::int64_t lowest = *std::max_element(pulling_.begin(), pulling_.end());
+    if (lowest < 0) return false;
+    std::size_t a = 0;
+    while (a < number_.size() && (busy_[a] || pulling_[a] < 0 || !solved_[pulling_[a]])) ++a;
+    if (a < number_.size()) {
+      busy_[a] = true;
+      lock.unlock();
+      pull(pulling_[a], a);
+      lock.lock();
+      busy_[a] = false;
+      --pulling_[a];
+    } else if (solving_ >= 0 && solving_ > lowest - ring_) {
+      const std::int64_t band = solving_--;
+      lock.unlock();
+      solve_band(band);
+      lock.lock();
+      solved_[band] = true;
+    } else {
+      changed_.wait(lock);
+      return true;
+    }
+    changed_.notify_all();
+    return true;
   }
 
   // N planes of a band: of theta or u, for an image that is asked for.
@@ -1373,17 +1399,18 @@ class PulledPair {
   std::int64_t solving_;               // the next band to solve
   std::vector<char> solved_, busy_;    // bands; images
   std::vector<std::int64_t> pulling_;  // the next band to pull back, of each image
+  bool failed_ = false;
 };
 
 ffi::Error Pulled(ffi::ThreadPool pool, Buffer x, Buffer y, Buffer cotangent, Buffer weights,
                   Steps steps, double decay, double ridge, double prior, Result map, Result of_x,
                   Result of_y, Result of_weights) {
-  const Call call(x, steps, decay, ridge, prior);
-  const Many xs(x), ys(y), masks(weights), cotangents(cotangent), maps(*map);
-  const Many x_outs(*of_x), y_outs(*of_y), weight_outs(*of_weights);
-  const std::int64_t threads = std::max<std::int64_t>(1, pool.num_threads());
-  const bool together = call.count < threads && 2 * call.g.size() >= 2 * kGrain;
   return guarded([&] {
+    const Call call(x, steps, decay, ridge, prior);
+    const Many xs(x), ys(y), masks(weights), cotangents(cotangent), maps(*map);
+    const Many x_outs(*of_x), y_outs(*of_y), weight_outs(*of_weights);
+    const std::int64_t threads = std::max<std::int64_t>(1, pool.num_threads());
+    const bool together = call.count < threads && call.g.size() >= kGrain;
     in_parallel(pool, together ? 1 : threads, call.count, [&](std::int64_t i) {
       const Source sources[2] = {{xs[i], nullptr, masks[i]}, {ys[i], nullptr, masks[i]}};
       real* const images[2] = {x_outs[i], y_outs[i]};

@@ -10,8 +10,10 @@ import numpy as np
 from lasi_jax.native import build
 from lasi_jax.wls.neighborhood import neighbor_pattern
 
-# Axes of a batch of images without channels.
+# Axes of a batch of images, without channels or with them.
 _GREY = 3
+_RANKS = (_GREY, _GREY + 1)
+_LEAST_DECAY = 1e-6
 
 
 @functools.lru_cache(maxsize=64)
@@ -59,9 +61,10 @@ class Kernel:
         Returns:
           The results that are wanted, or None where the kernel does not run.
         """
-        if not _GREY <= len(self._shape) <= _GREY + 1:
-            return None
         images, *full = self._full
+        # The kernel divides by the decay, which may not leave the precision.
+        if images == 0 or options["decay"] < _LEAST_DECAY or len(self._shape) not in _RANKS:
+            return None
         *_, width, channels = full
         name = build.target(
             build.Program(handler, self._n, str(self._dtype), channels, weights is not None)

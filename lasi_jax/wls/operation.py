@@ -153,9 +153,10 @@ class Operation:
                 leaf if b else jnp.broadcast_to(leaf, (batch, *leaf.shape))
                 for leaf, b in zip(leaves, batched, strict=True)
             ]
-            flat = [leaf.reshape(-1, *leaf.shape[2:]) for leaf in full]
+            images = full[0].shape[1]
+            flat = [leaf.reshape(batch * images, *leaf.shape[2:]) for leaf in full]
             results = self.primitive.bind(*flat, options=options, given=given)
-            return [r.reshape(batch, -1, *r.shape[1:]) for r in results]
+            return [r.reshape(batch, images, *r.shape[1:]) for r in results]
 
         results = on_own_device(run, batched, leaves)(*leaves)
         return results, [0] * len(results)

@@ -43,6 +43,7 @@ def operations(shape, options, dtype, weighted, images=2, copies=1):
         "apply_moments": lambda: derivatives.apply_moments(of_own, weights, x, y, v),
         "pull_image": lambda: derivatives.pull_image(of_own, weights, y, u, v),
         "pull_weights": lambda: derivatives.pull_weights(of_own, x, y, u, v),
+        "pull_weights of one image": lambda: derivatives.pull_weights(of_own, x, x, u, v),
         "map": lambda: separation.separation_map(options, x, y, weights),
         "solved": lambda: separation.solved(options, x, y, weights),
     } | {
@@ -81,6 +82,33 @@ def test_the_distance_and_its_gradient_are_those_of_the_xla_form(in_form):
         value, _ = in_form("native", of)(x.at[0, 4, 5, 1].set(odd), y)
         assert not np.isfinite(value[0]) or odd == 1e30
         np.testing.assert_array_equal(value[1:], found[0][1:])
+
+
+def test_gradients_by_the_mask_are_those_of_the_xla_form(in_form):
+    x, y = 0.5 + 0.5 * uniform(2, 6, 7, 3)
+    mask = jnp.asarray(np.random.default_rng(6).choice([0.0, 0.5, 1.0], x.shape))
+    options = {"neighborhood_size": 3}
+
+    def of_map(mask):
+        return jnp.sum(x * lasi_jax.distance_map(x, y, mask=mask, **options))
+
+    def of_coefficients(mask):
+        return jnp.sum(jnp.sin(lasi_jax.coefficients(x, mask=mask, **options)))
+
+    def of_product(mask):
+        gradient = jax.grad(lambda x: lasi_jax.distance(x, y, mask=mask, **options))
+        return jnp.vdot(gradient(x), y)
+
+    for function in (of_map, of_coefficients, of_product):
+        found, expected = (in_form(form, jax.grad(function))(mask) for form in ("native", "XLA"))
+        np.testing.assert_allclose(found, expected, atol=1e-11)
+
+
+def test_what_does_not_count_may_be_infinite(in_form):
+    x = 0.5 + 0.5 * uniform(6, 7, 3)
+    x = x.at[2, 3, 1].set(jnp.inf)
+    for form in ("native", "XLA"):
+        assert in_form(form, lambda x: lasi_jax.distance(x, x, neighborhood_size=3))(x) == 0.0
 
 
 def test_steps_lead_to_the_neighbours_in_rows_of_any_width():
