@@ -1268,7 +1268,7 @@ ffi::Error Pull(ffi::ThreadPool pool, Buffer left, Buffer right, Buffer u, Buffe
 }
 
 // What is kept of a pair's bands until they are pulled back, and of U above all bands.
-constexpr std::int64_t kRingBytes = std::int64_t(8) << 20, kAboveBytes = std::int64_t(192) << 20;
+constexpr std::int64_t kRingBytes = std::int64_t(8) << 20, kAboveBytes = std::int64_t(144) << 20;
 
 // The map of a pair, and what a cotangent of it gives for x, y and the weights. Bands of rows are
 // solved from the bottom to the top, and pulled back in this order, each image by itself, while
