@@ -162,12 +162,11 @@ def beside_rivals(config: Config) -> dict[str, float]:
 def processor_nanoseconds(function: Callable, x: jax.Array, y: jax.Array) -> float:
     """Processor time of a call, of all threads, for each element of either image."""
     jax.block_until_ready(function(x, y))
-    calls, seconds = 0, []
-    while calls < 3 or sum(seconds) < 1.0:
+    seconds: list[float] = []
+    while len(seconds) < 3 or sum(seconds) < 1.0:
         start = time.process_time()
         jax.block_until_ready(function(x, y))
         seconds.append(time.process_time() - start)
-        calls += 1
     return statistics.median(seconds) / (2 * x.size) * 1e9
 
 

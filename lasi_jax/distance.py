@@ -19,7 +19,7 @@ def _learnt_the_same(x: jax.Array, y: jax.Array) -> jax.Array:
     """Where all earlier elements of x and y are equal, and hence, exactly, the embeddings."""
     differs = (x != y).reshape(-1)
     place = jnp.arange(differs.size)
-    # `argmax` would find it too, but XLA's takes as long on a CPU as the whole distance.
+    # `argmax` would find it too, but is slower on a CPU.
     first = jnp.min(jnp.where(differs, place, differs.size))
     # That element too: it is not among its own examples.
     return (place <= first).reshape(x.shape)

@@ -160,18 +160,14 @@ def _push_map(options, arguments, tangents):
     x, y, weights = arguments
     *of_images, of_weights = tangents
     separation, *vectors = solved(options, x, y, weights)
-    form, moved = derivatives.Form(options, -1.0), []
+    terms = []
     for image, tangent, theta, adjoint in zip(
         (x, y), of_images, vectors[:2], vectors[2:], strict=True
     ):
-        moment = []
-        if tangent is not None:
-            moment += derivatives.apply_moments(form, weights, tangent, image, theta)
-        if of_weights is not None:
-            again = derivatives.apply_moments(form, of_weights, image, image, theta)[0]
-            moment += [0.5 * again]
-        moved += [-jnp.sum(adjoint * term, 1) for term in moment]
-    return (separation,), (sum(moved[1:], moved[0]),)
+        moved = derivatives.moved(options, -1.0, image, weights, (tangent, of_weights), theta)
+        if moved is not None:
+            terms += [jnp.sum(adjoint * moved, 1)]
+    return (separation,), (sum(terms[1:], terms[0]),)
 
 
 def _of_moving(function, arguments, tangents):

@@ -58,8 +58,11 @@ def switched_off() -> str | None:
 
 def compiler() -> tuple[str, ...]:
     """The command of the C++ compiler: $CXX, else the first of c++, g++ and clang++."""
-    for name in (os.environ.get("CXX", ""), *_COMPILERS):
-        program, *options = shlex.split(name) or [""]
+    try:
+        asked = shlex.split(os.environ.get("CXX", ""))
+    except ValueError as error:
+        raise Unavailable(f"CXX={os.environ['CXX']!r} is no command: {error}") from error
+    for program, *options in ([*asked] or [""], *([name] for name in _COMPILERS)):
         found = shutil.which(program)
         if found:
             return found, *options

@@ -370,6 +370,8 @@ struct Geometry {
     for (int i = 0; i <= segment; ++i) powers.push_back(std::pow(decay, i));
   }
   std::int64_t size() const { return height * row; }
+  // The channels, as a constant where the library is compiled for them.
+  int known_channels() const { return kChannels ? kChannels : channels; }
   int pixels(std::int64_t s) const {
     return std::min<std::int64_t>(segment, width - s * segment);
   }
@@ -390,15 +392,13 @@ class Neighbors {
     find_inside();
     for (int c = 0; c < g.channels; ++c) find_windows(c);
   }
-  std::int64_t depth() const { return kinds_ - 1; }
-
   // The places (channels, N) of the neighbours of pixel w of row h.
   const std::int64_t* of(std::int64_t h, std::int64_t w) const {
     const std::int64_t side = columns_ / 2;
     std::int64_t column = w;
     if (columns_ < g_.width && w >= side)
       column = w < g_.width - side ? side : columns_ - (g_.width - w);
-    return &offsets_[(std::min(h, kinds_ - 1) * columns_ + column) * g_.channels * N];
+    return in_column(std::min(h, kinds_ - 1), column);
   }
 
   // The features of the pixels w0 ... of row h, F to an element; in reverse order if `reverse`.
@@ -430,16 +430,16 @@ class Neighbors {
     indices at[kParts];
   };
 
-  const std::int64_t* column(std::int64_t kind, std::int64_t column) const {
+  const std::int64_t* in_column(std::int64_t kind, std::int64_t column) const {
     return &offsets_[(kind * columns_ + column) * g_.channels * N];
   }
 
   // The pixels of a row whose neighbours are those of the pixel in the middle.
   void find_inside() {
     const std::int64_t middle = columns_ / 2, count = g_.channels * N;
-    const std::int64_t* same = column(kinds_ - 1, middle);
+    const std::int64_t* same = in_column(kinds_ - 1, middle);
     const auto alike = [&](std::int64_t w) {
-      return std::equal(same, same + count, column(kinds_ - 1, w));
+      return std::equal(same, same + count, in_column(kinds_ - 1, w));
     };
     begin_ = middle;
     while (begin_ > 0 && alike(begin_ - 1)) --begin_;
@@ -450,7 +450,7 @@ class Neighbors {
   }
 
   void find_windows(int c) {
-    const std::int64_t* offset = column(kinds_ - 1, columns_ / 2) + c * N;
+    const std::int64_t* offset = in_column(kinds_ - 1, columns_ / 2) + c * N;
     std::vector<std::pair<std::int64_t, int>> places = {{0, N}};
     for (int k = 0; k < N; ++k) places.push_back({offset[k], k});
     std::sort(places.rbegin(), places.rend());
@@ -478,7 +478,8 @@ class Neighbors {
     for (std::size_t i = first_[c]; i < end; ++i) {
       const vec window = load(own + windows_[i].start);
       LASI_UNROLL
-      for (int part = 0; part < kParts; ++part) x[part] = lookup(x[part], window, windows_[i].at[part]);
+      for (int part = 0; part < kParts; ++part)
+        x[part] = lookup(x[part], window, windows_[i].at[part]);
     }
     LASI_UNROLL
     for (int part = 0; part < kParts; ++part) store(out + part * L, x[part]);
@@ -499,7 +500,7 @@ class Sums {
  public:
   // `above`: U above the first row, which is used up, or null where no rows are above.
   Sums(const Geometry& g, vec* above)
-      : g_(g), channels_(g.channels),
+      : g_(g),
         own_(above == nullptr ? zeros<vec>(g.row_vectors()) : Array<vec>()),
         above_(above == nullptr ? own_.get() : above),
         right_(zeros<vec>((g.segments + 1) * V * g.channels)),
@@ -527,7 +528,7 @@ class Sums {
   }
 
   void end_row() {
-    const int C = kChannels ? kChannels : channels_;
+    const int C = g_.known_channels();
     for (std::int64_t s = g_.segments; s-- > 0;) {
       const real power = g_.powers[g_.pixels(s)];
       for (int i = 0; i < V * C; ++i) {
@@ -553,7 +554,7 @@ class Sums {
  private:
   // G of the row above where a segment begins.
   void find_right() {
-    const int C = kChannels ? kChannels : channels_;
+    const int C = g_.known_channels();
     for (std::int64_t s = g_.segments; s-- > 0;)
       for (int v = 0; v < V; ++v) {
         const vec* u = above_ + (s * V + v) * g_.room;
@@ -601,7 +602,7 @@ class Sums {
   template <class Product>
   void walk(std::int64_t s, int v, const Product& of, const real* left, const real* right) {
     constexpr int kRoom = kChannels ? kChannels : 1;
-    const int C = kChannels ? kChannels : channels_, pixels = g_.pixels(s);
+    const int C = g_.known_channels(), pixels = g_.pixels(s);
     const real d = g_.decay;
     vec* u = above_ + (s * V + v) * g_.room;
     vec* total = total_.get() + v * g_.room;
@@ -651,7 +652,7 @@ class Sums {
   static void rise_one(const Geometry& g, std::int64_t s, int v, const Product& of,
                        const real* left, const real* right, vec* above, vec* scratch) {
     constexpr int kRoom = kChannels ? kChannels : 1;
-    const int C = kChannels ? kChannels : g.channels, pixels = g.pixels(s);
+    const int C = g.known_channels(), pixels = g.pixels(s);
     const real d = g.decay;
     vec* u = above + (s * V + v) * g.room;
     vec fixed[3][kRoom];
@@ -665,7 +666,6 @@ class Sums {
   }
 
   const Geometry& g_;
-  const int channels_;
   Array<vec> own_;
   vec* above_;            // U, of the row above: (segments, V, room)
   Array<vec> right_;      // G where a segment begins: (segments + 1, V, channels)
@@ -677,17 +677,24 @@ class Sums {
 
 // ---- The ridge systems of L elements, for M images at once: their steps fill each other's waits.
 
+// `ridge` is added to the diagonal, `prior` to the right-hand sides.
 // `moments`: (V L) planes of each; turned into the factors of A = L D L^T, D L^T in place of A, and
 // the right-hand sides, their last column, into coefficients.
 template <int M>
-LASI_APART void solve(vec (*moments)[V * L], vec (*inverse)[N], vec (*x)[N], real ridge) {
+LASI_APART void solve(vec (*moments)[V * L], vec (*inverse)[N], vec (*x)[N], real ridge,
+                      real prior) {
   LASI_UNROLL
   for (int k = 0; k < N; ++k) {
     vec row[M][N + 1];
     LASI_UNROLL
     for (int j = k; j <= N; ++j)
       LASI_UNROLL
-      for (int m = 0; m < M; ++m) row[m][j] = moments[m][at(k, j)] + (j == k ? ridge : real(0));
+      for (int m = 0; m < M; ++m) row[m][j] = moments[m][at(k, j)];
+    LASI_UNROLL
+    for (int m = 0; m < M; ++m) {
+      row[m][k] += ridge;
+      row[m][N] += prior;
+    }
     LASI_UNROLL
     for (int i = 0; i < k; ++i) {
       vec factor[M];
@@ -790,6 +797,22 @@ LASI_INLINE vec load_some(const real* p, int count) {
   return load(y);
 }
 
+// N planes, `plane` elements apart: `count` elements of each.
+LASI_INLINE void load_planes(const real* p, std::int64_t plane, int count, vec* x) {
+  for (int k = 0; k < N; ++k) x[k] = load_some(p + k * plane, count);
+}
+LASI_INLINE void store_planes(real* p, std::int64_t plane, int count, const vec* x) {
+  for (int k = 0; k < N; ++k) store_some(p + k * plane, x[k], count);
+}
+
+// Row i < N of the symmetric matrix of moments, times N planes and a last one.
+LASI_INLINE vec row_times(const vec* moments, int i, const vec* x, vec last) {
+  vec sum = moments[at(i, N)] * last;
+  LASI_UNROLL
+  for (int k = 0; k < N; ++k) sum += moments[i < k ? at(i, k) : at(k, i)] * x[k];
+  return sum;
+}
+
 // ---- Where the features of a walk come from.
 
 // A segment's features (room, F), those of what fills it up 0.
@@ -860,8 +883,8 @@ struct Vectors {
 
 // ---- Walks.
 
-// Rows `from` ... `to` of M images at once; consume(h, element of the row, count, moments) is called
-// for every group of at most L elements. `above`: U of the row above, for each, which is used up,
+// Rows `from` ... `to` of M images at once; consume(h, element of the row, count, moments) is
+// called for every group of at most L elements. `above`: U of the row above, for each, which is used up,
 // or null for none.
 template <Kind kind, int M, class Consume>
 void walk(const Geometry& g, const Neighbors& neighbors, const Source* sources, vec* above,
@@ -972,8 +995,9 @@ class Adjoint {
   // `left`: for the weights' cotangent, or null, and what that is multiplied with.
   Adjoint(const Geometry& g, const Neighbors& neighbors, const real* left, const real* right,
           const real* weights, real* image, real* of_weights, real factor)
-      : g_(g), neighbors_(neighbors), factor_(factor), left_(left), right_(right), weights_(weights), image_(image),
-        of_weights_(of_weights), sums_(g, nullptr), vectors_(g), features_(g) {
+      : g_(g), neighbors_(neighbors), factor_(factor), left_(left), right_(right),
+        weights_(weights), image_(image), of_weights_(of_weights),
+        sums_(g, nullptr), vectors_(g), features_(g) {
     if (image != nullptr) std::fill(image, image + g.size(), real(0));
   }
 
@@ -1010,16 +1034,12 @@ class Adjoint {
     }
   }
 
-  LASI_APART void pull(const vec* moments, int group, std::int64_t h, std::int64_t last, int count) {
+  LASI_APART void pull(const vec* moments, int group, std::int64_t h, std::int64_t last,
+                       int count) {
     vec psi[F], pulled[F];
     planes(features_.right.get() + group * L * F, psi);
     LASI_UNROLL
-    for (int i = 0; i < N; ++i) {
-      vec sum = moments[at(i, N)] * psi[N];
-      LASI_UNROLL
-      for (int k = 0; k < N; ++k) sum += moments[i < k ? at(i, k) : at(k, i)] * psi[k];
-      pulled[i] = g_.decay * sum;
-    }
+    for (int i = 0; i < N; ++i) pulled[i] = g_.decay * row_times(moments, i, psi, psi[N]);
     vec sum = {};
     LASI_UNROLL
     for (int k = 0; k < N; ++k) sum += moments[at(k, N)] * psi[k];
@@ -1084,6 +1104,14 @@ struct Many {
   real* operator[](std::int64_t i) const { return data == nullptr ? nullptr : data + i * each; }
 };
 
+// x and y of every pair, which share their weights.
+struct PairsOfImages {
+  Many x, y, weights;
+  Source operator()(std::int64_t i, int m) const {
+    return Source{(m ? y : x)[i], nullptr, weights[i]};
+  }
+};
+
 struct Call {
   Call(const Call&) = delete;  // `neighbors` refers to `g`
   std::int64_t count;
@@ -1109,10 +1137,6 @@ ffi::Error guarded(const Body& body) {
   return ffi::Error::Success();
 }
 
-LASI_INLINE void add_prior(vec* moments, real prior) {
-  for (int i = 0; i < N; ++i) moments[at(i, N)] += prior;
-}
-
 // theta, or A^{-1} right where `right` is given.
 ffi::Error Solve(ffi::ThreadPool pool, Buffer image, Buffer right, Buffer weights, Steps steps,
                  double decay, double ridge, double prior, Result out) {
@@ -1127,18 +1151,14 @@ ffi::Error Solve(ffi::ThreadPool pool, Buffer image, Buffer right, Buffer weight
           return [&, i](std::int64_t h, std::int64_t e, int count, vec(*moments)[V * L]) {
             vec inverse[1][N], x[1][N];
             const std::int64_t place = h * g.row + e;
-            if (rights.data != nullptr) {
+            const bool given = rights.data != nullptr;
+            if (given) {
+              load_planes(rights[i] + place, g.size(), count, x[0]);
               // A lacks a factor d here, so its inverse has one too many.
-              const real scale = 1 / g.decay;
-              for (int k = 0; k < N; ++k)
-                moments[0][at(k, N)] =
-                    scale * load_some(rights[i] + k * g.size() + place, count);
-            } else if (call.prior != 0) {
-              add_prior(moments[0], call.prior);
+              for (int k = 0; k < N; ++k) moments[0][at(k, N)] = x[0][k] * (1 / g.decay);
             }
-            solve<1>(moments, inverse, x, call.ridge);
-            for (int k = 0; k < N; ++k)
-              store_some(outs[i] + k * g.size() + place, x[0][k], count);
+            solve<1>(moments, inverse, x, call.ridge, given ? 0 : call.prior);
+            store_planes(outs[i] + place, g.size(), count, x[0]);
           };
         });
   });
@@ -1150,16 +1170,14 @@ ffi::Error Map(ffi::ThreadPool pool, Buffer x, Buffer y, Buffer weights, Steps s
   return guarded([&] {
     const Call call(x, steps, decay, ridge, prior);
     const Geometry& g = call.g;
-    const Many xs(x), ys(y), masks(weights), outs(*out);
+    const PairsOfImages pairs{Many(x), Many(y), Many(weights)};
+    const Many outs(*out);
     walk_all<kKind, 2>(
-        pool, g, call.neighbors, call.count,
-        [&](std::int64_t i, int m) { return Source{(m ? ys : xs)[i], nullptr, masks[i]}; },
+        pool, g, call.neighbors, call.count, pairs,
         [&](std::int64_t i) {
           return [&, i](std::int64_t h, std::int64_t e, int count, vec(*moments)[V * L]) {
             vec inverse[2][N], theta[2][N], inverse_norm[2];
-            if (call.prior != 0)
-              for (int m = 0; m < 2; ++m) add_prior(moments[m], call.prior);
-            solve<2>(moments, inverse, theta, call.ridge);
+            solve<2>(moments, inverse, theta, call.ridge, call.prior);
             store_some(outs[i] + h * g.row + e, separation(theta, inverse_norm), count);
           };
         });
@@ -1168,11 +1186,9 @@ ffi::Error Map(ffi::ThreadPool pool, Buffer x, Buffer y, Buffer weights, Steps s
 
 // theta of x and y from their moments, the distance of their embeddings, and lambda of both.
 LASI_APART vec solve_pair(vec (*moments)[V * L], real ridge, real prior, real decay,
-                           vec (*theta)[N], vec (*adjoint)[N]) {
+                          vec (*theta)[N], vec (*adjoint)[N]) {
   vec inverse[2][N], unit[2][N], inverse_norm[2];
-  if (prior != 0)
-    for (int m = 0; m < 2; ++m) add_prior(moments[m], prior);
-  solve<2>(moments, inverse, theta, ridge);
+  solve<2>(moments, inverse, theta, ridge, prior);
   for (int m = 0; m < 2; ++m)
     for (int k = 0; k < N; ++k) unit[m][k] = theta[m][k];
   const vec apart = separation(unit, inverse_norm);
@@ -1198,12 +1214,12 @@ ffi::Error Solved(ffi::ThreadPool pool, Buffer x, Buffer y, Buffer weights, Step
   return guarded([&] {
     const Call call(x, steps, decay, ridge, prior);
     const Geometry& g = call.g;
-    const Many xs(x), ys(y), masks(weights), maps(*map);
+    const PairsOfImages pairs{Many(x), Many(y), Many(weights)};
+    const Many maps(*map);
     const Many thetas[2] = {Many(*theta_x), Many(*theta_y)};
     const Many adjoints[2] = {Many(*adjoint_x), Many(*adjoint_y)};
     walk_all<kKind, 2>(
-        pool, g, call.neighbors, call.count,
-        [&](std::int64_t i, int m) { return Source{(m ? ys : xs)[i], nullptr, masks[i]}; },
+        pool, g, call.neighbors, call.count, pairs,
         [&](std::int64_t i) {
           return [&, i](std::int64_t h, std::int64_t e, int count, vec(*moments)[V * L]) {
             vec theta[2][N], adjoint[2][N];
@@ -1211,11 +1227,10 @@ ffi::Error Solved(ffi::ThreadPool pool, Buffer x, Buffer y, Buffer weights, Step
             const vec apart =
                 solve_pair(moments, call.ridge, call.prior, g.decay, theta, adjoint);
             store_some(maps[i] + place, apart, count);
-            for (int m = 0; m < 2; ++m)
-              for (int k = 0; k < N; ++k) {
-                store_some(thetas[m][i] + k * g.size() + place, theta[m][k], count);
-                store_some(adjoints[m][i] + k * g.size() + place, adjoint[m][k], count);
-              }
+            for (int m = 0; m < 2; ++m) {
+              store_planes(thetas[m][i] + place, g.size(), count, theta[m]);
+              store_planes(adjoints[m][i] + place, g.size(), count, adjoint[m]);
+            }
           };
         });
   });
@@ -1234,17 +1249,12 @@ ffi::Error ApplyMoments(ffi::ThreadPool pool, Buffer left, Buffer right, Buffer 
         [&](std::int64_t i) {
           return [&, i](std::int64_t h, std::int64_t e, int count, vec(*moments)[V * L]) {
             const std::int64_t place = h * g.row + e;
-            vec v[N];
-            for (int k = 0; k < N; ++k)
-              v[k] = load_some(vs[i] + k * g.size() + place, count);
+            vec v[N], product[N];
+            load_planes(vs[i] + place, g.size(), count, v);
             LASI_UNROLL
-            for (int i_ = 0; i_ < N; ++i_) {
-              vec sum = real(own) * moments[0][at(i_, N)];
-              LASI_UNROLL
-              for (int k = 0; k < N; ++k)
-                sum += moments[0][i_ < k ? at(i_, k) : at(k, i_)] * v[k];
-              store_some(outs[i] + i_ * g.size() + place, g.decay * sum, count);
-            }
+            for (int k = 0; k < N; ++k)
+              product[k] = g.decay * row_times(moments[0], k, v, filled(own));
+            store_planes(outs[i] + place, g.size(), count, product);
           };
         });
   });
@@ -1252,7 +1262,8 @@ ffi::Error ApplyMoments(ffi::ThreadPool pool, Buffer left, Buffer right, Buffer 
 
 // The cotangents of `left` and of the weights, from u and v.
 ffi::Error Pull(ffi::ThreadPool pool, Buffer left, Buffer right, Buffer u, Buffer v,
-                Buffer weights, Steps steps, double decay, double own, Result image, Result of_weights) {
+                Buffer weights, Steps steps, double decay, double own, Result image,
+                Result of_weights) {
   return guarded([&] {
     const Call call(right, steps, decay);
     const Geometry& g = call.g;
@@ -1261,7 +1272,7 @@ ffi::Error Pull(ffi::ThreadPool pool, Buffer left, Buffer right, Buffer u, Buffe
     const int threads = std::max<std::int64_t>(1, pool.num_threads());
     in_parallel(pool, threads, call.count, [&](std::int64_t i) {
       Adjoint adjoint(g, call.neighbors, lefts[i], rights[i], masks[i], images[i],
-                                  weight_outs[i], real(1));
+                      weight_outs[i], real(1));
       adjoint.rows(Vectors{us[i], vs[i], g.size(), 0, real(own)}, 0, g.height);
     });
   });
@@ -1293,7 +1304,8 @@ class PulledPair {
     const std::int64_t kept = number_.size() * 2 * N * g_.row * sizeof(real);
     std::int64_t rows = kRingBytes / (ring_ * kept);
     if (threads > 1) rows = std::min(rows, g_.height / (8 * threads));
-    rows = std::max(rows, 2 * std::int64_t(sizeof(vec)) * g_.row_vectors() * g_.height / kAboveBytes);
+    const std::int64_t all_above = 2 * sizeof(vec) * g_.row_vectors() * g_.height;
+    rows = std::max(rows, all_above / kAboveBytes);
     rows = std::min(std::max<std::int64_t>(1, rows), g_.height);
     bands_ = (g_.height + rows - 1) / rows;
     starts_ = cut(g_.height, bands_);
@@ -1367,12 +1379,10 @@ class PulledPair {
           store_some(map_ + place, apart, count);
           const vec scale = -load_some(cotangent_ + place, count);
           for (std::size_t a = 0; a < number_.size(); ++a) {
-            real* to_theta = part(band, a, 0) + place - start;
-            real* to_u = part(band, a, 1) + place - start;
-            for (int k = 0; k < N; ++k) {
-              store_some(to_theta + k * plane_, theta[number_[a]][k], count);
-              store_some(to_u + k * plane_, scale * adjoint[number_[a]][k], count);
-            }
+            const int m = number_[a];
+            for (int k = 0; k < N; ++k) adjoint[m][k] *= scale;
+            store_planes(part(band, a, 0) + place - start, plane_, count, theta[m]);
+            store_planes(part(band, a, 1) + place - start, plane_, count, adjoint[m]);
           }
         });
   }
@@ -1407,15 +1417,16 @@ ffi::Error Pulled(ffi::ThreadPool pool, Buffer x, Buffer y, Buffer cotangent, Bu
                   Result of_y, Result of_weights) {
   return guarded([&] {
     const Call call(x, steps, decay, ridge, prior);
-    const Many xs(x), ys(y), masks(weights), cotangents(cotangent), maps(*map);
+    const PairsOfImages pairs{Many(x), Many(y), Many(weights)};
+    const Many cotangents(cotangent), maps(*map);
     const Many x_outs(*of_x), y_outs(*of_y), weight_outs(*of_weights);
     const std::int64_t threads = std::max<std::int64_t>(1, pool.num_threads());
     const bool together = call.count < threads && call.g.size() >= kGrain;
     in_parallel(pool, together ? 1 : threads, call.count, [&](std::int64_t i) {
-      const Source sources[2] = {{xs[i], nullptr, masks[i]}, {ys[i], nullptr, masks[i]}};
+      const Source sources[2] = {pairs(i, 0), pairs(i, 1)};
       real* const images[2] = {x_outs[i], y_outs[i]};
-      PulledPair(pool, together ? threads : 1, call, sources, cotangents[i],
-                                     maps[i], images, weight_outs[i]);
+      PulledPair(pool, together ? threads : 1, call, sources, cotangents[i], maps[i], images,
+                 weight_outs[i]);
     });
   });
 }

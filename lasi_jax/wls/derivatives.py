@@ -16,6 +16,7 @@ the place of an argument, and the transpose of one of them is another. In these 
 so that the tangents of `coefficients` and `solve` need no derivative of a factor.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -187,45 +188,38 @@ def _linear_in_each(operation: Operation) -> None:
     operation.define_jvp(rule)
 
 
-def _pull_apply_moments(options, u, position, arguments):
-    weights, left, right, v = arguments
-    if position == 0:
+def _by(options: Form, name: str, weights, left, right, u, v) -> jax.Array:
+    """The derivative of T by the argument of this name, which is not looked at."""
+    if name == "weights":
         return pull_weights(options, left, right, u, v)[0]
-    if position == 3:  # v without its last component is to T what u is
-        return apply_moments(options._replace(own=0.0), weights, left, right, u)[0]
-    return pull_image(options, weights, right if position == 1 else left, u, v)[0]
-
-
-def _pull_pull_image(options, left, position, arguments):
-    weights, right, u, v = arguments
-    if position == 0:
-        return pull_weights(options, left, right, u, v)[0]
-    if position == 1:
-        return pull_image(options, weights, left, u, v)[0]
-    if position == 2:
+    if name in ("left", "right"):
+        return pull_image(options, weights, right if name == "left" else left, u, v)[0]
+    if name == "u":
         return apply_moments(options, weights, left, right, v)[0]
+    # v without its last component is to T what u is.
     return apply_moments(options._replace(own=0.0), weights, left, right, u)[0]
 
 
-def _pull_pull_weights(options, weights, position, arguments):
-    left, right, u, v = arguments
-    if position < 2:
-        return pull_image(options, weights, left if position else right, u, v)[0]
-    if position == 2:
-        return apply_moments(options, weights, left, right, v)[0]
-    return apply_moments(options._replace(own=0.0), weights, left, right, u)[0]
+def _transposed_by(derivative_by: str, names: tuple[str, ...]) -> Callable:
+    """The transpose of T's derivative: the cotangent of its result is the argument it lacks."""
+
+    def rule(options, cotangent, position, arguments):
+        given = dict(zip(names, arguments, strict=True)) | {derivative_by: cotangent}
+        return _by(options, names[position], **given)
+
+    return rule
 
 
-for _operation, _rule in (
-    (apply_moments, _pull_apply_moments),
-    (pull_image, _pull_pull_image),
-    (pull_weights, _pull_pull_weights),
+for _operation, _lacks, _names in (
+    (apply_moments, "u", ("weights", "left", "right", "v")),
+    (pull_image, "left", ("weights", "right", "u", "v")),
+    (pull_weights, "weights", ("left", "right", "u", "v")),
 ):
     _linear_in_each(_operation)
-    _operation.define_transpose(_rule)
+    _operation.define_transpose(_transposed_by(_lacks, _names))
 
 
-def _moved(options, own, image, weights, tangents, v) -> Any:
+def moved(options, own, image, weights, tangents, v) -> Any:
     """(b' - A' theta) for v = (theta, -1), -A' v for v = (v, 0): minus the tangent of moments."""
     form, terms = Form(options, own), []
     image_tangent, weights_tangent = tangents
@@ -240,16 +234,16 @@ def _moved(options, own, image, weights, tangents, v) -> Any:
 def _push_coefficients(options, arguments, tangents):
     image, weights = arguments
     (theta,) = coefficients(options, image, weights)
-    moved = _moved(options, -1.0, image, weights, tangents, theta)
-    return (theta,), solve(options, image, weights, moved)
+    right = moved(options, -1.0, image, weights, tangents, theta)
+    return (theta,), solve(options, image, weights, right)
 
 
 def _push_solve(options, arguments, tangents):
     image, weights, right = arguments
     *tangents, right_tangent = tangents
     (solved,) = solve(options, image, weights, right)
-    moved = _moved(options, 0.0, image, weights, tangents, solved)
-    terms = [term for term in (moved, right_tangent) if term is not None]
+    of_matrix = moved(options, 0.0, image, weights, tangents, solved)
+    terms = [term for term in (of_matrix, right_tangent) if term is not None]
     return (solved,), solve(options, image, weights, sum(terms[1:], terms[0]))
 
 
