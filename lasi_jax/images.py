@@ -67,6 +67,10 @@ def _extremes(values: jax.Array) -> tuple[jax.Array, jax.Array]:
 @_extremes.def_vmap
 def _extremes_of_batch(axis_size, in_batched, values):
     """Of all images: a check by image would be sorted, which a batch over a mesh does not allow."""
+    if axis_size == 0:
+        raise ValueError(
+            "a batch must hold at least one image, got an axis of length 0 to jax.vmap"
+        )
     return _extremes(values), (False, False)
 
 

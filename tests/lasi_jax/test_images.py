@@ -200,3 +200,12 @@ def test_integers_and_lists_are_masks():
 def test_a_traced_size_is_told_how_to_be_static():
     with pytest.raises(TypeError, match="static_argnames"):
         jax.jit(lasi_jax.distance)(X, X, neighborhood_size=2)
+
+
+def test_an_empty_batch_is_named():
+    none = jnp.zeros((0, 6, 7, 3))
+    expected = "a batch must hold at least one image, got an axis of length 0"
+    with pytest.raises(ValueError, match=expected):
+        jax.vmap(lasi_jax.distance)(none, none)
+    with pytest.raises(ValueError, match=expected):
+        jax.jit(jax.vmap(lasi_jax.coefficients))(none)
