@@ -582,20 +582,21 @@ class Sums {
      ...);
   }
 
-  // p(c - 1) and e of the channels of one pixel.
+  // p(c - 1), of all channels but the first, and e of the channels of one pixel.
   template <class Product>
   static LASI_INLINE void pixel(real d, const Product& of, const real* left, const real* right,
                                 int C, vec* own, vec* before, vec* every) {
-    vec sum = {};
-    for (int c = 0; c < C; ++c) {
-      before[c] = sum;
-      own[c] = of(left + c * F, right + c * F);
-      every[c] = sum = own[c] + d * sum;
+    for (int c = 0; c < C; ++c) own[c] = of(left + c * F, right + c * F);
+    every[0] = own[0];
+    for (int c = 1; c < C; ++c) {
+      before[c] = every[c - 1];
+      every[c] = own[c] + d * before[c];
     }
-    sum = vec{};
-    for (int c = C; c-- > 0;) {
-      every[c] += d * sum;
-      sum = own[c] + d * sum;
+    if (C == 1) return;
+    vec after = own[C - 1];
+    for (int c = C - 1; c-- > 0;) {
+      every[c] += d * after;
+      if (c > 0) after = own[c] + d * after;
     }
   }
 
@@ -634,7 +635,7 @@ class Sums {
       for (int c = 0; c < C; ++c) {
         const int e = w * C + c;
         const vec z = carry[c] + u[e];
-        total[e] += before[c] + z;
+        total[e] += c == 0 ? z : before[c] + z;
         carry[c] = every[c] + d * z;
         sum[c] += power * every[c];
         u[e] = every[c] + d * u[e];
