@@ -390,7 +390,8 @@ class Neighbors {
       offsets_[i] = step[0] * g.row + step[1] * g.channels + step[2];  // 0: there is none
     }
     find_inside();
-    for (int c = 0; c < g.channels; ++c) find_windows(c);
+    for (int c = 0; c < g.channels; c += kTogether) find_windows(c);
+    first_.push_back(windows_.size());
   }
   // The places (channels, N) of the neighbours of pixel w of row h.
   const std::int64_t* of(std::int64_t h, std::int64_t w) const {
@@ -410,7 +411,8 @@ class Neighbors {
     const real* own = image + h * g_.row + w0 * channels;
     for (int w = 0; w < pixels; ++w) {
       if (inside(h, w0 + w) && own - image >= farthest_) {
-        for (int c = 0; c < channels; ++c, ++own, out += step) look_up(own, c, out);
+        for (int c = 0; c < channels; c += kTogether, own += kTogether, out += kTogether * step)
+          look_up(own, c / kTogether, step, out);
         continue;
       }
       const std::int64_t* offset = of(h, w0 + w);
@@ -424,10 +426,12 @@ class Neighbors {
 
  private:
   static constexpr int kParts = F / L;
-  // L values before an element, and which lanes of its features they are.
+  // Elements that share their windows: all channels of a pixel, if they are known.
+  static constexpr int kTogether = kChannels ? kChannels : 1;
+  // L values before a pixel, and which lanes of its elements' features they are.
   struct Window {
     std::int64_t start;
-    indices at[kParts];
+    indices at[kTogether][kParts];
   };
 
   const std::int64_t* in_column(std::int64_t kind, std::int64_t column) const {
@@ -449,21 +453,31 @@ class Neighbors {
     if (std::find(same, same + count, 0) != same + count) end_ = begin_;
   }
 
+  // Of the elements from channel c on that share theirs.
   void find_windows(int c) {
+    struct Place {
+      std::int64_t at;  // relative to the first of the elements
+      int element, feature;
+    };
     const std::int64_t* offset = in_column(kinds_ - 1, columns_ / 2) + c * N;
-    std::vector<std::pair<std::int64_t, int>> places = {{0, N}};
-    for (int k = 0; k < N; ++k) places.push_back({offset[k], k});
-    std::sort(places.rbegin(), places.rend());
+    std::vector<Place> places;
+    for (int i = 0; i < kTogether; ++i, offset += N) {
+      places.push_back({i, i, N});
+      for (int k = 0; k < N; ++k) places.push_back({i + offset[k], i, k});
+    }
+    std::sort(places.begin(), places.end(),
+              [](const Place& a, const Place& b) { return a.at > b.at; });
     first_.push_back(windows_.size());
-    for (std::size_t i = 0; i < places.size();) {
+    for (auto place = places.begin(); place != places.end();) {
       Window window;
-      window.start = places[i].first - (L - 1);
+      window.start = place->at - (L - 1);
       farthest_ = std::max(farthest_, -window.start);
-      for (int part = 0; part < kParts; ++part)
-        for (int j = 0; j < L; ++j) window.at[part][j] = j;
-      for (; i < places.size() && places[i].first >= window.start; ++i)
-        window.at[places[i].second / L][places[i].second % L] =
-            L + places[i].first - window.start;
+      for (auto& of_element : window.at)
+        for (auto& part : of_element)
+          for (int j = 0; j < L; ++j) part[j] = j;
+      for (; place != places.end() && place->at >= window.start; ++place)
+        window.at[place->element][place->feature / L][place->feature % L] =
+            L + place->at - window.start;
       windows_.push_back(window);
     }
   }
@@ -472,17 +486,16 @@ class Neighbors {
     return h >= kinds_ - 1 && w >= begin_ && w < end_;
   }
 
-  LASI_INLINE void look_up(const real* own, int c, real* out) const {
-    vec x[kParts] = {};
-    const std::size_t end = c + 1 < g_.channels ? first_[c + 1] : windows_.size();
-    for (std::size_t i = first_[c]; i < end; ++i) {
+  LASI_INLINE void look_up(const real* own, int group, std::int64_t step, real* out) const {
+    vec x[kTogether][kParts] = {};
+    for (std::size_t i = first_[group]; i < first_[group + 1]; ++i) {
       const vec window = load(own + windows_[i].start);
-      LASI_UNROLL
-      for (int part = 0; part < kParts; ++part)
-        x[part] = lookup(x[part], window, windows_[i].at[part]);
+      for (int e = 0; e < kTogether; ++e)
+        for (int part = 0; part < kParts; ++part)
+          x[e][part] = lookup(x[e][part], window, windows_[i].at[e][part]);
     }
-    LASI_UNROLL
-    for (int part = 0; part < kParts; ++part) store(out + part * L, x[part]);
+    for (int e = 0; e < kTogether; ++e)
+      for (int part = 0; part < kParts; ++part) store(out + e * step + part * L, x[e][part]);
   }
 
   const Geometry& g_;
@@ -490,7 +503,7 @@ class Neighbors {
   std::vector<std::int64_t> offsets_;
   std::int64_t begin_ = 0, end_ = 0, farthest_ = 0;  // pixels inside; how far windows reach
   std::vector<Window> windows_;
-  std::vector<std::size_t> first_;  // window of each channel
+  std::vector<std::size_t> first_;  // window of each group of elements, and the end
 };
 
 // ---- The sums of one image, row by row, segment by segment.
