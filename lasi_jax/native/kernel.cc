@@ -777,25 +777,27 @@ LASI_INLINE void store_some(real* p, vec x, int count) {
   for (int j = 0; j < count; ++j) p[j] = y[j];
 }
 
-// |e_x - e_y| of embeddings, from coefficients; they become the embeddings, `norm` their norms.
+// Coefficients to embeddings, in their place; gives 1 / norm.
 constexpr real kOffset = 1e-6;
-LASI_APART vec separation(vec (*theta)[N], vec* inverse_norm) {
+LASI_INLINE vec normalize(vec* theta) {
+  vec squares = {};
   LASI_UNROLL
-  for (int m = 0; m < 2; ++m) {
-    vec squares = {};
-    LASI_UNROLL
-    for (int k = 0; k < N; ++k) {
-      theta[m][k] += kOffset;
-      squares += theta[m][k] * theta[m][k];
-    }
-    inverse_norm[m] = real(1) / square_root(squares);
-    LASI_UNROLL
-    for (int k = 0; k < N; ++k) theta[m][k] *= inverse_norm[m];
+  for (int k = 0; k < N; ++k) {
+    theta[k] += kOffset;
+    squares += theta[k] * theta[k];
   }
+  const vec inverse_norm = real(1) / square_root(squares);
+  LASI_UNROLL
+  for (int k = 0; k < N; ++k) theta[k] *= inverse_norm;
+  return inverse_norm;
+}
+
+// |e_x - e_y|.
+LASI_INLINE vec separation(const vec* of_x, const vec* of_y) {
   vec squared = {};
   LASI_UNROLL
   for (int k = 0; k < N; ++k) {
-    const vec apart = theta[0][k] - theta[1][k];
+    const vec apart = of_x[k] - of_y[k];
     squared += apart * apart;
   }
   // Closer than a few units of rounding they coincide.
@@ -897,35 +899,59 @@ struct Vectors {
 
 // ---- Walks.
 
-// Rows `from` ... `to` of M images at once; consume(h, element of the row, count, moments) is
-// called for every group of at most L elements. `above`: U of the row above, for each, which is used up,
-// or null for none.
+// A walk along the segments of M images at once. `above`: U of the row above the first, for each
+// image, which is used up, or null for none.
+template <Kind kind, int M>
+class Walk {
+ public:
+  Walk(const Geometry& g, const Neighbors& neighbors, const Source* sources, vec* above)
+      : g_(g), neighbors_(neighbors), sources_(sources, sources + M), features_(g) {
+    sums_.reserve(M);
+    for (int m = 0; m < M; ++m)
+      sums_.emplace_back(g, above == nullptr ? nullptr : above + m * g.row_vectors());
+  }
+
+  // Segment s of row h, which follows the one before.
+  void segment(std::int64_t h, std::int64_t s) {
+    const real* left = (kind == Kind::kSquare ? features_.right : features_.left).get();
+    for (int m = 0; m < M; ++m) {
+      if (s == 0) sums_[m].start_row();
+      sources_[m].template fill<kind>(g_, neighbors_, h, s, features_);
+      sums_[m].segment(s, left, features_.right.get());
+      if (s + 1 == g_.segments) sums_[m].end_row();
+    }
+  }
+
+  // The moments of its elements from group * L on, of each image.
+  void planes(int group, vec (*moments)[V * L]) const {
+    for (int m = 0; m < M; ++m) planes_of(sums_[m].total(), g_.room, group, moments[m]);
+  }
+
+ private:
+  const Geometry& g_;
+  const Neighbors& neighbors_;
+  std::vector<Source> sources_;
+  std::vector<Sums<kind>> sums_;
+  Features features_;
+};
+
+// Rows `from` ... `to`; consume(h, element of the row, count, moments) is called for every group
+// of at most L elements.
 template <Kind kind, int M, class Consume>
 void walk(const Geometry& g, const Neighbors& neighbors, const Source* sources, vec* above,
           std::int64_t from, std::int64_t to, const Consume& consume) {
-  std::vector<Sums<kind>> sums;
-  sums.reserve(M);
-  for (int m = 0; m < M; ++m)
-    sums.emplace_back(g, above == nullptr ? nullptr : above + m * g.row_vectors());
-  Features features(g);
-  const real* left = kind == Kind::kSquare ? features.right.get() : features.left.get();
+  Walk<kind, M> walk(g, neighbors, sources, above);
   vec moments[M][V * L];
-  for (std::int64_t h = from; h < to; ++h) {
-    for (auto& sum : sums) sum.start_row();
+  for (std::int64_t h = from; h < to; ++h)
     for (std::int64_t s = 0; s < g.segments; ++s) {
-      for (int m = 0; m < M; ++m) {
-        sources[m].template fill<kind>(g, neighbors, h, s, features);
-        sums[m].segment(s, left, features.right.get());
-      }
+      walk.segment(h, s);
       const int elements = g.pixels(s) * g.channels;
       for (int group = 0; group * L < elements; ++group) {
-        for (int m = 0; m < M; ++m) planes_of(sums[m].total(), g.room, group, moments[m]);
+        walk.planes(group, moments);
         consume(h, s * g.segment * g.channels + group * L, std::min(L, elements - group * L),
                 moments);
       }
     }
-    for (auto& sum : sums) sum.end_row();
-  }
 }
 
 constexpr std::int64_t kPieceBytes = 1 << 17;  // of U that a thread walks down with
@@ -972,34 +998,55 @@ std::vector<std::int64_t> cut(std::int64_t height, std::int64_t bands) {
   return starts;
 }
 
+std::int64_t threads_of(const ffi::ThreadPool& pool) {
+  return std::max<std::int64_t>(1, pool.num_threads());
+}
+
 // Images with fewer elements than this are left to one thread.
 constexpr std::int64_t kGrain = 1 << 14;
 
-// All rows of `count` pairs or images of M each. sources(i, m) is an image of them, and
+// Rows `from` ... `to` of pair or image number i. `above`: U above them, or null for none.
+template <int M>
+struct Band {
+  std::int64_t i;
+  Source images[M];
+  vec* above;
+  std::int64_t from, to;
+};
+
+// `count` pairs or images of M each, cut into bands of rows so that there is work for all threads,
+// `together` of which share a band. sources(i, m) is an image of number i.
+template <Kind kind, int M, class Sources>
+std::vector<Band<M>> bands_of(ffi::ThreadPool& pool, const Geometry& g, const Neighbors& neighbors,
+                              std::int64_t count, const Sources& sources, int together,
+                              std::vector<Array<vec>>& above) {
+  const std::int64_t threads = threads_of(pool), groups = (threads + together - 1) / together;
+  std::int64_t cuts = (groups + count - 1) / count;
+  cuts = std::min({cuts, g.height, std::max<std::int64_t>(1, M * g.size() / kGrain)});
+  const std::vector<std::int64_t> starts = cut(g.height, cuts);
+  std::vector<Band<M>> bands;
+  for (std::int64_t i = 0; i < count; ++i) {
+    Band<M> band{i};
+    for (int m = 0; m < M; ++m) band.images[m] = sources(i, m);
+    above.push_back(rows_above<kind, M>(pool, threads, g, neighbors, band.images, starts));
+    for (std::int64_t b = 0; b < cuts; ++b) {
+      band.above = b ? above.back().get() + (b - 1) * M * g.row_vectors() : nullptr;
+      band.from = starts[b], band.to = starts[b + 1];
+      bands.push_back(band);
+    }
+  }
+  return bands;
+}
+
 // consume(i) gives what `walk` calls for number i.
 template <Kind kind, int M, class Sources, class Consume>
 void walk_all(ffi::ThreadPool& pool, const Geometry& g, const Neighbors& neighbors,
               std::int64_t count, const Sources& sources, const Consume& consume) {
-  const std::int64_t threads = std::max<std::int64_t>(1, pool.num_threads());
-  std::int64_t bands = (threads + count - 1) / count;
-  bands = std::min({bands, g.height, std::max<std::int64_t>(1, M * g.size() / kGrain)});
-  const std::vector<std::int64_t> starts = cut(g.height, bands);
-  std::vector<Array<vec>> above(count);
-  const auto of = [&](std::int64_t i, Source* out) {
-    for (int m = 0; m < M; ++m) out[m] = sources(i, m);
-  };
-  if (bands > 1)
-    for (std::int64_t i = 0; i < count; ++i) {
-      Source images[M];
-      of(i, images);
-      above[i] = rows_above<kind, M>(pool, threads, g, neighbors, images, starts);
-    }
-  in_parallel(pool, threads, count * bands, [&](std::int64_t task) {
-    const std::int64_t i = task / bands, band = task % bands;
-    Source images[M];
-    of(i, images);
-    vec* row = band ? above[i].get() + (band - 1) * M * g.row_vectors() : nullptr;
-    walk<kind, M>(g, neighbors, images, row, starts[band], starts[band + 1], consume(i));
+  std::vector<Array<vec>> above;
+  const auto bands = bands_of<kind, M>(pool, g, neighbors, count, sources, 1, above);
+  in_parallel(pool, threads_of(pool), bands.size(), [&](std::int64_t task) {
+    const Band<M>& band = bands[task];
+    walk<kind, M>(g, neighbors, band.images, band.above, band.from, band.to, consume(band.i));
   });
 }
 
@@ -1178,23 +1225,152 @@ ffi::Error Solve(ffi::ThreadPool pool, Buffer image, Buffer right, Buffer weight
   });
 }
 
+// Work that several threads share: each does what can be done next, until nothing is left.
+class Shared {
+ public:
+  virtual ~Shared() = default;
+  void help() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    try {
+      while (!failed_ && step(lock)) {
+      }
+    } catch (const std::bad_alloc&) {
+      if (!lock.owns_lock()) lock.lock();
+      failed_ = true;  // nobody waits for what will not be done
+      changed_.notify_all();
+      throw;
+    }
+  }
+
+ protected:
+  // Does what can be done next, the lock released meanwhile, or waits until something can; false
+  // if all is done.
+  virtual bool step(std::unique_lock<std::mutex>& lock) = 0;
+
+  std::condition_variable changed_;
+
+ private:
+  std::mutex mutex_;
+  bool failed_ = false;
+};
+
+// The map of a band of a pair: two threads walk along an image each, and whoever comes second
+// compares.
+class MappedPair : public Shared {
+ public:
+  MappedPair(const Call& call, const Band<2>& band, real* map)
+      : call_(call), g_(call.g), map_(map), begin_(band.from * g_.segments),
+        end_(band.to * g_.segments),
+        chunks_((end_ - begin_ + kSteps - 1) / kSteps) {
+    for (int m = 0; m < 2; ++m) {
+      vec* above = band.above == nullptr ? nullptr : band.above + m * g_.row_vectors();
+      walks_.emplace_back(new Walk<kKind, 1>(g_, call.neighbors, band.images + m, above));
+      units_.push_back(allocate<vec>(kRing * room()));
+    }
+  }
+
+ private:
+  // Segments at a time; times that one image may be ahead of the other.
+  static constexpr int kSteps = 16, kRing = 16;
+
+  bool step(std::unique_lock<std::mutex>& lock) override {
+    if (compared_ == chunks_) return false;
+    for (int m = 0; m < 2; ++m) {
+      if (busy_[m] || walked_[m] == chunks_ || walked_[m] == compared_ + kRing) continue;
+      const std::int64_t chunk = walked_[m];
+      busy_[m] = true;
+      lock.unlock();
+      walk_along(m, chunk);
+      lock.lock();
+      ++walked_[m];
+      if (walked_[1 - m] >= walked_[m]) {
+        lock.unlock();
+        compare(chunk);
+        lock.lock();
+        ++compared_;
+      }
+      busy_[m] = false;
+      changed_.notify_all();
+      return true;
+    }
+    changed_.wait(lock);
+    return true;
+  }
+
+  std::int64_t room() const { return std::int64_t(kSteps) * g_.room / L * N; }
+  vec* unit(int m, std::int64_t chunk) const { return units_[m].get() + chunk % kRing * room(); }
+
+  // visit(h, s, elements) for every segment of a chunk.
+  template <class Visit>
+  void each_segment(std::int64_t chunk, const Visit& visit) const {
+    const std::int64_t first = begin_ + chunk * kSteps;
+    for (std::int64_t i = first; i < std::min(first + kSteps, end_); ++i) {
+      const std::int64_t h = i / g_.segments, s = i % g_.segments;
+      visit(h, s, g_.pixels(s) * int(g_.channels));
+    }
+  }
+
+  // The embeddings of an image, two groups of elements at once.
+  void walk_along(int m, std::int64_t chunk) {
+    vec moments[2][V * L] = {}, inverse[2][N], theta[2][N];
+    vec* out = unit(m, chunk);
+    int held = 0;
+    const auto solve_held = [&] {
+      solve<2>(moments, inverse, theta, call_.ridge, call_.prior);
+      for (int i = 0; i < held; ++i) {
+        normalize(theta[i]);
+        out = std::copy(theta[i], theta[i] + N, out);
+      }
+      held = 0;
+    };
+    each_segment(chunk, [&](std::int64_t h, std::int64_t s, int elements) {
+      walks_[m]->segment(h, s);
+      for (int group = 0; group * L < elements; ++group) {
+        walks_[m]->planes(group, moments + held);
+        if (++held == 2) solve_held();
+      }
+    });
+    if (held) solve_held();
+  }
+
+  void compare(std::int64_t chunk) {
+    const vec *of_x = unit(0, chunk), *of_y = unit(1, chunk);
+    each_segment(chunk, [&](std::int64_t h, std::int64_t s, int elements) {
+      real* out = map_ + h * g_.row + s * g_.segment * g_.channels;
+      for (int e = 0; e < elements; e += L, of_x += N, of_y += N)
+        store_some(out + e, separation(of_x, of_y), std::min(L, elements - e));
+    });
+  }
+
+  const Call& call_;
+  const Geometry& g_;
+  real* map_;
+  const std::int64_t begin_, end_, chunks_;  // segments; how many chunks
+  std::vector<std::unique_ptr<Walk<kKind, 1>>> walks_;
+  std::vector<Array<vec>> units_;
+  bool busy_[2] = {};
+  std::int64_t walked_[2] = {}, compared_ = 0;  // chunks
+};
+
 // The embeddings' distance at every element of two images.
 ffi::Error Map(ffi::ThreadPool pool, Buffer x, Buffer y, Buffer weights, Steps steps, double decay,
                double ridge, double prior, Result out) {
   return guarded([&] {
     const Call call(x, steps, decay, ridge, prior);
-    const Geometry& g = call.g;
     const PairsOfImages pairs{Many(x), Many(y), Many(weights)};
     const Many outs(*out);
-    walk_all<kKind, 2>(
-        pool, g, call.neighbors, call.count, pairs,
-        [&](std::int64_t i) {
-          return [&, i](std::int64_t h, std::int64_t e, int count, vec(*moments)[V * L]) {
-            vec inverse[2][N], theta[2][N], inverse_norm[2];
-            solve<2>(moments, inverse, theta, call.ridge, call.prior);
-            store_some(outs[i] + h * g.row + e, separation(theta, inverse_norm), count);
-          };
-        });
+    const Geometry& g = call.g;
+    std::vector<Array<vec>> above;
+    const auto bands = bands_of<kKind, 2>(pool, g, call.neighbors, call.count, pairs, 2, above);
+    const auto map_of = [&](std::int64_t task) {
+      return std::make_unique<MappedPair>(call, bands[task], outs[bands[task].i]);
+    };
+    const std::int64_t threads = threads_of(pool), count = bands.size();
+    if (count >= threads || g.size() < kGrain)
+      return in_parallel(pool, threads, count, [&](std::int64_t task) { map_of(task)->help(); });
+    std::vector<std::unique_ptr<MappedPair>> maps;
+    for (std::int64_t task = 0; task < count; ++task) maps.push_back(map_of(task));
+    in_parallel(pool, threads, 2 * count, [&](std::int64_t task) { maps[task % count]->help(); });
   });
 }
 
@@ -1203,9 +1379,11 @@ LASI_APART vec solve_pair(vec (*moments)[V * L], real ridge, real prior, real de
                           vec (*theta)[N], vec (*adjoint)[N]) {
   vec inverse[2][N], unit[2][N], inverse_norm[2];
   solve<2>(moments, inverse, theta, ridge, prior);
-  for (int m = 0; m < 2; ++m)
+  for (int m = 0; m < 2; ++m) {
     for (int k = 0; k < N; ++k) unit[m][k] = theta[m][k];
-  const vec apart = separation(unit, inverse_norm);
+    inverse_norm[m] = normalize(unit[m]);
+  }
+  const vec apart = separation(unit[0], unit[1]);
   // 0 where the embeddings coincide. A lacks a factor d here, so its inverse has one too many.
   const vec one_over = apart == vec{} ? vec{} : real(1) / (decay * apart);
   for (int m = 0; m < 2; ++m) {
@@ -1283,7 +1461,7 @@ ffi::Error Pull(ffi::ThreadPool pool, Buffer left, Buffer right, Buffer u, Buffe
     const Geometry& g = call.g;
     const Many lefts(left), rights(right), masks(weights), us(u), vs(v);
     const Many images(*image), weight_outs(*of_weights);
-    const int threads = std::max<std::int64_t>(1, pool.num_threads());
+    const std::int64_t threads = threads_of(pool);
     in_parallel(pool, threads, call.count, [&](std::int64_t i) {
       Adjoint adjoint(g, call.neighbors, lefts[i], rights[i], masks[i], images[i],
                       weight_outs[i], real(1));
@@ -1298,7 +1476,7 @@ constexpr std::int64_t kRingBytes = std::int64_t(8) << 20, kAboveBytes = std::in
 // The map of a pair, and what a cotangent of it gives for x, y and the weights. Bands of rows are
 // solved from the bottom to the top, and pulled back in this order, each image by itself, while
 // the bands above are solved: a thread takes whatever can be done next.
-class PulledPair {
+class PulledPair : public Shared {
  public:
   PulledPair(ffi::ThreadPool& pool, int threads, const Call& call, const Source* sources,
              const real* cotangent, real* map, real* const* images, real* of_weights)
@@ -1336,21 +1514,7 @@ class PulledPair {
   }
 
  private:
-  void help() {
-    std::unique_lock<std::mutex> lock(mutex_);
-    try {
-      while (!failed_ && step(lock)) {
-      }
-    } catch (const std::bad_alloc&) {
-      if (!lock.owns_lock()) lock.lock();
-      failed_ = true;  // nobody waits for what will not be done
-      changed_.notify_all();
-      throw;
-    }
-  }
-
-  // Does what can be done next, or waits until something can; false if all is done.
-  bool step(std::unique_lock<std::mutex>& lock) {
+  bool step(std::unique_lock<std::mutex>& lock) override {
     const std::int64_t lowest = *std::max_element(pulling_.begin(), pulling_.end());
     if (lowest < 0) return false;
     std::size_t a = 0;
@@ -1418,12 +1582,9 @@ class PulledPair {
   std::int64_t ring_, bands_, plane_;
   std::vector<std::int64_t> starts_;
 
-  std::mutex mutex_;
-  std::condition_variable changed_;
   std::int64_t solving_;               // the next band to solve
   std::vector<char> solved_, busy_;    // bands; images
   std::vector<std::int64_t> pulling_;  // the next band to pull back, of each image
-  bool failed_ = false;
 };
 
 ffi::Error Pulled(ffi::ThreadPool pool, Buffer x, Buffer y, Buffer cotangent, Buffer weights,
@@ -1434,7 +1595,7 @@ ffi::Error Pulled(ffi::ThreadPool pool, Buffer x, Buffer y, Buffer cotangent, Bu
     const PairsOfImages pairs{Many(x), Many(y), Many(weights)};
     const Many cotangents(cotangent), maps(*map);
     const Many x_outs(*of_x), y_outs(*of_y), weight_outs(*of_weights);
-    const std::int64_t threads = std::max<std::int64_t>(1, pool.num_threads());
+    const std::int64_t threads = threads_of(pool);
     const bool together = call.count < threads && call.g.size() >= kGrain;
     in_parallel(pool, together ? 1 : threads, call.count, [&](std::int64_t i) {
       const Source sources[2] = {pairs(i, 0), pairs(i, 1)};
