@@ -1,13 +1,13 @@
-// LASI on a CPU: the moments, the solves and their adjoints of a row at a time, in registers.
+// LASI on a CPU: the moments, the solves and their adjoints of a row at a time, in vectors.
 //
 // Compiled for one neighbourhood size N and one precision, at first use; see build.py. In the
 // words of wls/derivatives.py, every element t of an image has N (N + 3) / 2 moments, sums over the
 // earlier elements j of products of the neighbours' values and the element's own, with weights
 // decay^|j - t|.
 //
-// Two layouts alternate. While sums are formed, the moments of one element lie side by side in V
-// vectors: the recursions go along the row, so that elements cannot share a vector. To be solved, a
-// group of L elements is transposed: a vector then holds one moment of L elements.
+// A row is cut into blocks, and a block into as many pieces as a vector has lanes: lane l holds the
+// pixels of the l-th piece, one behind the other. So the recursions along the row are those of
+// L pieces at once, every moment by itself, and L elements are solved at once.
 //
 // How the sums of a row are formed, with d the decay, w a pixel and c a channel of it: p is the sum
 // over the channels before and c itself, e the sum over all channels of the pixel, and
@@ -18,8 +18,9 @@
 //     total  = d (p(c-1) + Z(w) + d G(w+1)).
 //
 // The last factor d is left out; the ridge is divided by it instead. Only U is kept for a whole
-// row. G runs against the direction of the walk: its value where a segment of the row ends is known
-// beforehand, because with e in the place of U it can be summed while the row above is walked.
+// row. What arrives in a piece from the others is a recursion over the lanes. From the left it is
+// known when the block is done, and is added when its elements are solved. From the right, where G
+// begins, it is known beforehand: with e in the place of U, G was summed with the row above.
 
 #include <algorithm>
 #include <atomic>
@@ -58,9 +59,7 @@ constexpr int kVectorBytes = 16;
 constexpr int L = kVectorBytes / sizeof(real);  // lanes
 typedef real vec __attribute__((vector_size(kVectorBytes)));
 
-constexpr int P = N * (N + 3) / 2;      // moments
-constexpr int V = (P + L - 1) / L;      // vectors of moments
-constexpr int F = (N + L) / L * L;      // room for N + 1 features, in whole vectors
+constexpr int P = N * (N + 3) / 2;  // moments
 
 #if LASI_N <= 16
 #define LASI_UNROLL _Pragma("GCC unroll 64")
@@ -73,10 +72,10 @@ constexpr int F = (N + L) / L * L;      // room for N + 1 features, in whole vec
 // The place of the moment of i <= k among all.
 constexpr int at(int i, int k) { return i * (N + 1) - i * (i - 1) / 2 + (k - i); }
 
-// Which two features each moment is the product of; what fills the last vector up is a square.
+// Which two features each moment is the product of.
 struct Pairs {
-  int row[V * L] = {};
-  int column[V * L] = {};
+  int row[P] = {};
+  int column[P] = {};
   constexpr Pairs() {
     for (int i = 0; i < N; ++i)
       for (int k = i; k <= N; ++k) row[at(i, k)] = i, column[at(i, k)] = k;
@@ -84,46 +83,16 @@ struct Pairs {
 };
 constexpr Pairs kPairs;
 
-typedef std::conditional_t<sizeof(real) == 4, std::int32_t, std::int64_t> index;
-typedef index indices __attribute__((vector_size(kVectorBytes)));
+// What a moment's example is: phi_i phi_k; the same with weighted features on the left; or
+// left_i right_k + left_k right_i.
+enum class Kind { kSquare, kWeighted, kMixed };
 
-// Lane j of the result is entry at[j] of a and b side by side.
-LASI_INLINE vec lookup(vec a, vec b, indices at) {
-#if defined(__clang__)
-  vec x;
-  for (int j = 0; j < L; ++j) x[j] = at[j] < L ? a[at[j]] : b[at[j] - L];
-  return x;
-#else
-  return __builtin_shuffle(a, b, at);
-#endif
-}
+// What the library is compiled for: images of this many channels, 0 for any; with weights or not.
+constexpr int kChannels = LASI_CHANNELS;
+constexpr int kKnown = kChannels ? kChannels : 1;
+constexpr Kind kKind = LASI_WEIGHTED ? Kind::kWeighted : Kind::kSquare;
 
-template <class Index, std::size_t... I>
-LASI_INLINE vec shuffled(vec a, vec b, std::index_sequence<I...>) {
-#if defined(__clang__) || __GNUC__ >= 12
-  return __builtin_shufflevector(a, b, Index::of(I)...);
-#else
-  return lookup(a, b, indices{Index::of(I)...});
-#endif
-}
-
-// Lane j of the result is entry Index::of(j) of a and b side by side.
-template <class Index>
-LASI_INLINE vec shuffle(vec a, vec b) {
-  return shuffled<Index>(a, b, std::make_index_sequence<L>());
-}
-
-template <int v>
-struct RowOf {
-  static constexpr int of(int lane) { return kPairs.row[v * L + lane]; }
-};
-template <int v>
-struct ColumnOf {
-  static constexpr int of(int lane) { return kPairs.column[v * L + lane]; }
-};
-
-// Whether the features of one element fit into two vectors, so that shuffles pick them.
-constexpr bool kShuffles = F <= 2 * L && V <= 32;
+// ---- Vectors.
 
 LASI_INLINE vec load(const real* p) {
   vec x;
@@ -133,99 +102,43 @@ LASI_INLINE vec load(const real* p) {
 LASI_INLINE void store(real* p, vec x) { std::memcpy(p, &x, sizeof x); }
 LASI_INLINE vec filled(real x) { return vec{} + x; }
 
+typedef std::conditional_t<sizeof(real) == 4, std::int32_t, std::int64_t> index;
+typedef index indices __attribute__((vector_size(kVectorBytes)));
+
+template <class Index, std::size_t... I>
+LASI_INLINE vec shuffled(vec a, vec b, std::index_sequence<I...>) {
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(a, b, Index::of(I)...);
+#else
+  return __builtin_shuffle(a, b, indices{Index::of(I)...});
+#endif
+}
+
+// Lane j of the result is entry Index::of(j) of a and b side by side.
 template <class Index>
-LASI_INLINE vec picked(const real* features) {
-  return shuffle<Index>(load(features), load(features + (F > L ? L : 0)));
+LASI_INLINE vec shuffle(vec a, vec b) {
+  return shuffled<Index>(a, b, std::make_index_sequence<L>());
 }
 
-LASI_INLINE vec picked_by(const int* index, const real* features) {
-  real x[L];
-  for (int j = 0; j < L; ++j) x[j] = features[index[j]];
-  return load(x);
-}
+struct Backward {
+  static constexpr int of(int lane) { return L - 1 - lane; }
+};
+LASI_INLINE vec reversed(vec x) { return shuffle<Backward>(x, x); }
 
-// What a moment's example is: phi_i phi_k; the same with weighted features on the left; or
-// left_i right_k + left_k right_i.
-enum class Kind { kSquare, kWeighted, kMixed };
-
-// What the library is compiled for: images of this many channels, 0 for any; with weights or not.
-constexpr int kChannels = LASI_CHANNELS;
-constexpr Kind kKind = LASI_WEIGHTED ? Kind::kWeighted : Kind::kSquare;
-
-template <Kind kind, int v>
-LASI_INLINE vec product(const real* left, const real* right) {
-  using Row = RowOf<v>;
-  using Column = ColumnOf<v>;
-  if constexpr (kind == Kind::kSquare) return picked<Row>(left) * picked<Column>(left);
-  vec x = picked<Row>(left) * picked<Column>(right);
-  if constexpr (kind == Kind::kMixed) x += picked<Column>(left) * picked<Row>(right);
-  return x;
-}
-
-template <Kind kind>
-LASI_INLINE vec product_at(int v, const real* left, const real* right) {
-  const int *row = kPairs.row + v * L, *column = kPairs.column + v * L;
-  vec x = picked_by(row, left) * picked_by(column, right);
-  if (kind == Kind::kMixed) x += picked_by(column, left) * picked_by(row, right);
-  return x;
-}
-
-// ---- Transposition of L vectors of L entries.
-
-constexpr int kBlock = 16 / sizeof(real);  // entries of 128 bits
-constexpr int kBlocks = L / kBlock;
-
-template <int width, bool high>
-struct Unpack {  // within each 128 bits, entries of `width` from a and b in turn
+template <int n, bool up>
+struct Shift {  // where nothing arrives, the first lane of what is shuffled with
   static constexpr int of(int lane) {
-    const int block = lane / kBlock * kBlock, place = lane % kBlock;
-    const int from = place / width % 2, entry = place / (2 * width) * width + place % width;
-    return from * L + block + entry + (high ? kBlock / 2 : 0);
+    const int from = up ? lane - n : lane + n;
+    return from >= 0 && from < L ? L + from : 0;
   }
 };
 
-template <bool odd>
-struct Blocks {  // every second block of 128 bits: of a, then of b
-  static constexpr int of(int lane) {
-    const int block = lane / kBlock, half = kBlocks / 2;
-    const int from = block / half;
-    return from * L + (2 * (block % half) + (odd ? 1 : 0)) * kBlock + lane % kBlock;
-  }
-};
-
-LASI_INLINE void transpose(const vec* in, vec* out) {
-  vec t[L];
-  LASI_UNROLL
-  for (int g = 0; g < L; g += kBlock) {
-    if constexpr (kBlock == 4) {
-      const vec a = shuffle<Unpack<1, false>>(in[g], in[g + 1]);
-      const vec b = shuffle<Unpack<1, true>>(in[g], in[g + 1]);
-      const vec c = shuffle<Unpack<1, false>>(in[g + 2], in[g + 3]);
-      const vec d = shuffle<Unpack<1, true>>(in[g + 2], in[g + 3]);
-      t[g] = shuffle<Unpack<2, false>>(a, c), t[g + 1] = shuffle<Unpack<2, true>>(a, c);
-      t[g + 2] = shuffle<Unpack<2, false>>(b, d), t[g + 3] = shuffle<Unpack<2, true>>(b, d);
-    } else {
-      t[g] = shuffle<Unpack<1, false>>(in[g], in[g + 1]);
-      t[g + 1] = shuffle<Unpack<1, true>>(in[g], in[g + 1]);
-    }
-  }
-  LASI_UNROLL
-  for (int i = 0; i < kBlock; ++i) {
-    if constexpr (kBlocks == 1) {
-      out[i] = t[i];
-    } else if constexpr (kBlocks == 2) {
-      out[i] = shuffle<Blocks<false>>(t[i], t[kBlock + i]);
-      out[kBlock + i] = shuffle<Blocks<true>>(t[i], t[kBlock + i]);
-    } else {
-      const vec a = shuffle<Blocks<false>>(t[i], t[kBlock + i]);
-      const vec b = shuffle<Blocks<false>>(t[2 * kBlock + i], t[3 * kBlock + i]);
-      const vec c = shuffle<Blocks<true>>(t[i], t[kBlock + i]);
-      const vec d = shuffle<Blocks<true>>(t[2 * kBlock + i], t[3 * kBlock + i]);
-      out[i] = shuffle<Blocks<false>>(a, b), out[2 * kBlock + i] = shuffle<Blocks<true>>(a, b);
-      out[kBlock + i] = shuffle<Blocks<false>>(c, d);
-      out[3 * kBlock + i] = shuffle<Blocks<true>>(c, d);
-    }
-  }
+// y_l = x_l + r y_{l-1}, or y_{l+1} if not `up`. `powers`: r, r^2, r^4, ...
+template <bool up, int n = 1>
+LASI_INLINE vec scan(const real* powers, vec x) {
+  if constexpr (n < L)
+    return scan<up, 2 * n>(powers + 1, x + *powers * shuffle<Shift<n, up>>(vec{}, x));
+  return x;
 }
 
 // ---- Memory, and threads.
@@ -352,96 +265,213 @@ void in_parallel(ffi::ThreadPool& pool, int threads, std::int64_t count, const W
   if (state->failed) throw std::bad_alloc();
 }
 
-// ---- Where the neighbours are.
+// ---- A row by lanes.
 
+constexpr int kColumn = 48, kLeastColumn = 12;             // vectors of a block, of one moment
+constexpr std::int64_t kBlockBytes = std::int64_t(1) << 18;  // of all moments of a block
+
+// Lane l of block b holds `stride` pixels of a row, from (b L + l) stride on; elements of a lane
+// are numbered through pixels and channels. What would be beyond the end of the row is padding.
 struct Geometry {
   std::int64_t height, width, channels, row;  // row = width * channels
-  int segment;                                // pixels of a segment of a row
-  std::int64_t segments;
-  int room;  // elements of a segment, in whole groups
+  int stride;           // pixels of a lane
+  std::int64_t blocks;  // of a row
+  int column;           // elements of a lane: vectors of a block
+  int pitch;            // vectors from moment to moment: odd, so that they share no place in a cache
   real decay;
-  std::vector<real> powers;  // of the decay: 0 ... segment
+  std::vector<real> powers;  // of the decay: 0 ... stride
+  std::vector<real> steps;   // of what a lane decays by: 1, 2, 4, ...
+  vec from_left, from_right;  // what arrives at a block's side decays to a lane's other end
 
   Geometry(std::int64_t height, std::int64_t width, std::int64_t channels, double decay)
       : height(height), width(width), channels(channels), row(width * channels), decay(decay) {
-    segment = std::max<std::int64_t>(1, std::min<std::int64_t>(width, 3 * L / channels));
-    segments = (width + segment - 1) / segment;
-    room = (segment * channels + L - 1) / L * L;
-    for (int i = 0; i <= segment; ++i) powers.push_back(std::pow(decay, i));
+    const std::int64_t room = kBlockBytes / (P * sizeof(vec));
+    const std::int64_t most =
+        std::max<std::int64_t>(1, std::min<std::int64_t>(std::max<std::int64_t>(room, kLeastColumn), kColumn) / channels);
+    blocks = (width + L * most - 1) / (L * most);
+    stride = (width + L * blocks - 1) / (L * blocks);
+    column = stride * channels;
+    pitch = column | 1;
+    for (int i = 0; i <= stride; ++i) powers.push_back(std::pow(decay, i));
+    for (int n = 1; n < L; n *= 2) steps.push_back(std::pow(decay, n * stride));
+    for (int l = 0; l < L; ++l) {
+      from_left[l] = std::pow(decay, (l + 1) * stride);
+      from_right[l] = std::pow(decay, (L - l) * stride);
+    }
   }
   std::int64_t size() const { return height * row; }
+  std::int64_t lanes() const { return blocks * L; }
   // The channels, as a constant where the library is compiled for them.
   int known_channels() const { return kChannels ? kChannels : channels; }
-  int pixels(std::int64_t s) const {
-    return std::min<std::int64_t>(segment, width - s * segment);
+  // Elements of a lane, of all blocks, that are in the image.
+  int elements(std::int64_t lane) const {
+    return std::min(std::max<std::int64_t>(0, row - lane * column), std::int64_t(column));
   }
   // Vectors of U of a whole row.
-  std::int64_t row_vectors() const { return segments * V * room; }
+  std::int64_t row_vectors() const { return blocks * P * pitch; }
+  int block_size() const { return column * L; }
 };
 
-// The neighbours' places relative to an element, from steps (row, pixel, channel) for the first
-// rows and for the pixels of a row that is as narrow as shows both of its ends.
+// A block of a row of an image, (column, L); 0 in the padding.
+void to_lanes(const Geometry& g, std::int64_t block, const real* row, real* out) {
+  for (int l = 0; l < L; ++l) {
+    const std::int64_t lane = block * L + l;
+    const int elements = g.elements(lane);
+    const real* from = row + lane * g.column;
+    for (int j = 0; j < elements; ++j) out[j * L + l] = from[j];
+    for (int j = elements; j < g.column; ++j) out[j * L + l] = real(0);
+  }
+}
+
+void from_lanes(const Geometry& g, std::int64_t block, const real* in, real* row) {
+  for (int l = 0; l < L; ++l) {
+    const std::int64_t lane = block * L + l;
+    const int elements = g.elements(lane);
+    real* to = row + lane * g.column;
+    for (int j = 0; j < elements; ++j) to[j] = in[j * L + l];
+  }
+}
+
+// Some rows of an image, (column, all lanes): neighbours in other lanes are a shift away.
+class Rows {
+ public:
+  // `reach`: rows that are kept above one. `first` ... `last`: the lanes that are read.
+  Rows(const Geometry& g, std::int64_t reach, std::int64_t pad, std::int64_t first,
+       std::int64_t last)
+      : g_(g), slots_(reach + 1), width_(g.lanes() + 2 * pad), pad_(pad),
+        first_(std::max<std::int64_t>(0, first - pad)), last_(std::min(g.lanes(), last + pad)),
+        held_(slots_, -1), rows_(zeros<real>(slots_ * g.column * width_)) {}
+
+  // Where the lanes of element j of row h begin.
+  real* at(std::int64_t h, int j) const {
+    return rows_.get() + (h % slots_ * g_.column + j) * width_ + pad_;
+  }
+
+  // Reads row h and those above it, where they are not there.
+  void read(const real* image, std::int64_t h) {
+    for (std::int64_t r = std::max<std::int64_t>(0, h - slots_ + 1); r <= h; ++r) {
+      if (held_[r % slots_] == r) continue;
+      held_[r % slots_] = r;
+      for (std::int64_t lane = first_; lane < last_; ++lane) {
+        const int elements = g_.elements(lane);
+        const real* from = image + r * g_.row + lane * g_.column;
+        real* to = at(r, 0) + lane;
+        for (int j = 0; j < elements; ++j) to[j * width_] = from[j];
+      }
+    }
+  }
+
+  // Adds row h to that of an image, and forgets it.
+  void flush(std::int64_t h, real* image) {
+    for (std::int64_t lane = 0; lane < g_.lanes(); ++lane) {
+      const int elements = g_.elements(lane);
+      real* to = image + h * g_.row + lane * g_.column;
+      for (int j = 0; j < elements; ++j) to[j] += at(h, j)[lane];
+    }
+    std::fill_n(at(h, 0) - pad_, g_.column * width_, real(0));
+  }
+
+ private:
+  const Geometry& g_;
+  std::int64_t slots_, width_, pad_, first_, last_;
+  std::vector<std::int64_t> held_;
+  Array<real> rows_;
+};
+
+// ---- Where the neighbours are.
+
 class Neighbors {
  public:
+  // `steps`: (row, pixel, channel) to each neighbour, all 0 where it is missing, for the first rows
+  // and for the pixels of a row that is as narrow as shows both of its ends.
   Neighbors(const Geometry& g, const std::int32_t* steps, std::int64_t kinds, std::int64_t columns)
-      : g_(g), kinds_(kinds), columns_(columns), offsets_(kinds * columns * g.channels * N) {
-    for (std::size_t i = 0; i < offsets_.size(); ++i) {
-      const std::int32_t* step = steps + 3 * i;
-      offsets_[i] = step[0] * g.row + step[1] * g.channels + step[2];  // 0: there is none
-    }
+      : g_(g), kinds_(kinds), columns_(columns),
+        steps_(steps, steps + kinds * columns * g.channels * N * 3) {
     find_inside();
-    for (int c = 0; c < g.channels; c += kTogether) find_windows(c);
-    first_.push_back(windows_.size());
+    find_places();
+    find_lanes();
   }
-  // The places (channels, N) of the neighbours of pixel w of row h.
-  const std::int64_t* of(std::int64_t h, std::int64_t w) const {
+
+  Rows rows(std::int64_t first, std::int64_t last) const {
+    return Rows(g_, reach_, pad_, first, last);
+  }
+  Rows rows() const { return rows(0, g_.lanes()); }
+
+  // The pixels of all lanes of a block that are the i-th of their lane.
+  struct Lanes {
+    std::vector<int> others;  // those with neighbours of their own
+    bool any, all;            // whether any has, and all have, the neighbours of most pixels
+    vec usual;                // 1 where this is so
+  };
+  const Lanes& lanes(std::int64_t h, std::int64_t block, int i) const {
+    return lanes_[h < kinds_ - 1][block * g_.stride + i];
+  }
+
+  // visit(k, offset) for the neighbours of an element, relative to it in the image.
+  template <class Visit>
+  LASI_INLINE void each_neighbor(std::int64_t h, std::int64_t w, int c, const Visit& visit) const {
+    const std::int32_t* step = of(h, w) + c * N * 3;
+    for (int k = 0; k < N; ++k, step += 3)
+      if (step[0] | step[1] | step[2])
+        visit(k, step[0] * g_.row + step[1] * g_.channels + step[2]);
+  }
+
+  // Where the lanes of the usual neighbour k of element j begin.
+  real* place(const Rows& rows, std::int64_t h, int j, int k) const {
+    const Place& place = places_[j * N + k];
+    return rows.at(h - place.up, place.element) + place.lanes;
+  }
+
+  // The features of a block of an image, (N + 1, column, L): neighbours', and the values. 0 in the
+  // padding. `rows` holds what is needed.
+  LASI_APART void features(const real* image, const Rows& rows, std::int64_t h,
+                           std::int64_t block, real* out) const {
+    const int channels = g_.known_channels(), size = g_.block_size();
+    for (int i = 0; i < g_.stride; ++i) {
+      const Lanes& at = lanes(h, block, i);
+      for (int c = 0; c < channels; ++c) {
+        const int j = i * channels + c;
+        for (int k = 0; k < N; ++k) {
+          vec x = {};
+          if (at.any) x = load(place(rows, h, j, k) + block * L);
+          if (!at.all) x = at.usual != 0 ? x : vec{};
+          store(out + k * size + j * L, x);
+        }
+        store(out + N * size + j * L, load(rows.at(h, j) + block * L));
+        for (const int l : at.others) {
+          const std::int64_t w = (block * L + l) * g_.stride + i;
+          const real* own = image + h * g_.row + w * channels + c;
+          each_neighbor(h, w, c, [&](int k, std::int64_t offset) {
+            out[k * size + j * L + l] = own[offset];
+          });
+        }
+      }
+    }
+  }
+
+ private:
+  struct Place {
+    int up, element;
+    std::int64_t lanes;
+  };
+
+  // The steps (channels, N, 3) of pixel w of row h.
+  const std::int32_t* of(std::int64_t h, std::int64_t w) const {
     const std::int64_t side = columns_ / 2;
     std::int64_t column = w;
     if (columns_ < g_.width && w >= side)
       column = w < g_.width - side ? side : columns_ - (g_.width - w);
     return in_column(std::min(h, kinds_ - 1), column);
   }
-
-  // The features of the pixels w0 ... of row h, F to an element; in reverse order if `reverse`.
-  LASI_APART void features(const real* image, std::int64_t h, std::int64_t w0, int pixels,
-                           bool reverse, real* out) const {
-    const int channels = g_.channels;
-    const std::int64_t step = reverse ? -F : F;
-    if (reverse) out += (std::int64_t(pixels) * channels - 1) * F;
-    const real* own = image + h * g_.row + w0 * channels;
-    for (int w = 0; w < pixels; ++w) {
-      if (inside(h, w0 + w) && own - image >= farthest_) {
-        for (int c = 0; c < channels; c += kTogether, own += kTogether, out += kTogether * step)
-          look_up(own, c / kTogether, step, out);
-        continue;
-      }
-      const std::int64_t* offset = of(h, w0 + w);
-      for (int c = 0; c < channels; ++c, ++own, offset += N, out += step) {
-        LASI_UNROLL
-        for (int k = 0; k < N; ++k) out[k] = offset[k] ? own[offset[k]] : real(0);
-        out[N] = *own;
-      }
-    }
+  const std::int32_t* in_column(std::int64_t kind, std::int64_t column) const {
+    return &steps_[(kind * columns_ + column) * g_.channels * N * 3];
   }
-
- private:
-  static constexpr int kParts = F / L;
-  // Elements that share their windows: all channels of a pixel, if they are known.
-  static constexpr int kTogether = kChannels ? kChannels : 1;
-  // L values before a pixel, and which lanes of its elements' features they are.
-  struct Window {
-    std::int64_t start;
-    indices at[kTogether][kParts];
-  };
-
-  const std::int64_t* in_column(std::int64_t kind, std::int64_t column) const {
-    return &offsets_[(kind * columns_ + column) * g_.channels * N];
-  }
+  const std::int32_t* usual() const { return in_column(kinds_ - 1, columns_ / 2); }
 
   // The pixels of a row whose neighbours are those of the pixel in the middle.
   void find_inside() {
-    const std::int64_t middle = columns_ / 2, count = g_.channels * N;
-    const std::int64_t* same = in_column(kinds_ - 1, middle);
+    const std::int64_t middle = columns_ / 2, count = g_.channels * N * 3;
+    const std::int32_t* same = usual();
     const auto alike = [&](std::int64_t w) {
       return std::equal(same, same + count, in_column(kinds_ - 1, w));
     };
@@ -450,252 +480,226 @@ class Neighbors {
     std::int64_t end = middle + 1;
     while (end < columns_ && alike(end)) ++end;
     end_ = g_.width - (columns_ - end);
-    if (std::find(same, same + count, 0) != same + count) end_ = begin_;
   }
 
-  // Of the elements from channel c on that share theirs.
-  void find_windows(int c) {
-    struct Place {
-      std::int64_t at;  // relative to the first of the elements
-      int element, feature;
-    };
-    const std::int64_t* offset = in_column(kinds_ - 1, columns_ / 2) + c * N;
-    std::vector<Place> places;
-    for (int i = 0; i < kTogether; ++i, offset += N) {
-      places.push_back({i, i, N});
-      for (int k = 0; k < N; ++k) places.push_back({i + offset[k], i, k});
-    }
-    std::sort(places.begin(), places.end(),
-              [](const Place& a, const Place& b) { return a.at > b.at; });
-    first_.push_back(windows_.size());
-    for (auto place = places.begin(); place != places.end();) {
-      Window window;
-      window.start = place->at - (L - 1);
-      farthest_ = std::max(farthest_, -window.start);
-      for (auto& of_element : window.at)
-        for (auto& part : of_element)
-          for (int j = 0; j < L; ++j) part[j] = j;
-      for (; place != places.end() && place->at >= window.start; ++place)
-        window.at[place->element][place->feature / L][place->feature % L] =
-            L + place->at - window.start;
-      windows_.push_back(window);
+  void find_places() {
+    for (int i = 0; i < g_.stride; ++i) {
+      const std::int32_t* step = usual();
+      for (int c = 0; c < g_.channels; ++c)
+        for (int k = 0; k < N; ++k, step += 3) {
+          const int pixel = i + step[1], behind = (g_.stride - 1 - pixel) / g_.stride;
+          const int lanes = pixel < 0 ? -behind : pixel / g_.stride;
+          const int element = (pixel - lanes * g_.stride) * int(g_.channels) + c + step[2];
+          places_.push_back({-step[0], element, lanes});
+          reach_ = std::max<std::int64_t>(reach_, -step[0]);
+          pad_ = std::max<std::int64_t>(pad_, std::abs(lanes));
+        }
     }
   }
 
-  bool inside(std::int64_t h, std::int64_t w) const {
-    return h >= kinds_ - 1 && w >= begin_ && w < end_;
-  }
-
-  LASI_INLINE void look_up(const real* own, int group, std::int64_t step, real* out) const {
-    vec x[kTogether][kParts] = {};
-    for (std::size_t i = first_[group]; i < first_[group + 1]; ++i) {
-      const vec window = load(own + windows_[i].start);
-      for (int e = 0; e < kTogether; ++e)
-        for (int part = 0; part < kParts; ++part)
-          x[e][part] = lookup(x[e][part], window, windows_[i].at[e][part]);
-    }
-    for (int e = 0; e < kTogether; ++e)
-      for (int part = 0; part < kParts; ++part) store(out + e * step + part * L, x[e][part]);
+  void find_lanes() {
+    for (const bool top : {false, true})
+      for (std::int64_t block = 0; block < g_.blocks; ++block)
+        for (int i = 0; i < g_.stride; ++i) {
+          Lanes found{{}, false, true, {}};
+          for (int l = 0; l < L; ++l) {
+            const std::int64_t w = (block * L + l) * g_.stride + i;
+            const bool usual = !top && w >= begin_ && w < end_;
+            if (w < g_.width && !usual) found.others.push_back(l);
+            found.usual[l] = usual;
+            found.any |= usual, found.all &= usual;
+          }
+          lanes_[top].push_back(found);
+        }
   }
 
   const Geometry& g_;
   std::int64_t kinds_, columns_;
-  std::vector<std::int64_t> offsets_;
-  std::int64_t begin_ = 0, end_ = 0, farthest_ = 0;  // pixels inside; how far windows reach
-  std::vector<Window> windows_;
-  std::vector<std::size_t> first_;  // window of each group of elements, and the end
+  std::vector<std::int32_t> steps_;
+  std::int64_t begin_ = 0, end_ = 0;  // pixels inside
+  std::int64_t reach_ = 0, pad_ = 0;  // rows above, and lanes beside, that neighbours are in
+  std::vector<Place> places_;         // (column, N)
+  std::vector<Lanes> lanes_[2];       // (blocks, stride): of most rows, of the first ones
 };
 
-// ---- The sums of one image, row by row, segment by segment.
+// ---- The sums of one image, row by row, block by block.
+
+// Features of a block: (N + 1, column, L) each.
+struct Features {
+  Array<real> left, right;
+  explicit Features(const Geometry& g)
+      : left(zeros<real>((N + 1) * g.block_size(), 64)),
+        right(zeros<real>((N + 1) * g.block_size(), 64)) {}
+};
+
+// The example of one moment at element j of a lane.
+template <Kind kind>
+struct Product {
+  const real *left_i, *left_k, *right_i, *right_k;
+  Product(const Geometry& g, int p, const Features& features) {
+    const std::int64_t i = kPairs.row[p] * g.block_size(), k = kPairs.column[p] * g.block_size();
+    const real* left = (kind == Kind::kSquare ? features.right : features.left).get();
+    left_i = left + i, left_k = left + k;
+    right_i = features.right.get() + i, right_k = features.right.get() + k;
+  }
+  LASI_INLINE vec operator()(int j) const {
+    vec x = load(left_i + j * L) * load(right_k + j * L);
+    if (kind == Kind::kMixed) x += load(left_k + j * L) * load(right_i + j * L);
+    return x;
+  }
+};
+
+// p(c - 1), of all channels but the first, and e of the channels of the pixel from element j on.
+template <Kind kind>
+LASI_INLINE void pixel(real d, const Product<kind>& of, int j, int C, vec* own, vec* before,
+                       vec* every) {
+  for (int c = 0; c < C; ++c) own[c] = of(j + c);
+  every[0] = own[0];
+  for (int c = 1; c < C; ++c) {
+    before[c] = every[c - 1];
+    every[c] = own[c] + d * before[c];
+  }
+  if (C == 1) return;
+  vec after = own[C - 1];
+  for (int c = C - 1; c-- > 0;) {
+    every[c] += d * after;
+    if (c > 0) after = own[c] + d * after;
+  }
+}
 
 template <Kind kind>
 class Sums {
  public:
   // `above`: U above the first row, which is used up, or null where no rows are above.
   Sums(const Geometry& g, vec* above)
-      : g_(g),
-        own_(above == nullptr ? zeros<vec>(g.row_vectors()) : Array<vec>()),
+      : g_(g), own_(above == nullptr ? zeros<vec>(g.row_vectors()) : Array<vec>()),
         above_(above == nullptr ? own_.get() : above),
-        right_(zeros<vec>((g.segments + 1) * V * g.channels)),
-        row_right_(zeros<vec>((g.segments + 1) * V * g.channels)),
-        left_(zeros<vec>(V * g.channels)), scratch_(allocate<vec>(3 * g.channels)),
-        total_(zeros<vec>(V * g.room, kPage / 2)) {
+        right_(zeros<vec>(g.blocks * P * g.channels)),
+        lane_right_(zeros<vec>(g.blocks * P * g.channels)), left_(zeros<vec>(P * g.channels)),
+        carry_(zeros<real>(P * g.channels)), scratch_(allocate<vec>(5 * g.channels)),
+        total_(zeros<vec>(P * g.pitch, kPage / 2)) {
     if (above != nullptr) find_right();
   }
 
-  const vec* total() const { return total_.get(); }
+  void start_row() { std::fill_n(carry_.get(), P * g_.channels, real(0)); }
 
-  void start_row() {
-    std::memset(static_cast<void*>(left_.get()), 0, V * g_.channels * sizeof(vec));
+  // The totals of a block, but for what arrives in a lane from the left.
+  LASI_APART void block(std::int64_t b, const Features& features) {
+    for (int p = 0; p < P; ++p) walk(b, p, Product<kind>(g_, p, features));
   }
 
-  // The totals of segment s, from features of its elements; `total` then holds them.
-  LASI_APART void segment(std::int64_t s, const real* left, const real* right) {
-    if constexpr (kShuffles) {
-      each_vector(s, left, right, std::make_index_sequence<V>());
-    } else {
-      for (int v = 0; v < V; ++v)
-        walk(s, v, [v](const real* a, const real* b) { return product_at<kind>(v, a, b); }, left,
-             right);
-    }
+  // The moments of element j of every lane of the block.
+  LASI_INLINE void planes(int j, vec* moments) const {
+    const int C = g_.known_channels();
+    const vec *total = total_.get() + j, *left = left_.get() + j % C;
+    const real power = g_.powers[j / C];
+    for (int p = 0; p < P; ++p) moments[p] = total[p * g_.pitch] + power * left[p * C];
   }
 
   void end_row() {
-    const int C = g_.known_channels();
-    for (std::int64_t s = g_.segments; s-- > 0;) {
-      const real power = g_.powers[g_.pixels(s)];
-      for (int i = 0; i < V * C; ++i) {
-        vec& row = row_right_[s * V * C + i];
-        row += power * row_right_[(s + 1) * V * C + i];
-        right_[s * V * C + i] = row + g_.decay * right_[s * V * C + i];
+    const int count = P * g_.known_channels();
+    std::fill_n(carry_.get(), count, real(0));
+    for (std::int64_t b = g_.blocks; b-- > 0;)
+      for (int i = 0; i < count; ++i) {
+        const real carry = carry_[i];
+        const vec full =
+            scan<false>(g_.steps.data(), lane_right_[b * count + i]) + g_.from_right * carry;
+        right_[b * count + i] = shuffle<Shift<1, false>>(filled(carry), full);
+        carry_[i] = full[0];
       }
-    }
-  }
-
-  // U of segment s alone, which needs nothing of other segments.
-  static void rise(const Geometry& g, std::int64_t s, const real* left, const real* right,
-                   vec* above, vec* scratch) {
-    if constexpr (kShuffles) {
-      each_rise(g, s, left, right, above, scratch, std::make_index_sequence<V>());
-    } else {
-      for (int v = 0; v < V; ++v)
-        rise_one(g, s, v, [v](const real* a, const real* b) { return product_at<kind>(v, a, b); },
-                 left, right, above, scratch);
-    }
   }
 
  private:
-  // G of the row above where a segment begins.
+  // G of the row above where every lane begins.
   void find_right() {
     const int C = g_.known_channels();
-    for (std::int64_t s = g_.segments; s-- > 0;)
-      for (int v = 0; v < V; ++v) {
-        const vec* u = above_ + (s * V + v) * g_.room;
+    for (std::int64_t b = 0; b < g_.blocks; ++b)
+      for (int p = 0; p < P; ++p) {
+        const vec* u = above_ + (b * P + p) * g_.pitch;
         for (int c = 0; c < C; ++c) {
-          vec sum = right_[((s + 1) * V + v) * C + c];
-          for (int w = g_.pixels(s); w-- > 0;) sum = u[w * C + c] + g_.decay * sum;
-          right_[(s * V + v) * C + c] = sum;
+          vec sum = {};
+          for (int i = g_.stride; i-- > 0;) sum = u[i * C + c] + g_.decay * sum;
+          lane_right_[(b * P + p) * C + c] = sum;
         }
       }
+    end_row();
   }
 
-  template <std::size_t... v>
-  LASI_INLINE void each_vector(std::int64_t s, const real* left, const real* right,
-                               std::index_sequence<v...>) {
-    (walk(s, v, [](const real* a, const real* b) { return product<kind, int(v)>(a, b); }, left,
-          right),
-     ...);
-  }
-  template <std::size_t... v>
-  static LASI_INLINE void each_rise(const Geometry& g, std::int64_t s, const real* left,
-                                    const real* right, vec* above, vec* scratch,
-                                    std::index_sequence<v...>) {
-    (rise_one(g, s, v, [](const real* a, const real* b) { return product<kind, int(v)>(a, b); },
-              left, right, above, scratch),
-     ...);
-  }
-
-  // p(c - 1), of all channels but the first, and e of the channels of one pixel.
-  template <class Product>
-  static LASI_INLINE void pixel(real d, const Product& of, const real* left, const real* right,
-                                int C, vec* own, vec* before, vec* every) {
-    for (int c = 0; c < C; ++c) own[c] = of(left + c * F, right + c * F);
-    every[0] = own[0];
-    for (int c = 1; c < C; ++c) {
-      before[c] = every[c - 1];
-      every[c] = own[c] + d * before[c];
-    }
-    if (C == 1) return;
-    vec after = own[C - 1];
-    for (int c = C - 1; c-- > 0;) {
-      every[c] += d * after;
-      if (c > 0) after = own[c] + d * after;
-    }
-  }
-
-  template <class Product>
-  void walk(std::int64_t s, int v, const Product& of, const real* left, const real* right) {
-    constexpr int kRoom = kChannels ? kChannels : 1;
-    const int C = g_.known_channels(), pixels = g_.pixels(s);
+  LASI_INLINE void walk(std::int64_t b, int p, const Product<kind>& of) {
+    const int C = g_.known_channels();
     const real d = g_.decay;
-    vec* u = above_ + (s * V + v) * g_.room;
-    vec* total = total_.get() + v * g_.room;
+    vec* u = above_ + (b * P + p) * g_.pitch;
+    vec* total = total_.get() + p * g_.pitch;
+    vec fixed[5 * kKnown];
+    vec* own = kChannels ? fixed : scratch_.get();
+    vec *before = own + C, *every = before + C, *carry = every + C, *sum = carry + C;
     {
-      const vec* arriving = right_.get() + ((s + 1) * V + v) * C;
-      vec fixed[kRoom];
-      vec* g = kChannels ? fixed : scratch_.get();
-      for (int c = 0; c < C; ++c) g[c] = arriving[c];
-      for (int w = pixels; w-- > 0;)
+      vec* g = carry;
+      for (int c = 0; c < C; ++c) g[c] = right_[(b * P + p) * C + c];
+      for (int i = g_.stride; i-- > 0;)
         for (int c = 0; c < C; ++c) {
           const vec further = d * g[c];
-          total[w * C + c] = further;
-          g[c] = u[w * C + c] + further;
+          total[i * C + c] = further;
+          g[c] = u[i * C + c] + further;
         }
     }
-    vec fixed[5][kRoom];
-    vec* own = kChannels ? fixed[0] : scratch_.get();
-    vec* before = kChannels ? fixed[1] : scratch_.get() + C;
-    vec* every = kChannels ? fixed[2] : scratch_.get() + 2 * C;
-    vec* carry = kChannels ? fixed[3] : left_.get() + v * C;
-    vec* sum = kChannels ? fixed[4] : row_right_.get() + (s * V + v) * C;
-    for (int c = 0; c < C; ++c) {
-      if (kChannels) carry[c] = left_[v * C + c];
-      sum[c] = vec{};
-    }
-    for (int w = 0; w < pixels; ++w) {
-      pixel(d, of, left + w * C * F, right + w * C * F, C, own, before, every);
-      const real power = g_.powers[w];
+    for (int c = 0; c < C; ++c) carry[c] = sum[c] = vec{};
+    for (int i = 0; i < g_.stride; ++i) {
+      pixel(d, of, i * C, C, own, before, every);
+      const real power = g_.powers[i];
       for (int c = 0; c < C; ++c) {
-        const int e = w * C + c;
-        const vec z = carry[c] + u[e];
-        total[e] += c == 0 ? z : before[c] + z;
+        const int j = i * C + c;
+        const vec z = carry[c] + u[j];
+        total[j] += c == 0 ? z : before[c] + z;
         carry[c] = every[c] + d * z;
         sum[c] += power * every[c];
-        u[e] = every[c] + d * u[e];
-        __builtin_prefetch(u + g_.room + e);
+        u[j] = every[c] + d * u[j];
       }
     }
-    if (kChannels)
-      for (int c = 0; c < C; ++c) {
-        left_[v * C + c] = carry[c];
-        row_right_[(s * V + v) * C + c] = sum[c];
-      }
-  }
-
-  template <class Product>
-  static void rise_one(const Geometry& g, std::int64_t s, int v, const Product& of,
-                       const real* left, const real* right, vec* above, vec* scratch) {
-    constexpr int kRoom = kChannels ? kChannels : 1;
-    const int C = g.known_channels(), pixels = g.pixels(s);
-    const real d = g.decay;
-    vec* u = above + (s * V + v) * g.room;
-    vec fixed[3][kRoom];
-    vec* own = kChannels ? fixed[0] : scratch;
-    vec* before = kChannels ? fixed[1] : scratch + C;
-    vec* every = kChannels ? fixed[2] : scratch + 2 * C;
-    for (int w = 0; w < pixels; ++w) {
-      pixel(d, of, left + w * C * F, right + w * C * F, C, own, before, every);
-      for (int c = 0; c < C; ++c) u[w * C + c] = every[c] + d * u[w * C + c];
+    for (int c = 0; c < C; ++c) {
+      vec& right = lane_right_[(b * P + p) * C + c];
+      right = sum[c] + d * right;
+      real& arriving = carry_[p * C + c];
+      const vec full = scan<true>(g_.steps.data(), carry[c]) + g_.from_left * arriving;
+      left_[p * C + c] = shuffle<Shift<1, true>>(filled(arriving), full);
+      arriving = full[L - 1];
     }
   }
 
   const Geometry& g_;
   Array<vec> own_;
-  vec* above_;            // U, of the row above: (segments, V, room)
-  Array<vec> right_;      // G where a segment begins: (segments + 1, V, channels)
-  Array<vec> row_right_;  // the same with this row's e in the place of U
-  Array<vec> left_;       // d Z + e of the last pixel: (V, channels)
-  Array<vec> scratch_;
-  Array<vec> total_;      // (V, room)
+  vec* above_;             // U, of the row above: (blocks, P, pitch)
+  Array<vec> right_;       // G where the next lane begins: (blocks, P, channels)
+  Array<vec> lane_right_;  // G where a lane begins, of this lane alone
+  Array<vec> left_;        // d Z + e where the lane before ends, of this block: (P, channels)
+  Array<real> carry_;      // the same where a block ends; or G, while they are walked back
+  Array<vec> scratch_, total_;  // total: (P, pitch)
 };
+
+// U of the moments from `first` to `last` of a block alone, which needs nothing of other blocks.
+template <Kind kind>
+LASI_APART void rise(const Geometry& g, const Features& features, int first, int last, vec* above) {
+  const int C = g.known_channels();
+  const Array<vec> scratch = kChannels ? Array<vec>() : allocate<vec>(3 * C);
+  vec fixed[3 * kKnown];
+  vec *own = kChannels ? fixed : scratch.get(), *before = own + C, *every = before + C;
+  for (int p = first; p < last; ++p) {
+    const Product<kind> of(g, p, features);
+    vec* u = above + (p - first) * g.pitch;
+    for (int i = 0; i < g.stride; ++i) {
+      pixel(g.decay, of, i * C, C, own, before, every);
+      for (int c = 0; c < C; ++c) u[i * C + c] = every[c] + g.decay * u[i * C + c];
+    }
+  }
+}
 
 // ---- The ridge systems of L elements, for M images at once: their steps fill each other's waits.
 
 // `ridge` is added to the diagonal, `prior` to the right-hand sides.
-// `moments`: (V L) planes of each; turned into the factors of A = L D L^T, D L^T in place of A, and
+// `moments`: P planes of each; turned into the factors of A = L D L^T, D L^T in place of A, and
 // the right-hand sides, their last column, into coefficients.
 template <int M>
-LASI_APART void solve(vec (*moments)[V * L], vec (*inverse)[N], vec (*x)[N], real ridge,
+LASI_APART void solve(vec (*moments)[P], vec (*inverse)[N], vec (*x)[N], real ridge,
                       real prior) {
   LASI_UNROLL
   for (int k = 0; k < N; ++k) {
@@ -764,19 +768,6 @@ LASI_INLINE vec square_root(vec x) {
   return load(y);
 }
 
-// Moments of group i of a segment, a plane each.
-LASI_APART void planes_of(const vec* total, int room, int group, vec* out) {
-  LASI_UNROLL
-  for (int v = 0; v < V; ++v) transpose(total + v * room + group * L, out + v * L);
-}
-
-LASI_INLINE void store_some(real* p, vec x, int count) {
-  if (count == L) return store(p, x);
-  real y[L];
-  store(y, x);
-  for (int j = 0; j < count; ++j) p[j] = y[j];
-}
-
 // Coefficients to embeddings, in their place; gives 1 / norm.
 constexpr real kOffset = 1e-6;
 LASI_INLINE vec normalize(vec* theta) {
@@ -806,21 +797,6 @@ LASI_INLINE vec separation(const vec* of_x, const vec* of_y) {
   return same ? vec{} : square_root(squared);
 }
 
-LASI_INLINE vec load_some(const real* p, int count) {
-  if (count == L) return load(p);
-  real y[L] = {};
-  for (int j = 0; j < count; ++j) y[j] = p[j];
-  return load(y);
-}
-
-// N planes, `plane` elements apart: `count` elements of each.
-LASI_INLINE void load_planes(const real* p, std::int64_t plane, int count, vec* x) {
-  for (int k = 0; k < N; ++k) x[k] = load_some(p + k * plane, count);
-}
-LASI_INLINE void store_planes(real* p, std::int64_t plane, int count, const vec* x) {
-  for (int k = 0; k < N; ++k) store_some(p + k * plane, x[k], count);
-}
-
 // Row i < N of the symmetric matrix of moments, times N planes and a last one.
 LASI_INLINE vec row_times(const vec* moments, int i, const vec* x, vec last) {
   vec sum = moments[at(i, N)] * last;
@@ -829,164 +805,114 @@ LASI_INLINE vec row_times(const vec* moments, int i, const vec* x, vec last) {
   return sum;
 }
 
-// ---- Where the features of a walk come from.
+// ---- Walks.
 
-// A segment's features (room, F), those of what fills it up 0.
-struct Features {
-  Array<real> left, right;
-  explicit Features(const Geometry& g)
-      : left(zeros<real>(g.room * F, 64)), right(zeros<real>(g.room * F, 64)) {}
-};
-
-// An image, or two whose products are mixed, top to bottom.
+// An image, or two whose products are mixed.
 struct Source {
   const real* values;
   const real* other;    // or null
   const real* weights;  // or null
-
-  template <Kind kind>
-  void fill(const Geometry& g, const Neighbors& neighbors, std::int64_t h, std::int64_t s,
-            Features& out) const {
-    const int pixels = g.pixels(s);
-    const std::int64_t w = s * g.segment;
-    neighbors.features(values, h, w, pixels, false, out.right.get());
-    if (kind == Kind::kSquare) return;
-    const real* from = out.right.get();
-    if (kind == Kind::kMixed) {
-      neighbors.features(other, h, w, pixels, false, out.left.get());
-      from = out.left.get();
-    }
-    if (weights == nullptr) return;
-    const real* weight = weights + h * g.row + w * g.channels;
-    for (int e = 0; e < pixels * g.channels; ++e)
-      for (int i = 0; i < F; i += L)
-        store(out.left.get() + e * F + i, weight[e] * load(from + e * F + i));
-  }
 };
 
-// Vectors u and v (N planes each) in the reverse order of elements: the adjoint of a walk.
-struct Vectors {
-  const real* u;
-  const real* v;
-  std::int64_t plane;  // elements of a plane; the first is that of row `first`
-  std::int64_t first;
-  real own;
-
-  LASI_APART void fill(const Geometry& g, std::int64_t h, std::int64_t w, int pixels,
-                       Features& out) const {
-    const int count = pixels * g.channels;
-    const std::int64_t start = (h - first) * g.row + w * g.channels;
-    for (int e = 0; e < count; e += L) {
-      const int some = std::min(L, count - e);
-      turn(u + start + e, real(0), some, out.left.get() + (count - 1 - e) * F);
-      turn(v + start + e, own, some, out.right.get() + (count - 1 - e) * F);
-    }
-  }
-
-  // N planes and a constant as features of `count` elements, the first of them last.
-  void turn(const real* planes, real last, int count, real* out) const {
-    for (int i = 0; i < F; i += L) {
-      vec columns[L], rows[L];
-      LASI_UNROLL
-      for (int k = i; k < i + L; ++k)
-        columns[k - i] = k < N ? load_some(planes + k * plane, count)
-                               : filled(k == N ? last : real(0));
-      transpose(columns, rows);
-      for (int j = 0; j < count; ++j) store(out - j * F + i, rows[j]);
-    }
-  }
-};
-
-// ---- Walks.
-
-// A walk along the segments of M images at once. `above`: U of the row above the first, for each
-// image, which is used up, or null for none.
-template <Kind kind, int M>
-class Walk {
+// The features of a source, of lanes `first` ... `last`.
+template <Kind kind>
+class Reader {
  public:
-  Walk(const Geometry& g, const Neighbors& neighbors, const Source* sources, vec* above)
-      : g_(g), neighbors_(neighbors), sources_(sources, sources + M), features_(g) {
-    sums_.reserve(M);
-    for (int m = 0; m < M; ++m)
-      sums_.emplace_back(g, above == nullptr ? nullptr : above + m * g.row_vectors());
-  }
+  Reader(const Geometry& g, const Neighbors& neighbors, const Source& source, std::int64_t first,
+         std::int64_t last)
+      : g_(g), neighbors_(neighbors), source_(source), values_(neighbors.rows(first, last)),
+        others_(neighbors.rows(first, last)), weights_(allocate<real>(g.block_size())) {}
+  Reader(const Geometry& g, const Neighbors& neighbors, const Source& source)
+      : Reader(g, neighbors, source, 0, g.lanes()) {}
 
-  // Segment s of row h, which follows the one before.
-  void segment(std::int64_t h, std::int64_t s) {
-    const real* left = (kind == Kind::kSquare ? features_.right : features_.left).get();
-    for (int m = 0; m < M; ++m) {
-      if (s == 0) sums_[m].start_row();
-      sources_[m].template fill<kind>(g_, neighbors_, h, s, features_);
-      sums_[m].segment(s, left, features_.right.get());
-      if (s + 1 == g_.segments) sums_[m].end_row();
+  void fill(std::int64_t h, std::int64_t block, Features& out) {
+    real *left = out.left.get(), *right = out.right.get();
+    values_.read(source_.values, h);
+    neighbors_.features(source_.values, values_, h, block, right);
+    if (kind == Kind::kSquare) return;
+    if (kind == Kind::kMixed) {
+      others_.read(source_.other, h);
+      neighbors_.features(source_.other, others_, h, block, left);
     }
-  }
-
-  // The moments of its elements from group * L on, of each image.
-  void planes(int group, vec (*moments)[V * L]) const {
-    for (int m = 0; m < M; ++m) planes_of(sums_[m].total(), g_.room, group, moments[m]);
+    if (source_.weights == nullptr) return;
+    to_lanes(g_, block, source_.weights + h * g_.row, weights_.get());
+    const real* from = kind == Kind::kMixed ? left : right;
+    for (int k = 0; k <= N; ++k)
+      for (int j = 0; j < g_.column; ++j) {
+        const std::int64_t place = std::int64_t(k) * g_.block_size() + j * L;
+        store(left + place, load(weights_.get() + j * L) * load(from + place));
+      }
   }
 
  private:
   const Geometry& g_;
   const Neighbors& neighbors_;
-  std::vector<Source> sources_;
+  const Source source_;
+  Rows values_, others_;
+  Array<real> weights_;
+};
+
+// A walk along the blocks of M images at once. `above`: U of the row above the first, for each
+// image, which is used up, or null for none.
+template <Kind kind, int M>
+class Walk {
+ public:
+  Walk(const Geometry& g, const Neighbors& neighbors, const Source* sources, vec* above)
+      : g_(g), features_(g) {
+    for (int m = 0; m < M; ++m) {
+      readers_.emplace_back(g, neighbors, sources[m]);
+      sums_.emplace_back(g, above == nullptr ? nullptr : above + m * g.row_vectors());
+    }
+  }
+
+  // Block b of row h, which follows the one before.
+  void block(std::int64_t h, std::int64_t b) {
+    for (int m = 0; m < M; ++m) {
+      if (b == 0) sums_[m].start_row();
+      readers_[m].fill(h, b, features_);
+      sums_[m].block(b, features_);
+      if (b + 1 == g_.blocks) sums_[m].end_row();
+    }
+  }
+
+  // The moments of element j of the lanes of the block, of each image.
+  void planes(int j, vec (*moments)[P]) const {
+    for (int m = 0; m < M; ++m) sums_[m].planes(j, moments[m]);
+  }
+
+ private:
+  const Geometry& g_;
+  std::vector<Reader<kind>> readers_;
   std::vector<Sums<kind>> sums_;
   Features features_;
 };
 
-// Rows `from` ... `to`; consume(h, element of the row, count, moments) is called for every group
-// of at most L elements.
-template <Kind kind, int M, class Consume>
-void walk(const Geometry& g, const Neighbors& neighbors, const Source* sources, vec* above,
-          std::int64_t from, std::int64_t to, const Consume& consume) {
-  Walk<kind, M> walk(g, neighbors, sources, above);
-  vec moments[M][V * L];
-  for (std::int64_t h = from; h < to; ++h)
-    for (std::int64_t s = 0; s < g.segments; ++s) {
-      walk.segment(h, s);
-      const int elements = g.pixels(s) * g.channels;
-      for (int group = 0; group * L < elements; ++group) {
-        walk.planes(group, moments);
-        consume(h, s * g.segment * g.channels + group * L, std::min(L, elements - group * L),
-                moments);
-      }
-    }
-}
-
-constexpr std::int64_t kPieceBytes = 1 << 17;  // of U that a thread walks down with
-
 // U above the first row of every band but the first, for M images: (bands - 1, M, row_vectors).
-// The pixels of a row need nothing of each other: so few segments at a time that their U stays in
-// the cache from row to row.
+// The pixels of a row need nothing of each other, nor do the moments: a part of those of a block
+// at a time, so that they stay in the cache from row to row.
 template <Kind kind, int M>
-Array<vec> rows_above(ffi::ThreadPool& pool, int threads, const Geometry& g,
+Array<vec> rows_above(ffi::ThreadPool& pool, std::int64_t threads, const Geometry& g,
                       const Neighbors& neighbors, const Source* sources,
                       const std::vector<std::int64_t>& starts) {
   const std::int64_t row = g.row_vectors(), bands = starts.size() - 1;
   Array<vec> found = allocate<vec>((bands - 1) * M * row);
   if (bands == 1) return found;
-  const std::int64_t bytes = V * g.room * sizeof(vec);
-  const std::int64_t few = std::max<std::int64_t>(1, kPieceBytes / bytes);
-  const std::int64_t least = std::min<std::int64_t>(g.segments, 2 * threads);
-  const std::int64_t pieces = std::max(least, (g.segments + few - 1) / few);
-  in_parallel(pool, threads, pieces * M, [&](std::int64_t task) {
-    const std::int64_t m = task % M, piece = task / M;
-    const std::int64_t begin = g.segments * piece / pieces;
-    const std::int64_t end = g.segments * (piece + 1) / pieces;
-    const std::int64_t first = begin * V * g.room, count = (end - begin) * V * g.room;
-    const Array<vec> piece_above = zeros<vec>(count), scratch = allocate<vec>(3 * g.channels);
-    vec* above = piece_above.get() - first;
+  const std::int64_t whole = g.blocks * M;
+  const std::int64_t parts = std::min<std::int64_t>(P, std::max<std::int64_t>(1, (2 * threads + whole - 1) / whole));
+  in_parallel(pool, threads, whole * parts, [&](std::int64_t task) {
+    const std::int64_t part = task % parts, m = task / parts % M, b = task / parts / M;
+    const int first = P * part / parts, last = P * (part + 1) / parts;
+    const std::int64_t count = std::int64_t(last - first) * g.pitch;
+    const Array<vec> above = zeros<vec>(count);
     Features features(g);
-    const real* left = kind == Kind::kSquare ? features.right.get() : features.left.get();
+    Reader<kind> reader(g, neighbors, sources[m], b * L, (b + 1) * L);
     for (std::int64_t band = 1; band < bands; ++band) {
-      for (std::int64_t h = starts[band - 1]; h < starts[band]; ++h)
-        for (std::int64_t s = begin; s < end; ++s) {
-          sources[m].template fill<kind>(g, neighbors, h, s, features);
-          Sums<kind>::rise(g, s, left, features.right.get(), above, scratch.get());
-        }
-      std::memcpy(static_cast<void*>(found.get() + ((band - 1) * M + m) * row + first),
-                  above + first, count * sizeof(vec));
+      for (std::int64_t h = starts[band - 1]; h < starts[band]; ++h) {
+        reader.fill(h, b, features);
+        rise<kind>(g, features, first, last, above.get());
+      }
+      vec* out = found.get() + ((band - 1) * M + m) * row + (b * P + first) * g.pitch;
+      std::memcpy(static_cast<void*>(out), above.get(), count * sizeof(vec));
     }
   });
   return found;
@@ -1038,7 +964,7 @@ std::vector<Band<M>> bands_of(ffi::ThreadPool& pool, const Geometry& g, const Ne
   return bands;
 }
 
-// consume(i) gives what `walk` calls for number i.
+// consume(i) gives what is called for every block of number i: (h, block, walk).
 template <Kind kind, int M, class Sources, class Consume>
 void walk_all(ffi::ThreadPool& pool, const Geometry& g, const Neighbors& neighbors,
               std::int64_t count, const Sources& sources, const Consume& consume) {
@@ -1046,95 +972,175 @@ void walk_all(ffi::ThreadPool& pool, const Geometry& g, const Neighbors& neighbo
   const auto bands = bands_of<kind, M>(pool, g, neighbors, count, sources, 1, above);
   in_parallel(pool, threads_of(pool), bands.size(), [&](std::int64_t task) {
     const Band<M>& band = bands[task];
-    walk<kind, M>(g, neighbors, band.images, band.above, band.from, band.to, consume(band.i));
+    Walk<kind, M> walk(g, neighbors, band.images, band.above);
+    auto consumer = consume(band.i);
+    for (std::int64_t h = band.from; h < band.to; ++h)
+      for (std::int64_t b = 0; b < g.blocks; ++b) {
+        walk.block(h, b);
+        consumer(h, b, walk);
+      }
   });
 }
 
-// The adjoint: rows bottom to top of one image, its state kept from call to call.
+// A block of `count` planes of an image, by lanes.
+class Block {
+ public:
+  Block(const Geometry& g, int count)
+      : g_(&g), count_(count), lanes_(allocate<real>(std::int64_t(count) * g.block_size())) {}
+
+  void read(const real* planes, std::int64_t h, std::int64_t b) {
+    for (int k = 0; k < count_; ++k)
+      to_lanes(*g_, b, planes + k * g_->size() + h * g_->row, at(k, 0));
+  }
+  void write(real* planes, std::int64_t h, std::int64_t b) const {
+    for (int k = 0; k < count_; ++k)
+      from_lanes(*g_, b, at(k, 0), planes + k * g_->size() + h * g_->row);
+  }
+  // All planes of element j of every lane.
+  LASI_INLINE void get(int j, vec* x) const {
+    for (int k = 0; k < count_; ++k) x[k] = load(at(k, j));
+  }
+  LASI_INLINE void set(int j, const vec* x) {
+    for (int k = 0; k < count_; ++k) store(at(k, j), x[k]);
+  }
+
+ private:
+  real* at(int k, int j) const { return lanes_.get() + std::int64_t(k) * g_->block_size() + j * L; }
+
+  const Geometry* g_;
+  int count_;
+  Array<real> lanes_;
+};
+
+// Vectors u and v, N to an element, of which an adjoint is made.
+struct VectorsByLanes {
+  const vec* u;  // (rows, blocks, column, N)
+  const vec* v;
+  std::int64_t first;  // row
+
+  void get(const Geometry& g, std::int64_t h, std::int64_t b, int j, vec* of_u, vec* of_v) const {
+    const std::int64_t place = (((h - first) * g.blocks + b) * g.column + j) * N;
+    std::copy_n(u + place, N, of_u);
+    std::copy_n(v + place, N, of_v);
+  }
+  void read(std::int64_t, std::int64_t) {}
+};
+
+struct VectorsInPlanes {
+  const real* u;  // (N, height, width, channels)
+  const real* v;
+  Block of_u, of_v;
+
+  void read(std::int64_t h, std::int64_t b) { of_u.read(u, h, b), of_v.read(v, h, b); }
+  void get(const Geometry&, std::int64_t, std::int64_t, int j, vec* to_u, vec* to_v) const {
+    of_u.get(j, to_u), of_v.get(j, to_v);
+  }
+};
+
+// The adjoint: rows bottom to top of one image, its state kept from call to call. The sums go
+// against the order of elements: blocks, lanes and the elements of a lane are reversed.
 class Adjoint {
  public:
-  // `left`: for the weights' cotangent, or null, and what that is multiplied with.
+  // `left`: for the weights' cotangent, or null, and what that is multiplied with. `own`: what
+  // stands for the own value beside the elements of v.
   Adjoint(const Geometry& g, const Neighbors& neighbors, const real* left, const real* right,
-          const real* weights, real* image, real* of_weights, real factor)
+          const real* weights, real* image, real* of_weights, real factor, real own)
       : g_(g), neighbors_(neighbors), factor_(factor), left_(left), right_(right),
-        weights_(weights), image_(image), of_weights_(of_weights),
-        sums_(g, nullptr), vectors_(g), features_(g) {
+        weights_(weights), image_(image), of_weights_(of_weights), sums_(g, nullptr),
+        vectors_(g), features_(g), lefts_(neighbors.rows()), rights_(neighbors.rows()),
+        images_(neighbors.rows()), mask_(g, 1), weight_out_(g, 1) {
     if (image != nullptr) std::fill(image, image + g.size(), real(0));
+    for (int j = 0; j < g.column; ++j)
+      store(vectors_.right.get() + N * g.block_size() + j * L, filled(own));
   }
 
   // Rows to - 1 down to `from`.
-  void rows(const Vectors& vectors, std::int64_t from, std::int64_t to) {
-    vec moments[V * L];
+  template <class Vectors>
+  void rows(Vectors& vectors, std::int64_t from, std::int64_t to) {
     for (std::int64_t h = to; h-- > from;) {
       sums_.start_row();
-      for (std::int64_t s = 0; s < g_.segments; ++s) {
-        const int pixels = g_.pixels(s), elements = pixels * g_.channels;
-        const std::int64_t w = g_.width - s * g_.segment - pixels;
-        vectors.fill(g_, h, w, pixels, vectors_);
-        sums_.segment(s, vectors_.left.get(), vectors_.right.get());
-        neighbors_.features(right_, h, w, pixels, true, features_.right.get());
-        if (of_weights_ != nullptr && left_ != right_)
-          neighbors_.features(left_, h, w, pixels, true, features_.left.get());
-        for (int group = 0; group * L < elements; ++group) {
-          planes_of(sums_.total(), g_.room, group, moments);
-          // The last element of the group in reverse is the first in the image.
-          const std::int64_t last = (w + pixels) * g_.channels - 1 - group * L;
-          pull(moments, group, h, last, std::min(L, elements - group * L));
-        }
+      rights_.read(right_, h);
+      const bool both = of_weights_ != nullptr && left_ != right_;
+      if (both) lefts_.read(left_, h);
+      for (std::int64_t b = g_.blocks; b-- > 0;) {
+        fill(vectors, h, b);
+        sums_.block(g_.blocks - 1 - b, vectors_);
+        neighbors_.features(right_, rights_, h, b, features_.right.get());
+        if (both) neighbors_.features(left_, lefts_, h, b, features_.left.get());
+        if (weights_ != nullptr) mask_.read(weights_, h, b);
+        for (int j = g_.column; j-- > 0;) pull(h, b, j);
+        if (of_weights_ != nullptr) weight_out_.write(of_weights_, h, b);
       }
       sums_.end_row();
+      if (image_ != nullptr) images_.flush(h, image_);
     }
   }
 
  private:
-  static LASI_APART void planes(const real* features, vec* out) {
-    vec rows[L];
-    for (int i = 0; i < F; i += L) {
-      for (int j = 0; j < L; ++j) rows[j] = load(features + j * F + i);
-      transpose(rows, out + i);
+  template <class Vectors>
+  LASI_APART void fill(Vectors& vectors, std::int64_t h, std::int64_t b) {
+    vectors.read(h, b);
+    real *left = vectors_.left.get(), *right = vectors_.right.get();
+    for (int j = 0; j < g_.column; ++j) {
+      vec u[N], v[N];
+      vectors.get(g_, h, b, j, u, v);
+      for (int k = 0; k < N; ++k) {
+        const std::int64_t place = std::int64_t(k) * g_.block_size() + (g_.column - 1 - j) * L;
+        store(left + place, reversed(u[k]));
+        store(right + place, reversed(v[k]));
+      }
     }
   }
 
-  LASI_APART void pull(const vec* moments, int group, std::int64_t h, std::int64_t last,
-                       int count) {
-    vec psi[F], pulled[F];
-    planes(features_.right.get() + group * L * F, psi);
+  LASI_INLINE void feature_planes(const real* features, int j, vec* out) const {
+    for (int k = 0; k <= N; ++k) out[k] = load(features + std::int64_t(k) * g_.block_size() + j * L);
+  }
+
+  LASI_APART void pull(std::int64_t h, std::int64_t b, int j) {
+    vec moments[P], psi[N + 1], backward[N + 1], pulled[N + 1];
+    sums_.planes(g_.column - 1 - j, moments);
+    feature_planes(features_.right.get(), j, psi);
     LASI_UNROLL
-    for (int i = 0; i < N; ++i) pulled[i] = g_.decay * row_times(moments, i, psi, psi[N]);
+    for (int k = 0; k <= N; ++k) backward[k] = reversed(psi[k]);
+    LASI_UNROLL
+    for (int i = 0; i < N; ++i)
+      pulled[i] = reversed(g_.decay * row_times(moments, i, backward, backward[N]));
     vec sum = {};
     LASI_UNROLL
-    for (int k = 0; k < N; ++k) sum += moments[at(k, N)] * psi[k];
-    pulled[N] = g_.decay * sum;
-    for (int i = N + 1; i < F; ++i) pulled[i] = vec{};
-    const std::int64_t row = h * g_.row;
+    for (int k = 0; k < N; ++k) sum += moments[at(k, N)] * backward[k];
+    pulled[N] = reversed(g_.decay * sum);
     if (of_weights_ != nullptr) {
-      const bool same = left_ == right_;
-      if (!same) planes(features_.left.get() + group * L * F, psi);
+      if (left_ != right_) feature_planes(features_.left.get(), j, psi);
       vec sum = {};
       for (int i = 0; i <= N; ++i) sum += pulled[i] * psi[i];
-      real y[L];
-      store(y, sum);
-      for (int j = 0; j < count; ++j)
-        of_weights_[row + last - j] = factor_ * y[j];
+      sum *= factor_;
+      weight_out_.set(j, &sum);
     }
     if (image_ == nullptr) return;
-    scatter(pulled, h, last, count);
+    if (weights_ != nullptr) {
+      vec weight;
+      mask_.get(j, &weight);
+      for (int k = 0; k <= N; ++k) pulled[k] *= weight;
+    }
+    scatter(pulled, h, b, j);
   }
 
-  LASI_APART void scatter(const vec* pulled, std::int64_t h, std::int64_t last, int count) {
-    const std::int64_t row = h * g_.row;
-    vec rows[F / L][L];
-    for (int i = 0; i < F / L; ++i) transpose(pulled + i * L, rows[i]);
-    for (int j = 0; j < count; ++j) {
-      const std::int64_t e = last - j, w = e / g_.channels;
-      const std::int64_t* offset = neighbors_.of(h, w) + (e - w * g_.channels) * N;
-      real q[F];
-      for (int i = 0; i < F / L; ++i) store(q + i * L, rows[i][j]);
-      real* own = image_ + row + e;
-      const real weight = weights_ == nullptr ? real(1) : weights_[row + e];
-      *own += weight * q[N];
+  static LASI_INLINE void add(real* p, vec x) { store(p, load(p) + x); }
+
+  LASI_APART void scatter(const vec* pulled, std::int64_t h, std::int64_t b, int j) {
+    const int C = g_.known_channels(), i = j / C, c = j % C;
+    const Neighbors::Lanes& at = neighbors_.lanes(h, b, i);
+    add(images_.at(h, j) + b * L, pulled[N]);
+    if (at.any)
       for (int k = 0; k < N; ++k)
-        if (offset[k]) own[offset[k]] += weight * q[k];
+        add(neighbors_.place(images_, h, j, k) + b * L,
+            at.usual != 0 ? pulled[k] : vec{});
+    for (const int l : at.others) {
+      const std::int64_t w = (b * L + l) * g_.stride + i;
+      real* own = image_ + h * g_.row + w * C + c;
+      neighbors_.each_neighbor(h, w, c, [&](int k, std::int64_t offset) {
+        own[offset] += pulled[k][l];
+      });
     }
   }
 
@@ -1145,6 +1151,8 @@ class Adjoint {
   real *image_, *of_weights_;
   Sums<Kind::kMixed> sums_;
   Features vectors_, features_;
+  Rows lefts_, rights_, images_;
+  Block mask_, weight_out_;
 };
 
 // ---- What a caller sees: buffers (images, [N,] height, width, channels).
@@ -1205,21 +1213,29 @@ ffi::Error Solve(ffi::ThreadPool pool, Buffer image, Buffer right, Buffer weight
     const Call call(image, steps, decay, ridge, prior);
     const Geometry& g = call.g;
     const Many images(image), masks(weights), rights(right), outs(*out);
+    const bool given = rights.data != nullptr;
     walk_all<kKind, 1>(
         pool, g, call.neighbors, call.count,
         [&](std::int64_t i, int) { return Source{images[i], nullptr, masks[i]}; },
         [&](std::int64_t i) {
-          return [&, i](std::int64_t h, std::int64_t e, int count, vec(*moments)[V * L]) {
-            vec inverse[1][N], x[1][N];
-            const std::int64_t place = h * g.row + e;
-            const bool given = rights.data != nullptr;
-            if (given) {
-              load_planes(rights[i] + place, g.size(), count, x[0]);
-              // A lacks a factor d here, so its inverse has one too many.
-              for (int k = 0; k < N; ++k) moments[0][at(k, N)] = x[0][k] * (1 / g.decay);
+          return [&, i, right = Block(g, N), found = Block(g, N)](
+                     std::int64_t h, std::int64_t b, const Walk<kKind, 1>& walk) mutable {
+            if (given) right.read(rights[i], h, b);
+            for (int j = 0; j < g.column; j += 2) {
+              vec moments[2][P], inverse[2][N], x[2][N];
+              const int count = std::min(2, g.column - j);
+              for (int m = 0; m < 2; ++m) {
+                const int element = j + std::min(m, count - 1);
+                walk.planes(element, moments + m);
+                if (!given) continue;
+                right.get(element, x[m]);
+                // A lacks a factor d here, so its inverse has one too many.
+                for (int k = 0; k < N; ++k) moments[m][at(k, N)] = x[m][k] * (1 / g.decay);
+              }
+              solve<2>(moments, inverse, x, call.ridge, given ? 0 : call.prior);
+              for (int m = 0; m < count; ++m) found.set(j + m, x[m]);
             }
-            solve<1>(moments, inverse, x, call.ridge, given ? 0 : call.prior);
-            store_planes(outs[i] + place, g.size(), count, x[0]);
+            found.write(outs[i], h, b);
           };
         });
   });
@@ -1259,33 +1275,32 @@ class Shared {
 class MappedPair : public Shared {
  public:
   MappedPair(const Call& call, const Band<2>& band, real* map)
-      : call_(call), g_(call.g), map_(map), begin_(band.from * g_.segments),
-        end_(band.to * g_.segments),
-        chunks_((end_ - begin_ + kSteps - 1) / kSteps) {
+      : call_(call), g_(call.g), map_(map), first_(band.from * g_.blocks),
+        blocks_((band.to - band.from) * g_.blocks), out_(g_, 1) {
     for (int m = 0; m < 2; ++m) {
       vec* above = band.above == nullptr ? nullptr : band.above + m * g_.row_vectors();
-      walks_.emplace_back(new Walk<kKind, 1>(g_, call.neighbors, band.images + m, above));
-      units_.push_back(allocate<vec>(kRing * room()));
+      walks_.emplace_back(g_, call.neighbors, band.images + m, above);
+      units_.push_back(allocate<vec>(kRing * N * g_.column));
     }
   }
 
  private:
-  // Segments at a time; times that one image may be ahead of the other.
-  static constexpr int kSteps = 16, kRing = 16;
+  // Blocks that one image may be ahead of the other: a thread that waits for each of them sleeps.
+  static constexpr int kRing = 16;
 
   bool step(std::unique_lock<std::mutex>& lock) override {
-    if (compared_ == chunks_) return false;
+    if (compared_ == blocks_) return false;
     for (int m = 0; m < 2; ++m) {
-      if (busy_[m] || walked_[m] == chunks_ || walked_[m] == compared_ + kRing) continue;
-      const std::int64_t chunk = walked_[m];
+      if (busy_[m] || walked_[m] == blocks_ || walked_[m] == compared_ + kRing) continue;
+      const std::int64_t block = walked_[m];
       busy_[m] = true;
       lock.unlock();
-      walk_along(m, chunk);
+      walk_along(m, block);
       lock.lock();
       ++walked_[m];
       if (walked_[1 - m] >= walked_[m]) {
         lock.unlock();
-        compare(chunk);
+        compare(block);
         lock.lock();
         ++compared_;
       }
@@ -1297,59 +1312,44 @@ class MappedPair : public Shared {
     return true;
   }
 
-  std::int64_t room() const { return std::int64_t(kSteps) * g_.room / L * N; }
-  vec* unit(int m, std::int64_t chunk) const { return units_[m].get() + chunk % kRing * room(); }
+  vec* unit(int m, std::int64_t block) const {
+    return units_[m].get() + block % kRing * N * g_.column;
+  }
 
-  // visit(h, s, elements) for every segment of a chunk.
-  template <class Visit>
-  void each_segment(std::int64_t chunk, const Visit& visit) const {
-    const std::int64_t first = begin_ + chunk * kSteps;
-    for (std::int64_t i = first; i < std::min(first + kSteps, end_); ++i) {
-      const std::int64_t h = i / g_.segments, s = i % g_.segments;
-      visit(h, s, g_.pixels(s) * int(g_.channels));
+  // The embeddings of a block of an image.
+  void walk_along(int m, std::int64_t block) {
+    walks_[m].block((first_ + block) / g_.blocks, (first_ + block) % g_.blocks);
+    vec* out = unit(m, block);
+    for (int j = 0; j < g_.column; j += 2) {
+      vec moments[2][P], inverse[2][N], theta[2][N];
+      const int count = std::min(2, g_.column - j);
+      for (int i = 0; i < 2; ++i) walks_[m].planes(j + std::min(i, count - 1), moments + i);
+      solve<2>(moments, inverse, theta, call_.ridge, call_.prior);
+      for (int i = 0; i < count; ++i) {
+        normalize(theta[i]);
+        out = std::copy_n(theta[i], N, out);
+      }
     }
   }
 
-  // The embeddings of an image, two groups of elements at once.
-  void walk_along(int m, std::int64_t chunk) {
-    vec moments[2][V * L] = {}, inverse[2][N], theta[2][N];
-    vec* out = unit(m, chunk);
-    int held = 0;
-    const auto solve_held = [&] {
-      solve<2>(moments, inverse, theta, call_.ridge, call_.prior);
-      for (int i = 0; i < held; ++i) {
-        normalize(theta[i]);
-        out = std::copy(theta[i], theta[i] + N, out);
-      }
-      held = 0;
-    };
-    each_segment(chunk, [&](std::int64_t h, std::int64_t s, int elements) {
-      walks_[m]->segment(h, s);
-      for (int group = 0; group * L < elements; ++group) {
-        walks_[m]->planes(group, moments + held);
-        if (++held == 2) solve_held();
-      }
-    });
-    if (held) solve_held();
-  }
-
-  void compare(std::int64_t chunk) {
-    const vec *of_x = unit(0, chunk), *of_y = unit(1, chunk);
-    each_segment(chunk, [&](std::int64_t h, std::int64_t s, int elements) {
-      real* out = map_ + h * g_.row + s * g_.segment * g_.channels;
-      for (int e = 0; e < elements; e += L, of_x += N, of_y += N)
-        store_some(out + e, separation(of_x, of_y), std::min(L, elements - e));
-    });
+  void compare(std::int64_t block) {
+    const vec *of_x = unit(0, block), *of_y = unit(1, block);
+    for (int j = 0; j < g_.column; ++j, of_x += N, of_y += N) {
+      const vec apart = separation(of_x, of_y);
+      out_.set(j, &apart);
+    }
+    out_.write(map_, (first_ + block) / g_.blocks, (first_ + block) % g_.blocks);
   }
 
   const Call& call_;
   const Geometry& g_;
   real* map_;
-  const std::int64_t begin_, end_, chunks_;  // segments; how many chunks
-  std::vector<std::unique_ptr<Walk<kKind, 1>>> walks_;
+  const std::int64_t first_, blocks_;  // from which on; how many
+  std::vector<Walk<kKind, 1>> walks_;
   std::vector<Array<vec>> units_;
+  Block out_;
   bool busy_[2] = {};
-  std::int64_t walked_[2] = {}, compared_ = 0;  // chunks
+  std::int64_t walked_[2] = {}, compared_ = 0;  // blocks
 };
 
 // The embeddings' distance at every element of two images.
@@ -1375,7 +1375,7 @@ ffi::Error Map(ffi::ThreadPool pool, Buffer x, Buffer y, Buffer weights, Steps s
 }
 
 // theta of x and y from their moments, the distance of their embeddings, and lambda of both.
-LASI_APART vec solve_pair(vec (*moments)[V * L], real ridge, real prior, real decay,
+LASI_APART vec solve_pair(vec (*moments)[P], real ridge, real prior, real decay,
                           vec (*theta)[N], vec (*adjoint)[N]) {
   vec inverse[2][N], unit[2][N], inverse_norm[2];
   solve<2>(moments, inverse, theta, ridge, prior);
@@ -1408,23 +1408,23 @@ ffi::Error Solved(ffi::ThreadPool pool, Buffer x, Buffer y, Buffer weights, Step
     const Geometry& g = call.g;
     const PairsOfImages pairs{Many(x), Many(y), Many(weights)};
     const Many maps(*map);
-    const Many thetas[2] = {Many(*theta_x), Many(*theta_y)};
-    const Many adjoints[2] = {Many(*adjoint_x), Many(*adjoint_y)};
-    walk_all<kKind, 2>(
-        pool, g, call.neighbors, call.count, pairs,
-        [&](std::int64_t i) {
-          return [&, i](std::int64_t h, std::int64_t e, int count, vec(*moments)[V * L]) {
-            vec theta[2][N], adjoint[2][N];
-            const std::int64_t place = h * g.row + e;
-            const vec apart =
-                solve_pair(moments, call.ridge, call.prior, g.decay, theta, adjoint);
-            store_some(maps[i] + place, apart, count);
-            for (int m = 0; m < 2; ++m) {
-              store_planes(thetas[m][i] + place, g.size(), count, theta[m]);
-              store_planes(adjoints[m][i] + place, g.size(), count, adjoint[m]);
-            }
-          };
-        });
+    const Many outs[4] = {Many(*theta_x), Many(*theta_y), Many(*adjoint_x), Many(*adjoint_y)};
+    walk_all<kKind, 2>(pool, g, call.neighbors, call.count, pairs, [&](std::int64_t i) {
+      std::vector<Block> found;
+      for (int part = 0; part < 4; ++part) found.emplace_back(g, N);
+      return [&, i, found = std::move(found), separations = Block(g, 1)](
+                 std::int64_t h, std::int64_t b, const Walk<kKind, 2>& walk) mutable {
+        for (int j = 0; j < g.column; ++j) {
+          vec moments[2][P], theta[2][N], adjoint[2][N];
+          walk.planes(j, moments);
+          const vec apart = solve_pair(moments, call.ridge, call.prior, g.decay, theta, adjoint);
+          separations.set(j, &apart);
+          for (int m = 0; m < 2; ++m) found[m].set(j, theta[m]), found[2 + m].set(j, adjoint[m]);
+        }
+        separations.write(maps[i], h, b);
+        for (int part = 0; part < 4; ++part) found[part].write(outs[part][i], h, b);
+      };
+    });
   });
 }
 
@@ -1439,14 +1439,19 @@ ffi::Error ApplyMoments(ffi::ThreadPool pool, Buffer left, Buffer right, Buffer 
         pool, g, call.neighbors, call.count,
         [&](std::int64_t i, int) { return Source{rights[i], lefts[i], masks[i]}; },
         [&](std::int64_t i) {
-          return [&, i](std::int64_t h, std::int64_t e, int count, vec(*moments)[V * L]) {
-            const std::int64_t place = h * g.row + e;
-            vec v[N], product[N];
-            load_planes(vs[i] + place, g.size(), count, v);
-            LASI_UNROLL
-            for (int k = 0; k < N; ++k)
-              product[k] = g.decay * row_times(moments[0], k, v, filled(own));
-            store_planes(outs[i] + place, g.size(), count, product);
+          return [&, i, given = Block(g, N), found = Block(g, N)](
+                     std::int64_t h, std::int64_t b, const Walk<Kind::kMixed, 1>& walk) mutable {
+            given.read(vs[i], h, b);
+            for (int j = 0; j < g.column; ++j) {
+              vec moments[1][P], v[N], product[N];
+              walk.planes(j, moments);
+              given.get(j, v);
+              LASI_UNROLL
+              for (int k = 0; k < N; ++k)
+                product[k] = g.decay * row_times(moments[0], k, v, filled(own));
+              found.set(j, product);
+            }
+            found.write(outs[i], h, b);
           };
         });
   });
@@ -1461,11 +1466,11 @@ ffi::Error Pull(ffi::ThreadPool pool, Buffer left, Buffer right, Buffer u, Buffe
     const Geometry& g = call.g;
     const Many lefts(left), rights(right), masks(weights), us(u), vs(v);
     const Many images(*image), weight_outs(*of_weights);
-    const std::int64_t threads = threads_of(pool);
-    in_parallel(pool, threads, call.count, [&](std::int64_t i) {
+    in_parallel(pool, threads_of(pool), call.count, [&](std::int64_t i) {
       Adjoint adjoint(g, call.neighbors, lefts[i], rights[i], masks[i], images[i],
-                      weight_outs[i], real(1));
-      adjoint.rows(Vectors{us[i], vs[i], g.size(), 0, real(own)}, 0, g.height);
+                      weight_outs[i], real(1), real(own));
+      VectorsInPlanes vectors{us[i], vs[i], Block(g, N), Block(g, N)};
+      adjoint.rows(vectors, 0, g.height);
     });
   });
 }
@@ -1488,12 +1493,13 @@ class PulledPair : public Shared {
       adjoints_.emplace_back(new Adjoint(
           g_, call.neighbors, sources[m].values, sources[m].values, sources[m].weights, images[m],
           of_weights == nullptr || m == 0 ? of_weights : more_.get(),
-          real(0.5)));  // an image's products with itself count twice
+          real(0.5), real(-1)));  // an image's products with itself count twice
     }
     // A band waits for those below it and for a place in the ring, which should fit into a cache;
     // several threads need many bands; but every band costs U above it.
     ring_ = threads == 1 ? 1 : threads + 2;
-    const std::int64_t kept = number_.size() * 2 * N * g_.row * sizeof(real);
+    const std::int64_t row = g_.blocks * g_.column * N;
+    const std::int64_t kept = number_.size() * 2 * row * sizeof(vec);
     std::int64_t rows = kRingBytes / (ring_ * kept);
     if (threads > 1) rows = std::min(rows, g_.height / (8 * threads));
     const std::int64_t all_above = 2 * sizeof(vec) * g_.row_vectors() * g_.height;
@@ -1502,8 +1508,8 @@ class PulledPair : public Shared {
     bands_ = (g_.height + rows - 1) / rows;
     starts_ = cut(g_.height, bands_);
     above_ = rows_above<kKind, 2>(pool, threads, g_, call.neighbors, sources, starts_);
-    plane_ = (rows + 1) * g_.row;
-    room_ = allocate<real>(ring_ * number_.size() * 2 * N * plane_);
+    part_ = (rows + 1) * row;
+    room_ = allocate<vec>(ring_ * number_.size() * 2 * part_);
     solving_ = bands_ - 1;
     solved_.assign(bands_, false);
     pulling_.assign(number_.size(), bands_ - 1);
@@ -1540,33 +1546,39 @@ class PulledPair : public Shared {
     return true;
   }
 
-  // N planes of a band: of theta or u, for an image that is asked for.
-  real* part(std::int64_t band, std::size_t a, int which) const {
-    return room_.get() + ((band % ring_ * number_.size() + a) * 2 + which) * N * plane_;
+  // N vectors to an element of a band: of theta or u, for an image that is asked for.
+  vec* part(std::int64_t band, std::size_t a, int which) const {
+    return room_.get() + ((band % ring_ * number_.size() + a) * 2 + which) * part_;
   }
 
   void solve_band(std::int64_t band) {
     vec* row = band ? above_.get() + (band - 1) * 2 * g_.row_vectors() : nullptr;
-    const std::int64_t start = starts_[band] * g_.row;
-    walk<kKind, 2>(
-        g_, call_.neighbors, sources_, row, starts_[band], starts_[band + 1],
-        [&](std::int64_t h, std::int64_t e, int count, vec(*moments)[V * L]) {
-          vec theta[2][N], adjoint[2][N];
-          const std::int64_t place = h * g_.row + e;
+    Walk<kKind, 2> walk(g_, call_.neighbors, sources_, row);
+    Block cotangent(g_, 1), separations(g_, 1);
+    std::int64_t place = 0;
+    for (std::int64_t h = starts_[band]; h < starts_[band + 1]; ++h)
+      for (std::int64_t b = 0; b < g_.blocks; ++b) {
+        walk.block(h, b);
+        cotangent.read(cotangent_, h, b);
+        for (int j = 0; j < g_.column; ++j, place += N) {
+          vec moments[2][P], theta[2][N], adjoint[2][N], scale;
+          walk.planes(j, moments);
           const vec apart = solve_pair(moments, call_.ridge, call_.prior, g_.decay, theta, adjoint);
-          store_some(map_ + place, apart, count);
-          const vec scale = -load_some(cotangent_ + place, count);
+          separations.set(j, &apart);
+          cotangent.get(j, &scale);
           for (std::size_t a = 0; a < number_.size(); ++a) {
             const int m = number_[a];
-            for (int k = 0; k < N; ++k) adjoint[m][k] *= scale;
-            store_planes(part(band, a, 0) + place - start, plane_, count, theta[m]);
-            store_planes(part(band, a, 1) + place - start, plane_, count, adjoint[m]);
+            for (int k = 0; k < N; ++k) adjoint[m][k] *= -scale;
+            std::copy_n(theta[m], N, part(band, a, 0) + place);
+            std::copy_n(adjoint[m], N, part(band, a, 1) + place);
           }
-        });
+        }
+        separations.write(map_, h, b);
+      }
   }
 
   void pull(std::int64_t band, std::size_t a) {
-    const Vectors vectors{part(band, a, 1), part(band, a, 0), plane_, starts_[band], real(-1)};
+    VectorsByLanes vectors{part(band, a, 1), part(band, a, 0), starts_[band]};
     adjoints_[a]->rows(vectors, starts_[band], starts_[band + 1]);
   }
 
@@ -1577,9 +1589,9 @@ class PulledPair : public Shared {
   real* map_;
   std::vector<int> number_;  // of the images that are asked for
   std::vector<std::unique_ptr<Adjoint>> adjoints_;
-  Array<real> more_, room_;
-  Array<vec> above_;
-  std::int64_t ring_, bands_, plane_;
+  Array<real> more_;
+  Array<vec> room_, above_;
+  std::int64_t ring_, bands_, part_;  // part_: vectors of one of a band
   std::vector<std::int64_t> starts_;
 
   std::int64_t solving_;               // the next band to solve
