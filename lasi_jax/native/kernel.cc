@@ -60,6 +60,7 @@ constexpr int L = kVectorBytes / sizeof(real);  // lanes
 typedef real vec __attribute__((vector_size(kVectorBytes)));
 
 constexpr int P = N * (N + 3) / 2;  // moments
+constexpr int kPitch = P | 1;
 
 #if LASI_N <= 16
 #define LASI_UNROLL _Pragma("GCC unroll 64")
@@ -567,6 +568,15 @@ LASI_INLINE void pixel(real d, const Product<kind>& of, int j, int C, vec* own, 
   }
 }
 
+// The moments of L elements.
+struct Moments {
+  const vec *total, *left;
+  real power;
+  LASI_INLINE vec operator()(int i, int k) const {
+    return total[at(i, k)] + power * left[at(i, k)];
+  }
+};
+
 template <Kind kind>
 class Sums {
  public:
@@ -577,7 +587,7 @@ class Sums {
         right_(zeros<vec>(g.blocks * P * g.channels)),
         lane_right_(zeros<vec>(g.blocks * P * g.channels)), left_(zeros<vec>(P * g.channels)),
         carry_(zeros<real>(P * g.channels)), scratch_(allocate<vec>(5 * g.channels)),
-        total_(zeros<vec>(P * g.pitch, kPage / 2)) {
+        total_(zeros<vec>(g.column * kPitch, kPage / 2)) {
     if (above != nullptr) find_right();
   }
 
@@ -589,11 +599,9 @@ class Sums {
   }
 
   // The moments of element j of every lane of the block.
-  LASI_INLINE void planes(int j, vec* moments) const {
+  LASI_INLINE Moments moments(int j) const {
     const int C = g_.known_channels();
-    const vec *total = total_.get() + j, *left = left_.get() + j % C;
-    const real power = g_.powers[j / C];
-    for (int p = 0; p < P; ++p) moments[p] = total[p * g_.pitch] + power * left[p * C];
+    return {total_.get() + j * kPitch, left_.get() + j % C * P, g_.powers[j / C]};
   }
 
   void end_row() {
@@ -629,7 +637,7 @@ class Sums {
     const int C = g_.known_channels();
     const real d = g_.decay;
     vec* u = above_ + (b * P + p) * g_.pitch;
-    vec* total = total_.get() + p * g_.pitch;
+    vec* total = total_.get() + p;  // that of element j is P j further
     vec fixed[5 * kKnown];
     vec* own = kChannels ? fixed : scratch_.get();
     vec *before = own + C, *every = before + C, *carry = every + C, *sum = carry + C;
@@ -638,9 +646,8 @@ class Sums {
       for (int c = 0; c < C; ++c) g[c] = right_[(b * P + p) * C + c];
       for (int i = g_.stride; i-- > 0;)
         for (int c = 0; c < C; ++c) {
-          const vec further = d * g[c];
-          total[i * C + c] = further;
-          g[c] = u[i * C + c] + further;
+          total[(i * C + c) * kPitch] = g[c];
+          g[c] = u[i * C + c] + d * g[c];
         }
     }
     for (int c = 0; c < C; ++c) carry[c] = sum[c] = vec{};
@@ -650,10 +657,13 @@ class Sums {
       for (int c = 0; c < C; ++c) {
         const int j = i * C + c;
         const vec z = carry[c] + u[j];
-        total[j] += c == 0 ? z : before[c] + z;
+        vec& sum_of_all = total[j * kPitch];
+        sum_of_all = d * sum_of_all + (c == 0 ? z : before[c] + z);
         carry[c] = every[c] + d * z;
         sum[c] += power * every[c];
         u[j] = every[c] + d * u[j];
+        __builtin_prefetch(u + g_.pitch + j);
+        __builtin_prefetch(total + j * kPitch + 1, 1);
       }
     }
     for (int c = 0; c < C; ++c) {
@@ -661,7 +671,7 @@ class Sums {
       right = sum[c] + d * right;
       real& arriving = carry_[p * C + c];
       const vec full = scan<true>(g_.steps.data(), carry[c]) + g_.from_left * arriving;
-      left_[p * C + c] = shuffle<Shift<1, true>>(filled(arriving), full);
+      left_[c * P + p] = shuffle<Shift<1, true>>(filled(arriving), full);
       arriving = full[L - 1];
     }
   }
@@ -696,18 +706,18 @@ LASI_APART void rise(const Geometry& g, const Features& features, int first, int
 // ---- The ridge systems of L elements, for M images at once: their steps fill each other's waits.
 
 // `ridge` is added to the diagonal, `prior` to the right-hand sides.
-// `moments`: P planes of each; turned into the factors of A = L D L^T, D L^T in place of A, and
-// the right-hand sides, their last column, into coefficients.
-template <int M>
-LASI_APART void solve(vec (*moments)[P], vec (*inverse)[N], vec (*x)[N], real ridge,
-                      real prior) {
+// moment(m, i, k), i <= k, are those of image m, the right-hand sides with k = N. `factors` become
+// those of A = L D L^T, D L^T in the places of A; `x` the coefficients.
+template <int M, class Moment>
+LASI_INLINE void solve(const Moment& moment, vec (*factors)[P], vec (*inverse)[N], vec (*x)[N],
+                       real ridge, real prior) {
   LASI_UNROLL
   for (int k = 0; k < N; ++k) {
     vec row[M][N + 1];
     LASI_UNROLL
     for (int j = k; j <= N; ++j)
       LASI_UNROLL
-      for (int m = 0; m < M; ++m) row[m][j] = moments[m][at(k, j)];
+      for (int m = 0; m < M; ++m) row[m][j] = moment(m, k, j);
     LASI_UNROLL
     for (int m = 0; m < M; ++m) {
       row[m][k] += ridge;
@@ -717,23 +727,23 @@ LASI_APART void solve(vec (*moments)[P], vec (*inverse)[N], vec (*x)[N], real ri
     for (int i = 0; i < k; ++i) {
       vec factor[M];
       LASI_UNROLL
-      for (int m = 0; m < M; ++m) factor[m] = moments[m][at(i, k)] * inverse[m][i];
+      for (int m = 0; m < M; ++m) factor[m] = factors[m][at(i, k)] * inverse[m][i];
       LASI_UNROLL
       for (int j = k; j <= N; ++j)
         LASI_UNROLL
-        for (int m = 0; m < M; ++m) row[m][j] -= factor[m] * moments[m][at(i, j)];
+        for (int m = 0; m < M; ++m) row[m][j] -= factor[m] * factors[m][at(i, j)];
     }
     LASI_UNROLL
     for (int j = k; j <= N; ++j)
       LASI_UNROLL
-      for (int m = 0; m < M; ++m) moments[m][at(k, j)] = row[m][j];
+      for (int m = 0; m < M; ++m) factors[m][at(k, j)] = row[m][j];
     LASI_UNROLL
     for (int m = 0; m < M; ++m) inverse[m][k] = real(1) / row[m][k];
   }
   LASI_UNROLL
   for (int k = 0; k < N; ++k)
     LASI_UNROLL
-    for (int m = 0; m < M; ++m) x[m][k] = moments[m][at(k, N)];
+    for (int m = 0; m < M; ++m) x[m][k] = factors[m][at(k, N)];
   LASI_UNROLL
   for (int k = N - 1; k >= 0; --k) {
     LASI_UNROLL
@@ -741,23 +751,23 @@ LASI_APART void solve(vec (*moments)[P], vec (*inverse)[N], vec (*x)[N], real ri
     LASI_UNROLL
     for (int i = 0; i < k; ++i)
       LASI_UNROLL
-      for (int m = 0; m < M; ++m) x[m][i] -= moments[m][at(i, k)] * x[m][k];
+      for (int m = 0; m < M; ++m) x[m][i] -= factors[m][at(i, k)] * x[m][k];
   }
 }
 
 // A^{-1} x in the place of x, by the factors that `solve` left.
-LASI_INLINE void solve_again(const vec* moments, const vec* inverse, vec* x) {
+LASI_INLINE void solve_again(const vec* factors, const vec* inverse, vec* x) {
   LASI_UNROLL
   for (int k = 0; k < N; ++k) {
     const vec scaled = x[k] * inverse[k];
     LASI_UNROLL
-    for (int i = k + 1; i < N; ++i) x[i] -= moments[at(k, i)] * scaled;
+    for (int i = k + 1; i < N; ++i) x[i] -= factors[at(k, i)] * scaled;
   }
   LASI_UNROLL
   for (int k = N - 1; k >= 0; --k) {
     x[k] *= inverse[k];
     LASI_UNROLL
-    for (int i = 0; i < k; ++i) x[i] -= moments[at(i, k)] * x[k];
+    for (int i = 0; i < k; ++i) x[i] -= factors[at(i, k)] * x[k];
   }
 }
 
@@ -797,12 +807,19 @@ LASI_INLINE vec separation(const vec* of_x, const vec* of_y) {
   return same ? vec{} : square_root(squared);
 }
 
-// Row i < N of the symmetric matrix of moments, times N planes and a last one.
-LASI_INLINE vec row_times(const vec* moments, int i, const vec* x, vec last) {
-  vec sum = moments[at(i, N)] * last;
+// The symmetric matrix of moments (N, N + 1), times N planes and a last one.
+LASI_INLINE void times(const Moments& moments, const vec* x, vec last, vec* out) {
   LASI_UNROLL
-  for (int k = 0; k < N; ++k) sum += moments[i < k ? at(i, k) : at(k, i)] * x[k];
-  return sum;
+  for (int i = 0; i < N; ++i) out[i] = moments(i, N) * last;
+  LASI_UNROLL
+  for (int i = 0; i < N; ++i) {
+    LASI_UNROLL
+    for (int k = i; k < N; ++k) {
+      const vec moment = moments(i, k);
+      out[i] += moment * x[k];
+      if (k > i) out[k] += moment * x[i];
+    }
+  }
 }
 
 // ---- Walks.
@@ -875,10 +892,8 @@ class Walk {
     }
   }
 
-  // The moments of element j of the lanes of the block, of each image.
-  void planes(int j, vec (*moments)[P]) const {
-    for (int m = 0; m < M; ++m) sums_[m].planes(j, moments[m]);
-  }
+  // The moments of element j of the lanes of the block, of an image.
+  Moments moments(int m, int j) const { return sums_[m].moments(j); }
 
  private:
   const Geometry& g_;
@@ -1097,18 +1112,17 @@ class Adjoint {
   }
 
   LASI_APART void pull(std::int64_t h, std::int64_t b, int j) {
-    vec moments[P], psi[N + 1], backward[N + 1], pulled[N + 1];
-    sums_.planes(g_.column - 1 - j, moments);
+    vec psi[N + 1], backward[N + 1], pulled[N + 1];
+    const Moments moments = sums_.moments(g_.column - 1 - j);
     feature_planes(features_.right.get(), j, psi);
     LASI_UNROLL
     for (int k = 0; k <= N; ++k) backward[k] = reversed(psi[k]);
+    times(moments, backward, backward[N], pulled);
+    pulled[N] = vec{};
     LASI_UNROLL
-    for (int i = 0; i < N; ++i)
-      pulled[i] = reversed(g_.decay * row_times(moments, i, backward, backward[N]));
-    vec sum = {};
+    for (int k = 0; k < N; ++k) pulled[N] += moments(k, N) * backward[k];
     LASI_UNROLL
-    for (int k = 0; k < N; ++k) sum += moments[at(k, N)] * backward[k];
-    pulled[N] = reversed(g_.decay * sum);
+    for (int k = 0; k <= N; ++k) pulled[k] = reversed(g_.decay * pulled[k]);
     if (of_weights_ != nullptr) {
       if (left_ != right_) feature_planes(features_.left.get(), j, psi);
       vec sum = {};
@@ -1219,23 +1233,21 @@ ffi::Error Solve(ffi::ThreadPool pool, Buffer image, Buffer right, Buffer weight
         [&](std::int64_t i, int) { return Source{images[i], nullptr, masks[i]}; },
         [&](std::int64_t i) {
           return [&, i, right = Block(g, N), found = Block(g, N)](
-                     std::int64_t h, std::int64_t b, const Walk<kKind, 1>& walk) mutable {
-            if (given) right.read(rights[i], h, b);
+                     std::int64_t h, std::int64_t block, const Walk<kKind, 1>& walk) mutable {
+            if (given) right.read(rights[i], h, block);
             for (int j = 0; j < g.column; j += 2) {
-              vec moments[2][P], inverse[2][N], x[2][N];
-              const int count = std::min(2, g.column - j);
-              for (int m = 0; m < 2; ++m) {
-                const int element = j + std::min(m, count - 1);
-                walk.planes(element, moments + m);
-                if (!given) continue;
-                right.get(element, x[m]);
-                // A lacks a factor d here, so its inverse has one too many.
-                for (int k = 0; k < N; ++k) moments[m][at(k, N)] = x[m][k] * (1 / g.decay);
-              }
-              solve<2>(moments, inverse, x, call.ridge, given ? 0 : call.prior);
-              for (int m = 0; m < count; ++m) found.set(j + m, x[m]);
+              const int last = std::min(j + 1, g.column - 1);
+              const Moments moments[2] = {walk.moments(0, j), walk.moments(0, last)};
+              vec b[2][N], factors[2][P], inverse[2][N], x[2][N];
+              if (given) right.get(j, b[0]), right.get(last, b[1]);
+              // A lacks a factor d here, so its inverse has one too many.
+              const auto moment = [&](int m, int i, int k) {
+                return given && k == N ? b[m][i] * (1 / g.decay) : moments[m](i, k);
+              };
+              solve<2>(moment, factors, inverse, x, call.ridge, given ? 0 : call.prior);
+              found.set(j, x[0]), found.set(last, x[1]);
             }
-            found.write(outs[i], h, b);
+            found.write(outs[i], h, block);
           };
         });
   });
@@ -1321,11 +1333,12 @@ class MappedPair : public Shared {
     walks_[m].block((first_ + block) / g_.blocks, (first_ + block) % g_.blocks);
     vec* out = unit(m, block);
     for (int j = 0; j < g_.column; j += 2) {
-      vec moments[2][P], inverse[2][N], theta[2][N];
-      const int count = std::min(2, g_.column - j);
-      for (int i = 0; i < 2; ++i) walks_[m].planes(j + std::min(i, count - 1), moments + i);
-      solve<2>(moments, inverse, theta, call_.ridge, call_.prior);
-      for (int i = 0; i < count; ++i) {
+      const int last = std::min(j + 1, g_.column - 1);
+      const Moments moments[2] = {walks_[m].moments(0, j), walks_[m].moments(0, last)};
+      vec factors[2][P], inverse[2][N], theta[2][N];
+      const auto moment = [&](int i, int k, int l) { return moments[i](k, l); };
+      solve<2>(moment, factors, inverse, theta, call_.ridge, call_.prior);
+      for (int i = 0; i <= last - j; ++i) {
         normalize(theta[i]);
         out = std::copy_n(theta[i], N, out);
       }
@@ -1375,10 +1388,11 @@ ffi::Error Map(ffi::ThreadPool pool, Buffer x, Buffer y, Buffer weights, Steps s
 }
 
 // theta of x and y from their moments, the distance of their embeddings, and lambda of both.
-LASI_APART vec solve_pair(vec (*moments)[P], real ridge, real prior, real decay,
-                          vec (*theta)[N], vec (*adjoint)[N]) {
-  vec inverse[2][N], unit[2][N], inverse_norm[2];
-  solve<2>(moments, inverse, theta, ridge, prior);
+LASI_APART vec solve_pair(const Moments& of_x, const Moments& of_y, real ridge, real prior,
+                          real decay, vec (*theta)[N], vec (*adjoint)[N]) {
+  vec factors[2][P], inverse[2][N], unit[2][N], inverse_norm[2];
+  const auto moment = [&](int m, int i, int k) { return (m ? of_y : of_x)(i, k); };
+  solve<2>(moment, factors, inverse, theta, ridge, prior);
   for (int m = 0; m < 2; ++m) {
     for (int k = 0; k < N; ++k) unit[m][k] = theta[m][k];
     inverse_norm[m] = normalize(unit[m]);
@@ -1394,7 +1408,7 @@ LASI_APART vec solve_pair(vec (*moments)[P], real ridge, real prior, real decay,
     }
     for (int k = 0; k < N; ++k)
       adjoint[m][k] = (adjoint[m][k] - along * unit[m][k]) * inverse_norm[m];
-    solve_again(moments[m], inverse[m], adjoint[m]);
+    solve_again(factors[m], inverse[m], adjoint[m]);
   }
   return apart;
 }
@@ -1415,9 +1429,9 @@ ffi::Error Solved(ffi::ThreadPool pool, Buffer x, Buffer y, Buffer weights, Step
       return [&, i, found = std::move(found), separations = Block(g, 1)](
                  std::int64_t h, std::int64_t b, const Walk<kKind, 2>& walk) mutable {
         for (int j = 0; j < g.column; ++j) {
-          vec moments[2][P], theta[2][N], adjoint[2][N];
-          walk.planes(j, moments);
-          const vec apart = solve_pair(moments, call.ridge, call.prior, g.decay, theta, adjoint);
+          vec theta[2][N], adjoint[2][N];
+          const vec apart = solve_pair(walk.moments(0, j), walk.moments(1, j), call.ridge,
+                                       call.prior, g.decay, theta, adjoint);
           separations.set(j, &apart);
           for (int m = 0; m < 2; ++m) found[m].set(j, theta[m]), found[2 + m].set(j, adjoint[m]);
         }
@@ -1443,12 +1457,10 @@ ffi::Error ApplyMoments(ffi::ThreadPool pool, Buffer left, Buffer right, Buffer 
                      std::int64_t h, std::int64_t b, const Walk<Kind::kMixed, 1>& walk) mutable {
             given.read(vs[i], h, b);
             for (int j = 0; j < g.column; ++j) {
-              vec moments[1][P], v[N], product[N];
-              walk.planes(j, moments);
+              vec v[N], product[N];
               given.get(j, v);
-              LASI_UNROLL
-              for (int k = 0; k < N; ++k)
-                product[k] = g.decay * row_times(moments[0], k, v, filled(own));
+              times(walk.moments(0, j), v, filled(own), product);
+              for (int k = 0; k < N; ++k) product[k] *= g.decay;
               found.set(j, product);
             }
             found.write(outs[i], h, b);
@@ -1561,9 +1573,9 @@ class PulledPair : public Shared {
         walk.block(h, b);
         cotangent.read(cotangent_, h, b);
         for (int j = 0; j < g_.column; ++j, place += N) {
-          vec moments[2][P], theta[2][N], adjoint[2][N], scale;
-          walk.planes(j, moments);
-          const vec apart = solve_pair(moments, call_.ridge, call_.prior, g_.decay, theta, adjoint);
+          vec theta[2][N], adjoint[2][N], scale;
+          const vec apart = solve_pair(walk.moments(0, j), walk.moments(1, j), call_.ridge,
+                                       call_.prior, g_.decay, theta, adjoint);
           separations.set(j, &apart);
           cotangent.get(j, &scale);
           for (std::size_t a = 0; a < number_.size(); ++a) {
