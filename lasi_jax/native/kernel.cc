@@ -587,7 +587,7 @@ class Sums {
         right_(zeros<vec>(g.blocks * P * g.channels)),
         lane_right_(zeros<vec>(g.blocks * P * g.channels)), left_(zeros<vec>(P * g.channels)),
         carry_(zeros<real>(P * g.channels)), scratch_(allocate<vec>(5 * g.channels)),
-        total_(zeros<vec>(g.column * kPitch, kPage / 2)) {
+        arrived_(allocate<vec>(g.column)), total_(zeros<vec>(g.column * kPitch, kPage / 2)) {
     if (above != nullptr) find_right();
   }
 
@@ -638,6 +638,7 @@ class Sums {
     const real d = g_.decay;
     vec* u = above_ + (b * P + p) * g_.pitch;
     vec* total = total_.get() + p;  // that of element j is P j further
+    vec* arrived = arrived_.get();
     vec fixed[5 * kKnown];
     vec* own = kChannels ? fixed : scratch_.get();
     vec *before = own + C, *every = before + C, *carry = every + C, *sum = carry + C;
@@ -646,7 +647,7 @@ class Sums {
       for (int c = 0; c < C; ++c) g[c] = right_[(b * P + p) * C + c];
       for (int i = g_.stride; i-- > 0;)
         for (int c = 0; c < C; ++c) {
-          total[(i * C + c) * kPitch] = g[c];
+          arrived[i * C + c] = g[c];
           g[c] = u[i * C + c] + d * g[c];
         }
     }
@@ -657,8 +658,7 @@ class Sums {
       for (int c = 0; c < C; ++c) {
         const int j = i * C + c;
         const vec z = carry[c] + u[j];
-        vec& sum_of_all = total[j * kPitch];
-        sum_of_all = d * sum_of_all + (c == 0 ? z : before[c] + z);
+        total[j * kPitch] = d * arrived[j] + (c == 0 ? z : before[c] + z);
         carry[c] = every[c] + d * z;
         sum[c] += power * every[c];
         u[j] = every[c] + d * u[j];
@@ -683,7 +683,9 @@ class Sums {
   Array<vec> lane_right_;  // G where a lane begins, of this lane alone
   Array<vec> left_;        // d Z + e where the lane before ends, of this block: (P, channels)
   Array<real> carry_;      // the same where a block ends; or G, while they are walked back
-  Array<vec> scratch_, total_;  // total: (P, pitch)
+  Array<vec> scratch_;
+  Array<vec> arrived_;  // G of a row, behind every element: (column)
+  Array<vec> total_;    // (column, kPitch)
 };
 
 // U of the moments from `first` to `last` of a block alone, which needs nothing of other blocks.
