@@ -343,10 +343,11 @@ class Rows {
         first_(std::max<std::int64_t>(0, first - pad)), last_(std::min(g.lanes(), last + pad)),
         held_(slots_, -1), rows_(zeros<real>(slots_ * g.column * width_)) {}
 
-  // Where the lanes of element j of row h begin.
-  real* at(std::int64_t h, int j) const {
-    return rows_.get() + (h % slots_ * g_.column + j) * width_ + pad_;
+  // The first lane of the first element of row h, and what is between elements.
+  real* row(std::int64_t h) const {
+    return rows_.get() + h % slots_ * g_.column * width_ + pad_;
   }
+  std::int64_t width() const { return width_; }
 
   // Reads row h and those above it, where they are not there.
   void read(const real* image, std::int64_t h) {
@@ -356,7 +357,7 @@ class Rows {
       for (std::int64_t lane = first_; lane < last_; ++lane) {
         const int elements = g_.elements(lane);
         const real* from = image + r * g_.row + lane * g_.column;
-        real* to = at(r, 0) + lane;
+        real* to = row(r) + lane;
         for (int j = 0; j < elements; ++j) to[j * width_] = from[j];
       }
     }
@@ -366,10 +367,11 @@ class Rows {
   void flush(std::int64_t h, real* image) {
     for (std::int64_t lane = 0; lane < g_.lanes(); ++lane) {
       const int elements = g_.elements(lane);
+      const real* from = row(h) + lane;
       real* to = image + h * g_.row + lane * g_.column;
-      for (int j = 0; j < elements; ++j) to[j] += at(h, j)[lane];
+      for (int j = 0; j < elements; ++j) to[j] += from[j * width_];
     }
-    std::fill_n(at(h, 0) - pad_, g_.column * width_, real(0));
+    std::fill_n(row(h) - pad_, g_.column * width_, real(0));
   }
 
  private:
@@ -417,10 +419,19 @@ class Neighbors {
         visit(k, step[0] * g_.row + step[1] * g_.channels + step[2]);
   }
 
+  // Row h of `rows` and those above it.
+  struct Above {
+    real* row[N + 1];
+  };
+  Above above(const Rows& rows, std::int64_t h) const {
+    Above found;
+    for (std::int64_t up = 0; up <= std::min(reach_, h); ++up) found.row[up] = rows.row(h - up);
+    return found;
+  }
   // Where the lanes of the usual neighbour k of element j begin.
-  real* place(const Rows& rows, std::int64_t h, int j, int k) const {
+  LASI_INLINE real* place(const Above& above, int j, int k) const {
     const Place& place = places_[j * N + k];
-    return rows.at(h - place.up, place.element) + place.lanes;
+    return above.row[place.up] + place.offset;
   }
 
   // The features of a block of an image, (N + 1, column, L): neighbours', and the values. 0 in the
@@ -428,17 +439,18 @@ class Neighbors {
   LASI_APART void features(const real* image, const Rows& rows, std::int64_t h,
                            std::int64_t block, real* out) const {
     const int channels = g_.known_channels(), size = g_.block_size();
+    const Above from = above(rows, h);
     for (int i = 0; i < g_.stride; ++i) {
       const Lanes& at = lanes(h, block, i);
       for (int c = 0; c < channels; ++c) {
         const int j = i * channels + c;
         for (int k = 0; k < N; ++k) {
           vec x = {};
-          if (at.any) x = load(place(rows, h, j, k) + block * L);
+          if (at.any) x = load(place(from, j, k) + block * L);
           if (!at.all) x = at.usual != 0 ? x : vec{};
           store(out + k * size + j * L, x);
         }
-        store(out + N * size + j * L, load(rows.at(h, j) + block * L));
+        store(out + N * size + j * L, load(from.row[0] + j * rows.width() + block * L));
         for (const int l : at.others) {
           const std::int64_t w = (block * L + l) * g_.stride + i;
           const real* own = image + h * g_.row + w * channels + c;
@@ -452,8 +464,8 @@ class Neighbors {
 
  private:
   struct Place {
-    int up, element;
-    std::int64_t lanes;
+    int up;
+    std::int64_t offset;
   };
 
   // The steps (channels, N, 3) of pixel w of row h.
@@ -484,18 +496,23 @@ class Neighbors {
   }
 
   void find_places() {
-    for (int i = 0; i < g_.stride; ++i) {
-      const std::int32_t* step = usual();
-      for (int c = 0; c < g_.channels; ++c)
-        for (int k = 0; k < N; ++k, step += 3) {
-          const int pixel = i + step[1], behind = (g_.stride - 1 - pixel) / g_.stride;
-          const int lanes = pixel < 0 ? -behind : pixel / g_.stride;
-          const int element = (pixel - lanes * g_.stride) * int(g_.channels) + c + step[2];
-          places_.push_back({-step[0], element, lanes});
-          reach_ = std::max<std::int64_t>(reach_, -step[0]);
-          pad_ = std::max<std::int64_t>(pad_, std::abs(lanes));
-        }
+    // Lanes beside that of pixel i.
+    const auto lanes = [&](int pixel) {
+      return pixel < 0 ? -((g_.stride - 1 - pixel) / g_.stride) : pixel / g_.stride;
+    };
+    const std::int32_t *steps = usual(), *end = steps + g_.channels * N * 3;
+    for (const std::int32_t* step = steps; step < end; step += 3) {
+      reach_ = std::max<std::int64_t>(reach_, -step[0]);
+      for (const int pixel : {step[1], g_.stride - 1 + step[1]})
+        pad_ = std::max<std::int64_t>(pad_, std::abs(lanes(pixel)));
     }
+    for (int i = 0; i < g_.stride; ++i)
+      for (const std::int32_t* step = steps; step < end; step += 3) {
+        const int beside = lanes(i + step[1]), pixel = i + step[1] - beside * g_.stride;
+        const int c = (step - steps) / (3 * N);
+        const std::int64_t element = pixel * g_.channels + c + step[2];
+        places_.push_back({-step[0], element * (g_.lanes() + 2 * pad_) + beside});
+      }
   }
 
   void find_lanes() {
@@ -1146,10 +1163,11 @@ class Adjoint {
   LASI_APART void scatter(const vec* pulled, std::int64_t h, std::int64_t b, int j) {
     const int C = g_.known_channels(), i = j / C, c = j % C;
     const Neighbors::Lanes& at = neighbors_.lanes(h, b, i);
-    add(images_.at(h, j) + b * L, pulled[N]);
+    const Neighbors::Above to = neighbors_.above(images_, h);
+    add(to.row[0] + j * images_.width() + b * L, pulled[N]);
     if (at.any)
       for (int k = 0; k < N; ++k)
-        add(neighbors_.place(images_, h, j, k) + b * L,
+        add(neighbors_.place(to, j, k) + b * L,
             at.usual != 0 ? pulled[k] : vec{});
     for (const int l : at.others) {
       const std::int64_t w = (b * L + l) * g_.stride + i;
