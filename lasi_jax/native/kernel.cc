@@ -602,9 +602,9 @@ class Sums {
       : g_(g), own_(above == nullptr ? zeros<vec>(g.row_vectors()) : Array<vec>()),
         above_(above == nullptr ? own_.get() : above),
         right_(zeros<vec>(g.blocks * P * g.channels)),
-        lane_right_(zeros<vec>(g.blocks * P * g.channels)), left_(zeros<vec>(P * g.channels)),
+        lane_right_(zeros<vec>(g.blocks * P * g.channels)), left_(allocate<vec>(P * g.channels)),
         carry_(zeros<real>(P * g.channels)), scratch_(allocate<vec>(5 * g.channels)),
-        arrived_(allocate<vec>(g.column)), total_(zeros<vec>(g.column * kPitch, kPage / 2)) {
+        arrived_(allocate<vec>(g.column)), total_(allocate<vec>(g.column * kPitch, kPage / 2)) {
     if (above != nullptr) find_right();
   }
 
@@ -664,8 +664,7 @@ class Sums {
       for (int c = 0; c < C; ++c) g[c] = right_[(b * P + p) * C + c];
       for (int i = g_.stride; i-- > 0;)
         for (int c = 0; c < C; ++c) {
-          arrived[i * C + c] = g[c];
-          g[c] = u[i * C + c] + d * g[c];
+          arrived[i * C + c] = g[c] = u[i * C + c] + d * g[c];
         }
     }
     for (int c = 0; c < C; ++c) carry[c] = sum[c] = vec{};
@@ -674,11 +673,11 @@ class Sums {
       const real power = g_.powers[i];
       for (int c = 0; c < C; ++c) {
         const int j = i * C + c;
-        const vec z = carry[c] + u[j];
-        total[j * kPitch] = d * arrived[j] + (c == 0 ? z : before[c] + z);
-        carry[c] = every[c] + d * z;
+        total[j * kPitch] = arrived[j] + (c == 0 ? carry[c] : before[c] + carry[c]);
+        const vec up = every[c] + d * u[j];
+        carry[c] = up + d * carry[c];
         sum[c] += power * every[c];
-        u[j] = every[c] + d * u[j];
+        u[j] = up;
         __builtin_prefetch(u + g_.pitch + j);
         __builtin_prefetch(total + j * kPitch + 1, 1);
       }
@@ -1054,8 +1053,7 @@ struct VectorsByLanes {
 
   void get(const Geometry& g, std::int64_t h, std::int64_t b, int j, vec* of_u, vec* of_v) const {
     const std::int64_t place = (((h - first) * g.blocks + b) * g.column + j) * N;
-    std::copy_n(u + place, N, of_u);
-    std::copy_n(v + place, N, of_v);
+    for (int k = 0; k < N; ++k) of_u[k] = u[place + k], of_v[k] = v[place + k];
   }
   void read(std::int64_t, std::int64_t) {}
 };
@@ -1600,9 +1598,8 @@ class PulledPair : public Shared {
           cotangent.get(j, &scale);
           for (std::size_t a = 0; a < number_.size(); ++a) {
             const int m = number_[a];
-            for (int k = 0; k < N; ++k) adjoint[m][k] *= -scale;
-            std::copy_n(theta[m], N, part(band, a, 0) + place);
-            std::copy_n(adjoint[m], N, part(band, a, 1) + place);
+            vec *to_theta = part(band, a, 0) + place, *to_adjoint = part(band, a, 1) + place;
+            for (int k = 0; k < N; ++k) to_theta[k] = theta[m][k], to_adjoint[k] = -scale * adjoint[m][k];
           }
         }
         separations.write(map_, h, b);
