@@ -721,55 +721,38 @@ LASI_APART void rise(const Geometry& g, const Features& features, int first, int
   }
 }
 
-// ---- The ridge systems of L elements, for M images at once: their steps fill each other's waits.
+// ---- The ridge systems of L elements.
 
-// `ridge` is added to the diagonal, `prior` to the right-hand sides.
-// moment(m, i, k), i <= k, are those of image m, the right-hand sides with k = N. `factors` become
-// those of A = L D L^T, D L^T in the places of A; `x` the coefficients.
-template <int M, class Moment>
-LASI_INLINE void solve(const Moment& moment, vec (*factors)[P], vec (*inverse)[N], vec (*x)[N],
-                       real ridge, real prior) {
+// `moment(i, k)`, i <= k, is that of the system, the right-hand side with k = N; `ridge` is added
+// to the diagonal, `prior` to the right-hand side. `factors` become those of A = L D L^T, D L^T in
+// the places of A, and `inverse` 1 / D; `x` the coefficients.
+template <class Moment>
+LASI_INLINE void solve(const Moment& moment, vec* factors, vec* inverse, vec* x, real ridge,
+                       real prior) {
   LASI_UNROLL
   for (int k = 0; k < N; ++k) {
-    vec row[M][N + 1];
+    vec row[N + 1];
     LASI_UNROLL
-    for (int j = k; j <= N; ++j)
-      LASI_UNROLL
-      for (int m = 0; m < M; ++m) row[m][j] = moment(m, k, j);
-    LASI_UNROLL
-    for (int m = 0; m < M; ++m) {
-      row[m][k] += ridge;
-      row[m][N] += prior;
-    }
+    for (int j = k; j <= N; ++j) row[j] = moment(k, j);
+    row[k] += ridge;
+    row[N] += prior;
     LASI_UNROLL
     for (int i = 0; i < k; ++i) {
-      vec factor[M];
+      const vec factor = factors[at(i, k)] * inverse[i];
       LASI_UNROLL
-      for (int m = 0; m < M; ++m) factor[m] = factors[m][at(i, k)] * inverse[m][i];
-      LASI_UNROLL
-      for (int j = k; j <= N; ++j)
-        LASI_UNROLL
-        for (int m = 0; m < M; ++m) row[m][j] -= factor[m] * factors[m][at(i, j)];
+      for (int j = k; j <= N; ++j) row[j] -= factor * factors[at(i, j)];
     }
     LASI_UNROLL
-    for (int j = k; j <= N; ++j)
-      LASI_UNROLL
-      for (int m = 0; m < M; ++m) factors[m][at(k, j)] = row[m][j];
-    LASI_UNROLL
-    for (int m = 0; m < M; ++m) inverse[m][k] = real(1) / row[m][k];
+    for (int j = k; j <= N; ++j) factors[at(k, j)] = row[j];
+    inverse[k] = real(1) / row[k];
   }
   LASI_UNROLL
-  for (int k = 0; k < N; ++k)
-    LASI_UNROLL
-    for (int m = 0; m < M; ++m) x[m][k] = factors[m][at(k, N)];
+  for (int k = 0; k < N; ++k) x[k] = factors[at(k, N)];
   LASI_UNROLL
   for (int k = N - 1; k >= 0; --k) {
+    x[k] *= inverse[k];
     LASI_UNROLL
-    for (int m = 0; m < M; ++m) x[m][k] *= inverse[m][k];
-    LASI_UNROLL
-    for (int i = 0; i < k; ++i)
-      LASI_UNROLL
-      for (int m = 0; m < M; ++m) x[m][i] -= factors[m][at(i, k)] * x[m][k];
+    for (int i = 0; i < k; ++i) x[i] -= factors[at(i, k)] * x[k];
   }
 }
 
@@ -1253,17 +1236,16 @@ ffi::Error Solve(ffi::ThreadPool pool, Buffer image, Buffer right, Buffer weight
           return [&, i, right = Block(g, N), found = Block(g, N)](
                      std::int64_t h, std::int64_t block, const Walk<kKind, 1>& walk) mutable {
             if (given) right.read(rights[i], h, block);
-            for (int j = 0; j < g.column; j += 2) {
-              const int last = std::min(j + 1, g.column - 1);
-              const Moments moments[2] = {walk.moments(0, j), walk.moments(0, last)};
-              vec b[2][N], factors[2][P], inverse[2][N], x[2][N];
-              if (given) right.get(j, b[0]), right.get(last, b[1]);
+            for (int j = 0; j < g.column; ++j) {
+              const Moments moments = walk.moments(0, j);
+              vec b[N], factors[P], inverse[N], x[N];
+              if (given) right.get(j, b);
               // A lacks a factor d here, so its inverse has one too many.
-              const auto moment = [&](int m, int i, int k) {
-                return given && k == N ? b[m][i] * (1 / g.decay) : moments[m](i, k);
+              const auto moment = [&](int i, int k) {
+                return given && k == N ? b[i] * (1 / g.decay) : moments(i, k);
               };
-              solve<2>(moment, factors, inverse, x, call.ridge, given ? 0 : call.prior);
-              found.set(j, x[0]), found.set(last, x[1]);
+              solve(moment, factors, inverse, x, call.ridge, given ? 0 : call.prior);
+              found.set(j, x);
             }
             found.write(outs[i], h, block);
           };
@@ -1350,16 +1332,11 @@ class MappedPair : public Shared {
   void walk_along(int m, std::int64_t block) {
     walks_[m].block((first_ + block) / g_.blocks, (first_ + block) % g_.blocks);
     vec* out = unit(m, block);
-    for (int j = 0; j < g_.column; j += 2) {
-      const int last = std::min(j + 1, g_.column - 1);
-      const Moments moments[2] = {walks_[m].moments(0, j), walks_[m].moments(0, last)};
-      vec factors[2][P], inverse[2][N], theta[2][N];
-      const auto moment = [&](int i, int k, int l) { return moments[i](k, l); };
-      solve<2>(moment, factors, inverse, theta, call_.ridge, call_.prior);
-      for (int i = 0; i <= last - j; ++i) {
-        normalize(theta[i]);
-        out = std::copy_n(theta[i], N, out);
-      }
+    for (int j = 0; j < g_.column; ++j) {
+      vec factors[P], inverse[N], theta[N];
+      solve(walks_[m].moments(0, j), factors, inverse, theta, call_.ridge, call_.prior);
+      normalize(theta);
+      out = std::copy_n(theta, N, out);
     }
   }
 
@@ -1409,10 +1386,9 @@ ffi::Error Map(ffi::ThreadPool pool, Buffer x, Buffer y, Buffer weights, Steps s
 LASI_APART vec solve_pair(const Moments& of_x, const Moments& of_y, real ridge, real prior,
                           real decay, vec (*theta)[N], vec (*adjoint)[N]) {
   vec factors[2][P], inverse[2][N], unit[2][N], inverse_norm[2];
-  const auto moment = [&](int m, int i, int k) { return (m ? of_y : of_x)(i, k); };
-  solve<2>(moment, factors, inverse, theta, ridge, prior);
   for (int m = 0; m < 2; ++m) {
-    for (int k = 0; k < N; ++k) unit[m][k] = theta[m][k];
+    solve(m ? of_y : of_x, factors[m], inverse[m], theta[m], ridge, prior);
+    std::copy_n(theta[m], N, unit[m]);
     inverse_norm[m] = normalize(unit[m]);
   }
   const vec apart = separation(unit[0], unit[1]);
