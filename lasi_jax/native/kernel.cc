@@ -403,7 +403,7 @@ class Neighbors {
   // The pixels of all lanes of a block that are the i-th of their lane.
   struct Lanes {
     std::vector<int> others;  // those with neighbours of their own
-    bool any, all;            // whether any has, and all have, the neighbours of most pixels
+    bool any;                 // whether any has the neighbours of most pixels
     vec usual;                // 1 where this is so
   };
   const Lanes& lanes(std::int64_t h, std::int64_t block, int i) const {
@@ -442,13 +442,12 @@ class Neighbors {
     const Above from = above(rows, h);
     for (int i = 0; i < g_.stride; ++i) {
       const Lanes& at = lanes(h, block, i);
+      const auto usual = at.usual != 0;
       for (int c = 0; c < channels; ++c) {
         const int j = i * channels + c;
         for (int k = 0; k < N; ++k) {
-          vec x = {};
-          if (at.any) x = load(place(from, j, k) + block * L);
-          if (!at.all) x = at.usual != 0 ? x : vec{};
-          store(out + k * size + j * L, x);
+          const vec x = at.any ? load(place(from, j, k) + block * L) : vec{};
+          store(out + k * size + j * L, usual ? x : vec{});
         }
         store(out + N * size + j * L, load(from.row[0] + j * rows.width() + block * L));
         for (const int l : at.others) {
@@ -519,13 +518,13 @@ class Neighbors {
     for (const bool top : {false, true})
       for (std::int64_t block = 0; block < g_.blocks; ++block)
         for (int i = 0; i < g_.stride; ++i) {
-          Lanes found{{}, false, true, {}};
+          Lanes found{{}, false, {}};
           for (int l = 0; l < L; ++l) {
             const std::int64_t w = (block * L + l) * g_.stride + i;
             const bool usual = !top && w >= begin_ && w < end_;
             if (w < g_.width && !usual) found.others.push_back(l);
             found.usual[l] = usual;
-            found.any |= usual, found.all &= usual;
+            found.any |= usual;
           }
           lanes_[top].push_back(found);
         }
