@@ -12,15 +12,15 @@
 // How the sums of a row are formed, with d the decay, w a pixel and c a channel of it: p is the sum
 // over the channels before and c itself, e the sum over all channels of the pixel, and
 //
-//     U_h(w) = e_h(w) + d U_{h-1}(w)                 straight up, this row included
-//     Z(w)   = d Z(w-1) + e(w-1) + U_{h-1}(w)        to the left, and above to the left
-//     G(w)   = U_{h-1}(w) + d G(w+1)                 above to the right
-//     total  = d (p(c-1) + Z(w) + d G(w+1)).
+//     U_h(w) = e_h(w) + d U_{h-1}(w)      straight up, this row included
+//     Z(w)   = U_h(w) + d Z(w-1)          that, and all of it to the left
+//     G(w)   = U_{h-1}(w) + d G(w+1)      straight above, and above to the right
+//     total  = d (p(c-1) + Z(w-1) + G(w)).
 //
 // The last factor d is left out; the ridge is divided by it instead. Only U is kept for a whole
-// row. What arrives in a piece from the others is a recursion over the lanes. From the left it is
-// known when the block is done, and is added when its elements are solved. From the right, where G
-// begins, it is known beforehand: with e in the place of U, G was summed with the row above.
+// row. What arrives in a piece from the others is a recursion over the lanes. Z from the left is
+// known when the block is done, and is added when its elements are solved. G from the right is
+// known beforehand: with e in the place of U it was summed when the row above was walked.
 
 #include <algorithm>
 #include <atomic>
@@ -268,8 +268,9 @@ void in_parallel(ffi::ThreadPool& pool, int threads, std::int64_t count, const W
 
 // ---- A row by lanes.
 
-constexpr int kColumn = 48, kLeastColumn = 12;             // vectors of a block, of one moment
-constexpr std::int64_t kBlockBytes = std::int64_t(1) << 18;  // of all moments of a block
+// Vectors of a block for one moment, at most and at least where there are many moments, and bytes
+// for all of them: short pieces cost recursions over the lanes, long ones the cache.
+constexpr std::int64_t kColumn = 48, kLeastColumn = 12, kBlockBytes = std::int64_t(1) << 18;
 
 // Lane l of block b holds `stride` pixels of a row, from (b L + l) stride on; elements of a lane
 // are numbered through pixels and channels. What would be beyond the end of the row is padding.
@@ -278,7 +279,7 @@ struct Geometry {
   int stride;           // pixels of a lane
   std::int64_t blocks;  // of a row
   int column;           // elements of a lane: vectors of a block
-  int pitch;            // vectors from moment to moment: odd, so that they share no place in a cache
+  int pitch;            // vectors from moment to moment: odd, for different places in a cache
   real decay;
   std::vector<real> powers;  // of the decay: 0 ... stride
   std::vector<real> steps;   // of what a lane decays by: 1, 2, 4, ...
@@ -286,9 +287,9 @@ struct Geometry {
 
   Geometry(std::int64_t height, std::int64_t width, std::int64_t channels, double decay)
       : height(height), width(width), channels(channels), row(width * channels), decay(decay) {
-    const std::int64_t room = kBlockBytes / (P * sizeof(vec));
-    const std::int64_t most =
-        std::max<std::int64_t>(1, std::min<std::int64_t>(std::max<std::int64_t>(room, kLeastColumn), kColumn) / channels);
+    const std::int64_t fit = kBlockBytes / std::int64_t(P * sizeof(vec));
+    const std::int64_t vectors = std::min(std::max(fit, kLeastColumn), kColumn);
+    const std::int64_t most = std::max<std::int64_t>(1, vectors / channels);  // pixels of a lane
     blocks = (width + L * most - 1) / (L * most);
     stride = (width + L * blocks - 1) / (L * blocks);
     column = stride * channels;
@@ -415,7 +416,7 @@ class Neighbors {
   LASI_INLINE void each_neighbor(std::int64_t h, std::int64_t w, int c, const Visit& visit) const {
     const std::int32_t* step = of(h, w) + c * N * 3;
     for (int k = 0; k < N; ++k, step += 3)
-      if (step[0] | step[1] | step[2])
+      if (is_there(step))
         visit(k, step[0] * g_.row + step[1] * g_.channels + step[2]);
   }
 
@@ -479,6 +480,7 @@ class Neighbors {
     return &steps_[(kind * columns_ + column) * g_.channels * N * 3];
   }
   const std::int32_t* usual() const { return in_column(kinds_ - 1, columns_ / 2); }
+  static bool is_there(const std::int32_t* step) { return step[0] | step[1] | step[2]; }
 
   // The pixels of a row whose neighbours are those of the pixel in the middle.
   void find_inside() {
@@ -492,6 +494,8 @@ class Neighbors {
     std::int64_t end = middle + 1;
     while (end < columns_ && alike(end)) ++end;
     end_ = g_.width - (columns_ - end);
+    for (const std::int32_t* step = same; step < same + count; step += 3)
+      if (!is_there(step)) end_ = begin_;
   }
 
   void find_places() {
@@ -696,11 +700,11 @@ class Sums {
   vec* above_;             // U, of the row above: (blocks, P, pitch)
   Array<vec> right_;       // G where the next lane begins: (blocks, P, channels)
   Array<vec> lane_right_;  // G where a lane begins, of this lane alone
-  Array<vec> left_;        // d Z + e where the lane before ends, of this block: (P, channels)
+  Array<vec> left_;        // Z where the lane before ends, of this block: (channels, P)
   Array<real> carry_;      // the same where a block ends; or G, while they are walked back
   Array<vec> scratch_;
-  Array<vec> arrived_;  // G of a row, behind every element: (column)
-  Array<vec> total_;    // (column, kPitch)
+  Array<vec> arrived_;  // G at every element, of one moment: (column)
+  Array<vec> total_;    // of all moments: (column, kPitch)
 };
 
 // U of the moments from `first` to `last` of a block alone, which needs nothing of other blocks.
@@ -913,7 +917,7 @@ Array<vec> rows_above(ffi::ThreadPool& pool, std::int64_t threads, const Geometr
   Array<vec> found = allocate<vec>((bands - 1) * M * row);
   if (bands == 1) return found;
   const std::int64_t whole = g.blocks * M;
-  const std::int64_t parts = std::min<std::int64_t>(P, std::max<std::int64_t>(1, (2 * threads + whole - 1) / whole));
+  const std::int64_t parts = std::min<std::int64_t>(P, (2 * threads + whole - 1) / whole);
   in_parallel(pool, threads, whole * parts, [&](std::int64_t task) {
     const std::int64_t part = task % parts, m = task / parts % M, b = task / parts / M;
     const int first = P * part / parts, last = P * (part + 1) / parts;
@@ -1107,7 +1111,8 @@ class Adjoint {
   }
 
   LASI_INLINE void feature_planes(const real* features, int j, vec* out) const {
-    for (int k = 0; k <= N; ++k) out[k] = load(features + std::int64_t(k) * g_.block_size() + j * L);
+    for (int k = 0; k <= N; ++k)
+      out[k] = load(features + std::int64_t(k) * g_.block_size() + j * L);
   }
 
   LASI_APART void pull(std::int64_t h, std::int64_t b, int j) {
@@ -1574,7 +1579,10 @@ class PulledPair : public Shared {
           for (std::size_t a = 0; a < number_.size(); ++a) {
             const int m = number_[a];
             vec *to_theta = part(band, a, 0) + place, *to_adjoint = part(band, a, 1) + place;
-            for (int k = 0; k < N; ++k) to_theta[k] = theta[m][k], to_adjoint[k] = -scale * adjoint[m][k];
+            for (int k = 0; k < N; ++k) {
+              to_theta[k] = theta[m][k];
+              to_adjoint[k] = -scale * adjoint[m][k];
+            }
           }
         }
         separations.write(map_, h, b);

@@ -136,6 +136,8 @@ def test_steps_lead_to_the_neighbours_in_rows_of_any_width():
         ((9, 50, 3), 10, np.float32, True, 1.0),
         ((5, 4, 70), 3, np.float32, True, 0.0),
         ((20, 33, 3), 1, np.float64, True, 1.0),
+        ((4, 300, 3), 10, np.float32, False, 0.0),
+        ((5, 800), 3, np.float64, True, 0.0),
     ],
 )
 def test_every_operation_is_that_of_the_xla_form(in_form, shape, n, dtype, weighted, prior):
@@ -146,7 +148,7 @@ def test_every_operation_is_that_of_the_xla_form(in_form, shape, n, dtype, weigh
 @pytest.mark.slow
 def test_bands_of_several_threads_leave_no_seams(in_form):
     """An image alone is cut into bands for the threads; of many, each is left to one thread."""
-    given = (211, 103, 3), Regression(2, 1.0, 0.5), np.float64, True
+    given = (145, 150, 3), Regression(2, 1.0, 0.5), np.float64, True
     single = operations(*given, images=1)
     many = operations(*given, images=1, copies=os.cpu_count())
     for name, function in single.items():
