@@ -628,13 +628,8 @@ class Sums {
     const int count = P * g_.known_channels();
     std::fill_n(carry_.get(), count, real(0));
     for (std::int64_t b = g_.blocks; b-- > 0;)
-      for (int i = 0; i < count; ++i) {
-        const real carry = carry_[i];
-        const vec full =
-            scan<false>(g_.steps.data(), lane_right_[b * count + i]) + g_.from_right * carry;
-        right_[b * count + i] = shuffle<Shift<1, false>>(filled(carry), full);
-        carry_[i] = full[0];
-      }
+      for (int i = 0; i < count; ++i)
+        right_[b * count + i] = arriving<false>(lane_right_[b * count + i], carry_[i]);
   }
 
  private:
@@ -651,6 +646,18 @@ class Sums {
         }
       }
     end_row();
+  }
+
+  // What arrives in every lane of what the lanes before give, and `carry` the block before; it
+  // becomes what this block gives. Before: to the left if `up`.
+  template <bool up>
+  LASI_INLINE vec arriving(vec given, real& carry) const {
+    vec full = scan<up>(g_.steps.data(), given);
+    if (g_.blocks == 1) return shuffle<Shift<1, up>>(vec{}, full);
+    full += (up ? g_.from_left : g_.from_right) * carry;
+    const vec found = shuffle<Shift<1, up>>(filled(carry), full);
+    carry = full[up ? L - 1 : 0];
+    return found;
   }
 
   LASI_INLINE void walk(std::int64_t b, int p, const Product<kind>& of) {
@@ -688,10 +695,7 @@ class Sums {
     for (int c = 0; c < C; ++c) {
       vec& right = lane_right_[(b * P + p) * C + c];
       right = sum[c] + d * right;
-      real& arriving = carry_[p * C + c];
-      const vec full = scan<true>(g_.steps.data(), carry[c]) + g_.from_left * arriving;
-      left_[c * P + p] = shuffle<Shift<1, true>>(filled(arriving), full);
-      arriving = full[L - 1];
+      left_[c * P + p] = arriving<true>(carry[c], carry_[p * C + c]);
     }
   }
 
