@@ -116,8 +116,8 @@ def distance_map(
     Raises:
       TypeError: dtypes other than floats of at most 64 bits and uint8, or no array at all.
       ValueError: shapes that differ, fewer than two axes, more than three without `volume`,
-        an empty axis, N not in 1..size-1, options out of range, or concrete values outside
-        the range or NaN.
+        an empty axis, N not in 1..64 or not below the number of elements, options out of
+        range, or concrete values outside the range or NaN.
 
     Source: Severo, Theis and Ballé, ICLR 2024; see `coefficients`.
 

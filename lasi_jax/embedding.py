@@ -93,9 +93,9 @@ def coefficients(
         floats in `value_range`, or uint8. Every axis counts alike in the L1 distance, the
         channel too, so that (channel, height, width) gives other numbers. A batch goes
         through `jax.vmap`.
-      neighborhood_size: N, the number of elements that predict one. Its program compiles in
-        seconds for N = 10. Where no native kernel runs, the solve is unrolled: ten seconds
-        for 24, and beyond some fifty it is not practical.
+      neighborhood_size: N, the number of elements that predict one, at most 64. Its program
+        compiles in seconds for N = 10. Where no native kernel runs, the solve is unrolled:
+        ten seconds for 24, minutes for 64.
       value_range: the least and the greatest value of a float image. uint8 is
         always read as 0..255. Under `jit` no values are looked at: floats of 0..255
         at the default range give wrong numbers in silence, unless the caller checks
@@ -117,7 +117,8 @@ def coefficients(
     Raises:
       TypeError: dtypes other than floats of at most 64 bits and uint8, or no array at all.
       ValueError: fewer than two axes, more than three without `volume`, an empty axis, N
-        not in 1..size-1, options out of range, or concrete values outside the range or NaN.
+        not in 1..64 or not below the number of elements, options out of range, or concrete
+        values outside the range or NaN.
 
     Source: Severo, Theis and Ballé, ICLR 2024, section 3, as in the released
     code (commit bcac40c), except that the ridge system is solved exactly

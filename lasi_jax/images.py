@@ -28,6 +28,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from lasi_jax.wls.regression import Regression
 
+# The program of a system of N unknowns grows as N^3: beyond, it compiles for minutes, or for ever.
+_MOST_NEIGHBORS = 64
 # Room for the rounding of a resize or a colour conversion, relative to the range's width.
 _SLACK = 1e-6
 
@@ -240,6 +242,8 @@ def check_options(
             "neighborhood_size must be at least 1 and less than the number of elements "
             f"({elements} for shape {shape}), got {size}"
         )
+    if int(size) > _MOST_NEIGHBORS:
+        raise ValueError(f"neighborhood_size must be at most {_MOST_NEIGHBORS}, got {size}")
     # Numbers, not arrays: powers of the decay are constants of the compiled program.
     if not _is_real(decay) or not 0.0 < float(decay) <= 1.0:
         raise ValueError(f"decay must be a number with 0 < decay <= 1, got {decay!r}")

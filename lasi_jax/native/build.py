@@ -34,7 +34,6 @@ FLAGS = (
 _COMPILERS = ("c++", "g++", "clang++")
 _TYPES = {"float32": ("float", "F32"), "float64": ("double", "F64")}
 _SECONDS = 600
-_MOST_NEIGHBORS = 64
 # Grey and colour have loops of their own; other numbers of channels share one library.
 _COMPILED_CHANNELS = (1, 3)
 
@@ -175,8 +174,8 @@ def _warn(reason: str) -> None:
 
 def target(program: Program) -> str | None:
     """The name under which XLA knows the program, or None where it does not run."""
-    most = program.neighborhood_size <= _MOST_NEIGHBORS and program.dtype in _TYPES
-    return _registered(program) if most and switched_off() is None else None
+    known = program.dtype in _TYPES
+    return _registered(program) if known and switched_off() is None else None
 
 
 def forget() -> None:

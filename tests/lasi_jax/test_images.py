@@ -34,6 +34,7 @@ def two(y, **options):
         (lambda: one(X, value_range=255), ValueError, "value_range must be.*255"),
         (lambda: one(neighborhood_size=0), ValueError, "neighborhood_size must be at least 1.*0"),
         (lambda: one(neighborhood_size=48), ValueError, "neighborhood_size.*48 for shape.*got 48"),
+        (lambda: one(jnp.tile(X, (2, 2, 1)), neighborhood_size=65), ValueError, "at most 64.*65"),
         (lambda: one(neighborhood_size=2.0), TypeError, "neighborhood_size must be an integer"),
         (lambda: one(neighborhood_size=True), TypeError, "neighborhood_size must be an integer"),
         (lambda: one(decay=0.0), ValueError, "decay must be a number with 0 < decay <= 1, got 0.0"),
