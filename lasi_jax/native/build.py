@@ -32,6 +32,7 @@ FLAGS = (
     *("-shared", "-fPIC", "-pthread", "-w"),
 )
 _COMPILERS = ("c++", "g++", "clang++")
+_OFF = ("0", "false", "no", "off")
 _TYPES = {"float32": ("float", "F32"), "float64": ("double", "F64")}
 _SECONDS = 600
 # Grey and colour have loops of their own; other numbers of channels share one library.
@@ -46,8 +47,8 @@ class Unavailable(Exception):
 
 def switched_off() -> str | None:
     """The reason, if the user or the platform rules the kernel out."""
-    if os.environ.get(SWITCH) == "0":
-        return f"{SWITCH}=0 is set"
+    if os.environ.get(SWITCH, "").lower() in _OFF:
+        return f"{SWITCH}={os.environ[SWITCH]} is set"
     if not hasattr(jax, "ffi"):
         return f"jax {jax.__version__} has no jax.ffi"
     if sys.platform not in ("linux", "darwin"):
@@ -56,16 +57,20 @@ def switched_off() -> str | None:
 
 
 def compiler() -> tuple[str, ...]:
-    """The command of the C++ compiler: $CXX, else the first of c++, g++ and clang++."""
+    """The command of the C++ compiler: $CXX, or if that is not set the first of those known."""
     try:
         asked = shlex.split(os.environ.get("CXX", ""))
     except ValueError as error:
         raise Unavailable(f"CXX={os.environ['CXX']!r} is no command: {error}") from error
-    for program, *options in ([*asked] or [""], *([name] for name in _COMPILERS)):
+    for program, *options in [asked] if asked else ([name] for name in _COMPILERS):
         found = shutil.which(program)
         if found:
             return found, *options
-    raise Unavailable("no C++ compiler was found (CXX, c++, g++, clang++)")
+    raise Unavailable(
+        f"CXX={os.environ['CXX']!r} was not found"
+        if asked
+        else "no C++ compiler was found (CXX, c++, g++, clang++)"
+    )
 
 
 def _run(command: Sequence[str]) -> subprocess.CompletedProcess:
@@ -95,10 +100,15 @@ def folder() -> Path:
     except RuntimeError as error:
         raise Unavailable(str(error)) from error
     path = base / "lasi_jax"
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise Unavailable(f"{error}; XDG_CACHE_HOME names another folder") from error
     path = path.resolve()  # what is checked is what is loaded from
     found = path.stat()
-    if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if found.st_uid != os.getuid():
+        raise Unavailable(f"{path} belongs to another user, so that nothing is loaded from it")
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise Unavailable(f"others can write to {path}, so that nothing is loaded from it")
     return path
 
@@ -166,10 +176,19 @@ def _registered(program: Program) -> str | None:
     return kept.stem
 
 
-@functools.cache
+_failures: list[str] = []
+
+
 def _warn(reason: str) -> None:
     """Once for every reason, not for every program."""
-    _log.warning("LASI runs without its native kernel: %s", reason)
+    if reason not in _failures:
+        _failures.append(reason)
+        _log.warning("LASI runs without its native kernel: %s", reason)
+
+
+def failure() -> str | None:
+    """Why a program of this process runs without the kernel: the last reason."""
+    return _failures[-1] if _failures else None
 
 
 def target(program: Program) -> str | None:
@@ -180,5 +199,6 @@ def target(program: Program) -> str | None:
 
 def forget() -> None:
     """Find out anew, at the next call, what can be compiled."""
-    for known in (_identity, _registered, _warn):
+    for known in (_identity, _registered):
         known.cache_clear()
+    _failures.clear()

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -31,7 +32,9 @@ def test_without_a_compiler_it_says_so_once_and_goes_on(in_form, monkeypatch, ca
     assert native.status() == "XLA: no C++ compiler was found (CXX, c++, g++, clang++)"
 
 
-@pytest.mark.parametrize("fault", ["writable by others", "no folder", "cannot compile"])
+@pytest.mark.parametrize(
+    "fault", ["writable by others", "no folder", "cannot compile", "no such compiler"]
+)
 def test_what_cannot_be_trusted_or_compiled_is_named(
     fault, tmp_path, monkeypatch, caplog, forgotten
 ):
@@ -42,6 +45,8 @@ def test_what_cannot_be_trusted_or_compiled_is_named(
         (tmp_path / "lasi_jax").chmod(0o777)
     elif fault == "no folder":
         (tmp_path / "lasi_jax").write_text("a file")
+    elif fault == "no such compiler":
+        monkeypatch.setenv("CXX", "no-such-compiler")
     else:
         monkeypatch.setenv(build.MORE_FLAGS, "-no-such-flag")
     forgotten()
@@ -49,8 +54,13 @@ def test_what_cannot_be_trusted_or_compiled_is_named(
     with caplog.at_level(logging.WARNING, "lasi_jax"):
         assert build.target(program) is None
     (record,) = caplog.records
-    expected = {"writable by others": "others can write to", "no folder": "File exists"}
-    assert expected.get(fault, "could not compile the kernel") in record.getMessage()
+    expected = {
+        "writable by others": "others can write to",
+        "no folder": "File exists.*XDG_CACHE_HOME",
+        "no such compiler": "CXX='no-such-compiler' was not found",
+    }
+    assert re.search(expected.get(fault, "could not compile the kernel"), record.getMessage())
+    assert native.status() == f"XLA: {build.failure()}"
     assert not list(tmp_path.rglob("*.so")) and not list(tmp_path.rglob("*.part"))
 
 
