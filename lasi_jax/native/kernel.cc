@@ -406,6 +406,7 @@ class Neighbors {
     std::vector<int> others;  // those with neighbours of their own
     bool any;                 // whether any has the neighbours of most pixels
     vec usual;                // 1 where this is so
+    vec inside;               // 1 where there is a pixel
   };
   const Lanes& lanes(std::int64_t h, std::int64_t block, int i) const {
     return lanes_[h < kinds_ - 1][block * g_.stride + i];
@@ -522,12 +523,13 @@ class Neighbors {
     for (const bool top : {false, true})
       for (std::int64_t block = 0; block < g_.blocks; ++block)
         for (int i = 0; i < g_.stride; ++i) {
-          Lanes found{{}, false, {}};
+          Lanes found{{}, false, {}, {}};
           for (int l = 0; l < L; ++l) {
             const std::int64_t w = (block * L + l) * g_.stride + i;
             const bool usual = !top && w >= begin_ && w < end_;
             if (w < g_.width && !usual) found.others.push_back(l);
             found.usual[l] = usual;
+            found.inside[l] = w < g_.width;
             found.any |= usual;
           }
           lanes_[top].push_back(found);
@@ -1106,10 +1108,12 @@ class Adjoint {
     for (int j = 0; j < g_.column; ++j) {
       vec u[N], v[N];
       vectors.get(g_, h, b, j, u, v);
+      // The padding may hold NaN, which no 0 beside it would silence.
+      const auto inside = neighbors_.lanes(h, b, j / g_.known_channels()).inside != 0;
       for (int k = 0; k < N; ++k) {
         const std::int64_t place = std::int64_t(k) * g_.block_size() + (g_.column - 1 - j) * L;
-        store(left + place, reversed(u[k]));
-        store(right + place, reversed(v[k]));
+        store(left + place, reversed(inside ? u[k] : vec{}));
+        store(right + place, reversed(inside ? v[k] : vec{}));
       }
     }
   }
