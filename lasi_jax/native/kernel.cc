@@ -495,8 +495,6 @@ class Neighbors {
     std::int64_t end = middle + 1;
     while (end < columns_ && alike(end)) ++end;
     end_ = g_.width - (columns_ - end);
-    for (const std::int32_t* step = same; step < same + count; step += 3)
-      if (!is_there(step)) end_ = begin_;
   }
 
   void find_places() {
@@ -666,7 +664,7 @@ class Sums {
     const int C = g_.known_channels();
     const real d = g_.decay;
     vec* u = above_ + (b * P + p) * g_.pitch;
-    vec* total = total_.get() + p;  // that of element j is P j further
+    vec* total = total_.get() + p;  // that of element j is kPitch j further
     vec* arrived = arrived_.get();
     vec fixed[5 * kKnown];
     vec* own = kChannels ? fixed : scratch_.get();
@@ -715,11 +713,11 @@ class Sums {
 
 // U of the moments from `first` to `last` of a block alone, which needs nothing of other blocks.
 template <Kind kind>
-LASI_APART void rise(const Geometry& g, const Features& features, int first, int last, vec* above) {
+LASI_APART void rise(const Geometry& g, const Features& features, int first, int last, vec* above,
+                     vec* scratch) {
   const int C = g.known_channels();
-  const Array<vec> scratch = kChannels ? Array<vec>() : allocate<vec>(3 * C);
   vec fixed[3 * kKnown];
-  vec *own = kChannels ? fixed : scratch.get(), *before = own + C, *every = before + C;
+  vec *own = kChannels ? fixed : scratch, *before = own + C, *every = before + C;
   for (int p = first; p < last; ++p) {
     const Product<kind> of(g, p, features);
     vec* u = above + (p - first) * g.pitch;
@@ -923,18 +921,20 @@ Array<vec> rows_above(ffi::ThreadPool& pool, std::int64_t threads, const Geometr
   Array<vec> found = allocate<vec>((bands - 1) * M * row);
   if (bands == 1) return found;
   const std::int64_t whole = g.blocks * M;
-  const std::int64_t parts = std::min<std::int64_t>(P, (2 * threads + whole - 1) / whole);
+  // Every part looks up all features.
+  const std::int64_t parts =
+      std::min<std::int64_t>(P / (N + 1) + 1, (2 * threads + whole - 1) / whole);
   in_parallel(pool, threads, whole * parts, [&](std::int64_t task) {
     const std::int64_t part = task % parts, m = task / parts % M, b = task / parts / M;
     const int first = P * part / parts, last = P * (part + 1) / parts;
     const std::int64_t count = std::int64_t(last - first) * g.pitch;
-    const Array<vec> above = zeros<vec>(count);
+    const Array<vec> above = zeros<vec>(count), scratch = allocate<vec>(3 * g.channels);
     Features features(g);
     Reader<kind> reader(g, neighbors, sources[m], b * L, (b + 1) * L);
     for (std::int64_t band = 1; band < bands; ++band) {
       for (std::int64_t h = starts[band - 1]; h < starts[band]; ++h) {
         reader.fill(h, b, features);
-        rise<kind>(g, features, first, last, above.get());
+        rise<kind>(g, features, first, last, above.get(), scratch.get());
       }
       vec* out = found.get() + ((band - 1) * M + m) * row + (b * P + first) * g.pitch;
       std::memcpy(static_cast<void*>(out), above.get(), count * sizeof(vec));
@@ -1521,9 +1521,12 @@ class PulledPair : public Shared {
     std::int64_t rows = kRingBytes / (ring_ * kept);
     if (threads > 1) rows = std::min(rows, g_.height / (8 * threads));
     const std::int64_t all_above = 2 * sizeof(vec) * g_.row_vectors() * g_.height;
-    rows = std::max(rows, all_above / kAboveBytes);
+    // Long bands take room in the ring, many take it for U: not more than where both take the same.
+    const std::int64_t balanced = std::ceil(std::sqrt(double(all_above) / (ring_ * kept)));
+    rows = std::max(rows, std::min(all_above / kAboveBytes, balanced));
     rows = std::min(std::max<std::int64_t>(1, rows), g_.height);
     bands_ = (g_.height + rows - 1) / rows;
+    ring_ = std::min(ring_, bands_);
     starts_ = cut(g_.height, bands_);
     above_ = rows_above<kKind, 2>(pool, threads, g_, call.neighbors, sources, starts_);
     part_ = (rows + 1) * row;

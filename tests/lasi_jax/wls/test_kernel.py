@@ -78,6 +78,9 @@ def test_the_distance_and_its_gradient_are_those_of_the_xla_form(in_form):
     swapped = in_form("native", of)(y, x)
     np.testing.assert_array_equal(swapped[0], found[0])
     np.testing.assert_array_equal(swapped[1][::-1], found[1])
+    # The last element is nobody's neighbour, and nobody learns from it.
+    _, gradients = in_form("native", of)(x.at[0, 8, 10, 2].set(np.nan), y)
+    assert np.isfinite(gradients[0][0, :5]).all() and np.isfinite(gradients[1]).all()
     for odd in (np.nan, np.inf, -np.inf, 1e30):
         value, _ = in_form("native", of)(x.at[0, 4, 5, 1].set(odd), y)
         assert not np.isfinite(value[0]) or odd == 1e30
